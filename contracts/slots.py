@@ -1,0 +1,93 @@
+"""Messages between whoever runs a rollout and the model server, as JSON on its control routes."""
+
+from typing import Literal
+
+import msgspec
+
+SCORE_BINS = 10  # equal width over [0, 1]
+# upper edges in seconds of the latency histogram's buckets, 4 to an octave, from 50 µs to 13 s; one more is open
+LATENCY_EDGES_S = tuple(5e-5 * 2 ** (step / 4) for step in range(73))
+
+
+class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Load the bundle at `path`, whose id must be `bundle`, as registry version `version`."""
+
+    version: str
+    bundle: str
+    path: str
+    rollout: str | None = None
+
+
+class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Give the challenger of `rollout` this share of the entities, or let it shadow, for `lease_s` seconds from now."""
+
+    rollout: str
+    share: float
+    shadow: bool = False
+    lease_s: float = 15.0
+
+
+class RenewLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Keep the share of `rollout` for `lease_s` seconds from now."""
+
+    rollout: str
+    lease_s: float = 15.0
+
+
+class PromoteSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Make the challenger `version` the champion, if the champion is still `expected` (compare-and-swap)."""
+
+    version: str
+    expected: str | None
+
+
+class InjectFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Only where the settings allow it: the challenger fails on this share of its requests, from now on."""
+
+    error_share: float
+
+
+class SlotCounts(msgspec.Struct, kw_only=True):
+    """Cumulative counts of one version since it was loaded into its slot; retried and shadow rows are not answers."""
+
+    version: str
+    requests: int = 0
+    errors: int = 0
+    latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_EDGES_S) + 1))
+    scores: list[int] = msgspec.field(default_factory=lambda: [0] * SCORE_BINS)
+
+
+class ShadowCounts(msgspec.Struct, kw_only=True):
+    """Pairs of answers to the same request; `flips` is how many decisions would have been another."""
+
+    pairs: int = 0
+    errors: int = 0
+    flips: int = 0
+    dropped: int = 0
+    absolute_difference_sum: float = 0.0
+    latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_EDGES_S) + 1))
+    scores: list[int] = msgspec.field(default_factory=lambda: [0] * SCORE_BINS)
+
+
+class Tripped(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the server itself took the challenger's share away: `hard_limit` or `lease`; seconds are of the server's clock."""
+
+    cause: Literal["hard_limit", "lease"]
+    reason: str
+    seconds_since_first_error: float | None = None
+    challenger_requests_since_first_error: int | None = None
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the judge sees: the state of both slots at one instant. `clock_s` is monotonic within one server process."""
+
+    server: str
+    clock_s: float
+    rollout: str | None
+    share: float
+    shadow: bool
+    lease_left_s: float
+    champion: SlotCounts | None
+    challenger: SlotCounts | None
+    shadowed: ShadowCounts | None
+    tripped: Tripped | None = None
