@@ -34,7 +34,7 @@ class BundleError(ValueError):
 
 
 class ServingProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the graph is to be run: ONNX Runtime's providers in order of preference, the one that must be in use, threads."""
+    """How the graph is run: ONNX Runtime's providers by preference, the one that must be in use, threads."""
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     require: str | None = None
@@ -95,7 +95,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk. The graph takes `features` (float32, rows × columns) and gives `score` (float32, rows)."""
+    """A verified bundle on disk. The graph takes `features` (float32, rows × columns), gives `score` (float32)."""
 
     id: str
     path: Path

@@ -55,8 +55,8 @@ def _show(value: Any) -> str:
 
 
 def _number(field: Field) -> Callable[[Any], float]:
-    low = -_LARGEST if field.minimum is None else field.minimum
-    high = _LARGEST if field.maximum is None else field.maximum
+    low = -_LARGEST if field.minimum is None else float(field.minimum)
+    high = _LARGEST if field.maximum is None else float(field.maximum)
     outside = field.outside
 
     def encode(value: Any) -> float:
@@ -151,8 +151,10 @@ class Encoder:
         return np.array(values, dtype=np.float32).reshape(len(records), self.width)
 
     def _append(self, record: Mapping[str, Any], row: int, values: list[float], problems: list[FieldProblem]) -> None:
-        for name in record.keys() - self._known:
-            problems.append(FieldProblem(str(name)[:60], "a field that is not in the schema", "no such field", row))
+        problems.extend(
+            FieldProblem(str(name)[:60], "a field that is not in the schema", "no such field", row)
+            for name in sorted(record.keys() - self._known, key=str)
+        )
         for field, encode in self._steps:
             value = record.get(field.name)
             if value is None:
@@ -165,10 +167,10 @@ class Encoder:
             except _RefusedValueError as refused:
                 problems.append(FieldProblem(field.name, _show(value), refused.expected, row))
                 continue
-            if encoded.__class__ is float:
-                values.append(encoded)  # type: ignore[arg-type]
+            if isinstance(encoded, float):
+                values.append(encoded)
             else:
-                values.extend(encoded)  # type: ignore[arg-type]
+                values.extend(encoded)
 
 
 def _value_encoder(field: Field) -> Callable[[Any], float | Iterable[float]]:

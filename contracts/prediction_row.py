@@ -9,7 +9,7 @@ API_VERSION = "1.0.0"
 
 
 class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One prediction. `event_time` is the record's own time (the schema's `time`), `served_at` the server's, both ISO 8601.
+    """One prediction. `event_time` is the record's own time, `served_at` the server's, both ISO 8601.
 
     `inputs` is the record as JSON, personal fields masked. A challenger's error that the champion answered is a row of
     slot `challenger` with `error` set and no score, beside the champion's row with the same `request_id`.

@@ -70,7 +70,7 @@ class ShadowCounts(msgspec.Struct, kw_only=True):
 
 
 class Tripped(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the server itself took the challenger's share away: `hard_limit` or `lease`; seconds are of the server's clock."""
+    """Why the server itself took the challenger's share away; seconds are of the server's clock."""
 
     cause: Literal["hard_limit", "lease"]
     reason: str

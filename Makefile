@@ -1,0 +1,28 @@
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+.PHONY: help install test check clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Paceline needs Python 3.11 or 3.12, and none was found. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -e .
+	@touch $@
+
+install: .venv/.installed  ## the environment, from the lock; nothing happens when it is up to date
+
+check: install  ## lint, format, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config importlinter.ini
+
+test: install check  ## the checks, then the tests
+	$(BIN)/pytest
+
+clean:  ## removes everything that a run left behind; the environment stays
+	rm -rf var great_expectations/uncommitted
