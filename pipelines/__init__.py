@@ -1,0 +1,1 @@
+"""All the work from data to a promoted model; never imports Airflow."""

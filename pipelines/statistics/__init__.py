@@ -1,0 +1,1 @@
+"""Pure numerical methods that decisions rest on: no I/O, no clock."""
