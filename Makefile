@@ -1,19 +1,23 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install test check clean
+.PHONY: help install demo test test-all check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Paceline needs Python 3.11 or 3.12, and none was found. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || { echo "creating .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@echo "installing the pinned requirements into .venv (a few minutes, once)"
 	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -e .
 	@touch $@
 
 install: .venv/.installed  ## the environment, from the lock; nothing happens when it is up to date
+
+demo: install  ## the main job on real flights, through Airflow; ARGS=--exit stops by itself
+	$(BIN)/paceline demo $(ARGS)
 
 check: install  ## lint, format, types and import contracts
 	$(BIN)/ruff check .
@@ -22,7 +26,10 @@ check: install  ## lint, format, types and import contracts
 	$(BIN)/lint-imports --config importlinter.ini
 
 test: install check  ## the checks, then the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow killed in a canary step
+	$(BIN)/pytest -m slow
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted

@@ -7,6 +7,21 @@ import msgspec
 SCORE_BINS = 10  # equal width over [0, 1]
 # upper edges in seconds of the latency histogram's buckets, 4 to an octave, from 50 µs to 13 s; one more is open
 LATENCY_EDGES_S = tuple(5e-5 * 2 ** (step / 4) for step in range(73))
+MAXIMUM_HARD_LIMIT_WINDOW = 10_000
+
+
+class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the server itself holds: `errors` in a challenger's last `window` requests take its share away at once."""
+
+    errors: int = 5
+    window: int = 20
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.errors <= self.window <= MAXIMUM_HARD_LIMIT_WINDOW:
+            raise ValueError(
+                f"hard limits need 1 <= errors <= window <= {MAXIMUM_HARD_LIMIT_WINDOW}, "
+                f"found errors {self.errors} and window {self.window}"
+            )
 
 
 class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -16,6 +31,7 @@ class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     bundle: str
     path: str
     rollout: str | None = None
+    hard_limits: HardLimits = HardLimits()
 
 
 class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,7 +64,12 @@ class InjectFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class SlotCounts(msgspec.Struct, kw_only=True):
-    """Cumulative counts of one version since it was loaded into its slot; retried and shadow rows are not answers."""
+    """Cumulative counts of one version since it was loaded into its slot; a request here is one record.
+
+    `requests` includes `errors`; latency and scores are of the answers. Rows that the champion answers in a failed
+    challenger's place, shadow rows and requests for a version by name are counted for neither side: they are not
+    assigned by chance.
+    """
 
     version: str
     requests: int = 0

@@ -1,0 +1,39 @@
+"""`<project>.ingest`: from the project's source into the warehouse."""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, task
+from delivery.settings import DEFAULTS, START
+
+from pipelines.projects import Project
+from pipelines.views import projects
+
+
+def ingest(project: Project) -> DAG:
+    warehouse = Asset(name=f"{project.name}.warehouse", uri=f"paceline://{project.name}/warehouse")
+
+    @task(outlets=[warehouse], execution_timeout=timedelta(hours=1))
+    def load(*, outlet_events: Any = None) -> dict[str, Any]:
+        from pipelines.tasks import ingesting
+
+        loaded = ingesting.ingest(project.name)
+        outlet_events[warehouse].extra = loaded
+        return loaded
+
+    with DAG(
+        dag_id=f"{project.name}.ingest",
+        description=f"Loads the source of {project.title} into the warehouse",
+        doc_md=__doc__,
+        schedule=None,
+        start_date=START,
+        max_active_runs=1,
+        default_args=DEFAULTS,
+        tags=["paceline", project.name],
+    ) as dag:
+        load()
+    return dag
+
+
+for _project in projects().values():
+    globals()[f"{_project.name}_ingest"] = ingest(_project)

@@ -1,0 +1,81 @@
+"""`<project>.release`: a registered challenger → shadow → canary steps → promotion, or back to the champion by itself.
+
+It starts when a challenger is registered. The long part is deferred: the triggerer runs the controller, and no worker
+waits. When the controller dies, the lease of the challenger's share runs out and the champion has all traffic.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Param, get_current_context, task
+from delivery.rollout import RolloutOperator
+from delivery.settings import DEFAULTS, START
+
+from pipelines.projects import Project
+from pipelines.views import projects
+
+
+@task
+def open_rollout(project: str) -> dict[str, Any]:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from pipelines.tasks import releasing
+
+    context = get_current_context()
+    events = [event for found in context["triggering_asset_events"].values() for event in found]
+    version = context["params"]["version"] or (events[-1].extra["version"] if events else None)
+    opened = releasing.open_rollout(project, version, note=context["params"]["note"])
+    if opened.offer is None:
+        raise AirflowSkipException(opened.reason)
+    return opened.offer
+
+
+@task
+def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from pipelines.tasks import releasing
+
+    settled = releasing.settle(project, outcome)
+    if outcome["state"] != "promoted":
+        raise AirflowFailException(f"Version {outcome['version']} was {outcome['state']}: {outcome['reason']}")
+    return settled
+
+
+def release(project: Project) -> DAG:
+    challenger = Asset(name=f"{project.name}.challenger", uri=f"paceline://{project.name}/challenger")
+    with DAG(
+        dag_id=f"{project.name}.release",
+        description=f"Rolls a challenger of {project.title} out, and back when it is worse",
+        doc_md=__doc__,
+        schedule=[challenger],
+        start_date=START,
+        max_active_runs=1,
+        default_args=DEFAULTS,
+        dagrun_timeout=timedelta(days=7),
+        tags=["paceline", project.name],
+        params={
+            "version": Param(
+                None,
+                type=["null", "string"],
+                pattern="^[0-9]+$",
+                title="Version",
+                description="The registry version to offer; empty: the one that was registered last.",
+            ),
+            "note": Param(
+                None,
+                type=["null", "string"],
+                maxLength=1000,
+                title="Note",
+                description="Needed to offer a version again that was rolled back: what was found, and what changed.",
+            ),
+        },
+    ) as dag:
+        offer = open_rollout(project.name)
+        outcome = RolloutOperator(task_id="roll_out", project=project.name, offer=offer)
+        settle(project.name, outcome.output)
+    return dag
+
+
+for _project in projects().values():
+    globals()[f"{_project.name}_release"] = release(_project)

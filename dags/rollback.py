@@ -1,0 +1,53 @@
+"""`<project>.rollback`: puts a kept version back, at once. For people: what is serving is worse than what was."""
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, get_current_context, task
+from delivery.settings import DEFAULTS, START
+
+from pipelines.projects import Project
+from pipelines.views import projects
+
+
+@task
+def put_back(project: str) -> dict[str, Any]:
+    from pipelines.tasks import releasing
+
+    params = get_current_context()["params"]
+    return releasing.roll_back(project, params["version"], reason=params["reason"])
+
+
+def rollback(project: Project) -> DAG:
+    with DAG(
+        dag_id=f"{project.name}.rollback",
+        description=f"Makes a kept version of {project.title} the champion again",
+        doc_md=__doc__,
+        schedule=None,
+        start_date=START,
+        max_active_runs=1,
+        default_args=DEFAULTS,
+        tags=["paceline", project.name],
+        params={
+            "version": Param(
+                None,
+                type=["null", "string"],
+                pattern="^[0-9]+$",
+                title="Version",
+                description="The version to put back; empty: the champion before this one.",
+            ),
+            "reason": Param(
+                "rolled back by hand",
+                type="string",
+                minLength=5,
+                maxLength=500,
+                title="Reason",
+                description="For the ledger.",
+            ),
+        },
+    ) as dag:
+        put_back(project.name)
+    return dag
+
+
+for _project in projects().values():
+    globals()[f"{_project.name}_rollback"] = rollback(_project)

@@ -1,0 +1,78 @@
+"""`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due."""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, Param, get_current_context, task
+from delivery.settings import DEFAULTS, START, as_of_param, as_of_run, schedule
+
+from pipelines.projects import Project
+from pipelines.views import projects
+
+
+@task(execution_timeout=timedelta(hours=1))
+def observe(project: str) -> dict[str, Any]:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from pipelines.tasks import watching
+
+    context = get_current_context()
+    try:
+        return watching.observe(project, as_of_run(context), days=context["params"]["days"])
+    except watching.NothingToWatchError as nothing:
+        raise AirflowSkipException(str(nothing)) from nothing
+
+
+@task
+def report(project: str, observed: dict[str, Any]) -> str | None:
+    from pipelines.tasks import watching
+
+    return watching.report(project, observed)
+
+
+@task.short_circuit(ignore_downstream_trigger_rules=False)
+def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | None:
+    from pipelines.tasks import watching
+
+    return watching.due_retrain(project, observed)
+
+
+def watch(project: Project) -> DAG:
+    with DAG(
+        dag_id=f"{project.name}.watch",
+        description=f"Watches the live predictions of {project.title}, and starts a retrain when one is due",
+        doc_md=__doc__,
+        schedule=schedule(project.schedules.watch),
+        start_date=START,
+        catchup=False,
+        max_active_runs=1,
+        default_args=DEFAULTS,
+        tags=["paceline", project.name],
+        render_template_as_native_obj=True,
+        params={
+            "as_of": as_of_param("The date that the run pretends is today: outcomes after it are not seen."),
+            "days": Param(
+                7,
+                type="integer",
+                minimum=1,
+                maximum=90,
+                title="Days",
+                description="How many days of predictions before that date are looked at.",
+            ),
+        },
+    ) as dag:
+        observed = observe(project.name)
+        report(project.name, observed)
+        due = is_retrain_due(project.name, observed)
+        due >> TriggerDagRunOperator(
+            task_id="start_retrain",
+            trigger_dag_id=f"{project.name}.retrain",
+            conf="{{ ti.xcom_pull(task_ids='is_retrain_due') }}",
+            wait_for_completion=False,
+        )
+    return dag
+
+
+for _project in projects().values():
+    globals()[f"{_project.name}_watch"] = watch(_project)

@@ -1,0 +1,1 @@
+"""History sent through the system again, as if it happened now."""

@@ -1,0 +1,202 @@
+"""The ledger itself: append, read, and the compare-and-swap of champions."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipelines.ledger.database import LedgerError, open_engine, reading, writing
+from pipelines.ledger.tables import CHAMPIONS, ENTRIES
+
+SWAPPED, RESTORED = "champion.swapped", "champion.restored"
+
+__all__ = ["RESTORED", "SWAPPED", "Champion", "Entry", "Ledger", "LedgerError"]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the ledger. `subject` is what it is about: a run, a version, a rollout; `at` is in UTC."""
+
+    id: int
+    at: datetime
+    project: str
+    kind: str
+    subject: str
+    body: dict[str, Any]
+    key: str | None = None
+
+
+class Champion(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that leads a project, and the entry that made it so."""
+
+    project: str
+    version: str
+    bundle: str
+    since_entry: int
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """The append-only record of one installation. Safe to use from many threads and processes."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], datetime] = _now) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    @classmethod
+    def open(cls, url: str, clock: Callable[[], datetime] = _now) -> Self:
+        """The ledger at `url` (`sqlite:////path/ledger.db`, `postgresql+driver://…`), created or upgraded at need.
+
+        Raises:
+            LedgerError: another kind of database, or one that a newer version of this code has written.
+        """
+        return cls(open_engine(url), clock)
+
+    def close(self) -> None:
+        """Gives the connections back; the ledger must not be used afterwards."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def append(self, project: str, kind: str, subject: str, body: Mapping[str, Any], key: str | None = None) -> Entry:
+        """Appends an entry and returns it; with a `key` that the project has already, returns that first entry.
+
+        `body` is anything that becomes a JSON object, Structs and times in it included.
+        """
+        with writing(self._engine) as connection:
+            return self._append(connection, project, kind, subject, body, key)
+
+    def entries(
+        self,
+        project: str | None = None,
+        kinds: Iterable[str] | None = None,
+        subject: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """The entries with an id above `after`, in order, at most `limit`; None means any."""
+        query = sa.select(ENTRIES).where(ENTRIES.c.id > after).order_by(ENTRIES.c.id).limit(limit)
+        if project is not None:
+            query = query.where(ENTRIES.c.project == project)
+        if kinds is not None:
+            query = query.where(ENTRIES.c.kind.in_(list(kinds)))
+        if subject is not None:
+            query = query.where(ENTRIES.c.subject == subject)
+        with reading(self._engine) as connection:
+            return [_entry(row) for row in connection.execute(query)]
+
+    def champion(self, project: str) -> Champion | None:
+        """The version that leads `project` now, or None before the first promotion."""
+        with reading(self._engine) as connection:
+            return _champion(connection, project)
+
+    def reigns(self, project: str) -> list[str]:
+        """The versions that have led `project`, in the order of their reigns, the present champion last.
+
+        A swap that was undone before it was in force everywhere is no reign.
+        """
+        versions: list[str] = []
+        for entry in self.entries(project=project, kinds=(SWAPPED, RESTORED)):
+            if entry.kind == SWAPPED:
+                versions.append(entry.body["version"])
+            else:
+                versions.pop()
+        return versions
+
+    def swap_champion(
+        self, project: str, expected: str | None, version: str, bundle: str, subject: str, reason: str
+    ) -> bool:
+        """Makes `version` the champion if the champion is still `expected`; one transaction with its entry.
+
+        A `subject` (a rollout, a rollback's run) swaps to a version once: the same swap again is True while it is in
+        force, without a second entry, and False when it was undone or somebody has swapped since.
+        """
+        key = _swap_key(subject, version)
+        with writing(self._engine) as connection:
+            current = _champion(connection, project)
+            if (done := _by_key(connection, project, key)) is not None:
+                return current is not None and current.since_entry == done.id
+            if (None if current is None else current.version) != expected:
+                return False
+            body = {
+                "version": version,
+                "bundle": bundle,
+                "previous": None if current is None else {"version": current.version, "bundle": current.bundle},
+                "reason": reason,
+            }
+            entry = self._append(connection, project, SWAPPED, subject, body, key)
+            _set_champion(connection, project, version, bundle, entry.id)
+            return True
+
+    def restore_champion(self, project: str, version: str, subject: str, reason: str) -> bool:
+        """Undoes the swap to `version` by `subject`, if it is in force: the champion before it leads again.
+
+        False when there is nothing to undo: never swapped, undone already, or somebody has swapped since.
+        """
+        with writing(self._engine) as connection:
+            current = _champion(connection, project)
+            done = _by_key(connection, project, _swap_key(subject, version))
+            if current is None or done is None or current.since_entry != done.id:
+                return False
+            previous = done.body["previous"]
+            body = {"version": None, "bundle": None, **(previous or {}), "undone": version, "reason": reason}
+            entry = self._append(connection, project, RESTORED, subject, body, None)
+            if previous is None:
+                connection.execute(sa.delete(CHAMPIONS).where(CHAMPIONS.c.project == project))
+            else:
+                _set_champion(connection, project, previous["version"], previous["bundle"], entry.id)
+            return True
+
+    def _append(
+        self,
+        connection: sa.Connection,
+        project: str,
+        kind: str,
+        subject: str,
+        body: Mapping[str, Any],
+        key: str | None,
+    ) -> Entry:
+        if key is not None and (first := _by_key(connection, project, key)) is not None:
+            return first
+        row = connection.execute(
+            sa.insert(ENTRIES)
+            .values(at=self._clock(), project=project, kind=kind, subject=subject, body=dict(body), key=key)
+            .returning(*ENTRIES.c)
+        ).one()
+        return _entry(row)
+
+
+def _swap_key(subject: str, version: str) -> str:
+    return f"{SWAPPED}/{subject}/{version}"
+
+
+def _by_key(connection: sa.Connection, project: str, key: str) -> Entry | None:
+    query = sa.select(ENTRIES).where(ENTRIES.c.project == project, ENTRIES.c.key == key)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _entry(row)
+
+
+def _champion(connection: sa.Connection, project: str) -> Champion | None:
+    row = connection.execute(sa.select(CHAMPIONS).where(CHAMPIONS.c.project == project)).one_or_none()
+    return None if row is None else Champion(**row._mapping)
+
+
+def _set_champion(connection: sa.Connection, project: str, version: str, bundle: str, entry: int) -> None:
+    values = {"version": version, "bundle": bundle, "since_entry": entry}
+    insert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(CHAMPIONS)
+    connection.execute(
+        insert.values(project=project, **values).on_conflict_do_update(index_elements=["project"], set_=values)
+    )
+
+
+def _entry(row: sa.Row[Any]) -> Entry:
+    return Entry(**row._mapping)

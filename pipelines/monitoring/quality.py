@@ -1,0 +1,107 @@
+"""How good the live predictions were, for each version and slot, as far as outcomes are known. No I/O.
+
+The intervals come from a bootstrap over whole days (hours, where there are fewer than five days): rows of one day share
+its weather and its disruptions, and intervals that take them as independent are far too narrow. "Not known yet" is
+None, and never a zero.
+"""
+
+from collections.abc import Hashable
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.monitoring.measures import Estimate, Quality
+from pipelines.monitoring.outcomes import OUTCOME
+from pipelines.statistics.bootstrap import Blocks, Floats, interval
+from pipelines.statistics.classification import auc, log_losses
+
+_RESAMPLES = 1000
+_MINIMUM_DAYS = 5
+_MAXIMUM_BLOCKS = 400  # neighbours are taken together beyond that: the AUC's table of pairs is blocks × blocks
+
+
+def measure_quality(labelled: pa.Table) -> tuple[Quality, ...]:
+    """The quality of each version and slot in `labelled`, in the order of version and slot.
+
+    `labelled` has the columns of the prediction log and `outcome`, as `pipelines.monitoring.outcomes` joins them.
+    """
+    groups = labelled.group_by(["version", "slot"]).aggregate([]).to_pylist()
+    return tuple(_quality(labelled, *group) for group in sorted((row["version"], row["slot"]) for row in groups))
+
+
+def _quality(labelled: pa.Table, version: str, slot: str) -> Quality:
+    mine = labelled.filter(pc.and_(pc.equal(labelled["version"], version), pc.equal(labelled["slot"], slot)))
+    scored = mine.filter(pc.is_valid(mine["score"]))
+    known = scored.filter(pc.is_valid(scored[OUTCOME]))
+    everything, decided = _floats(scored, "score"), _floats(scored.filter(pc.is_valid(scored["decision"])), "decision")
+    area = log_loss = brier = false_positive_rate = None
+    outcomes = _floats(known, OUTCOME)
+    if known.num_rows:
+        scores, decisions = _floats(known, "score"), np.nan_to_num(_floats(known, "decision"))
+        negative = outcomes == 0
+        ids = _blocks(known["event_time"].to_pylist())
+        blocks = Blocks(ids, resamples=_RESAMPLES) if len(np.unique(ids)) > 1 else None
+        area = _estimate(_auc(blocks, outcomes, scores), len(scores), blocks)
+        log_loss = _estimate(_mean(blocks, log_losses(outcomes, scores)), len(scores), blocks)
+        brier = _estimate(_mean(blocks, (scores - outcomes) ** 2), len(scores), blocks)
+        false_positive_rate = _estimate(_mean(blocks, decisions, negative), int(negative.sum()), blocks)
+    return Quality(
+        version=version,
+        slot=slot,
+        rows=mine.num_rows,
+        errors=mine.num_rows - scored.num_rows,
+        labelled=known.num_rows,
+        mean_score=float(everything.mean()) if everything.size else None,
+        decision_share=float(decided.mean()) if decided.size else None,
+        positive_share=float(outcomes.mean()) if outcomes.size else None,
+        auc=area,
+        log_loss=log_loss,
+        brier=brier,
+        false_positive_rate=false_positive_rate,
+    )
+
+
+def _floats(table: pa.Table, column: str) -> Floats:
+    """A column as floats, null as NaN."""
+    values: Floats = table[column].cast(pa.float64()).to_numpy()
+    return values
+
+
+def _blocks(event_times: list[str]) -> NDArray[np.int64]:
+    """For each row the number of its block of time."""
+    moments = [datetime.fromisoformat(text) for text in event_times]
+    names: list[Hashable] = [moment.date() for moment in moments]
+    if len(set(names)) < _MINIMUM_DAYS:
+        names = [(moment.date(), moment.hour) for moment in moments]
+    ordered = sorted(set(names), key=str)
+    together = -(-len(ordered) // _MAXIMUM_BLOCKS)
+    places = {name: position // together for position, name in enumerate(ordered)}
+    return np.array([places[name] for name in names], dtype=np.int64)
+
+
+def _auc(blocks: Blocks | None, outcomes: Floats, scores: Floats) -> Floats:
+    if blocks is not None:
+        return blocks.auc(outcomes, scores)
+    value = auc(outcomes, scores)
+    return np.array([np.nan if value is None else value])
+
+
+def _mean(blocks: Blocks | None, values: Floats, among: NDArray[np.bool_] | None = None) -> Floats:
+    if blocks is not None:
+        return blocks.mean(values, among)
+    chosen = values if among is None else values[among]
+    return np.array([chosen.mean() if chosen.size else np.nan])
+
+
+def _estimate(values: Floats, n: int, blocks: Blocks | None) -> Estimate | None:
+    """The first value with the interval of the others; None if it is undefined (an AUC without a positive, say)."""
+    if not np.isfinite(values[0]):
+        return None
+    count = 1 if blocks is None else blocks.count
+    if blocks is None or not np.isfinite(values).all():
+        return Estimate(value=float(values[0]), low=None, high=None, n=n, blocks=count)
+    found = interval(values)
+    return Estimate(value=found.estimate, low=found.low, high=found.high, n=n, blocks=count)

@@ -1,0 +1,116 @@
+"""What a project's configuration may say. Each capability owns the Struct of its own slice."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, cast
+
+import msgspec
+
+from pipelines.data.expectations import ValidationRules
+from pipelines.data.schema import DeclaredSchema, Label
+from pipelines.data.sources import Source
+from pipelines.data.windows import SplitRule
+from pipelines.evaluation.gates import GateLimits
+from pipelines.monitoring.drift import DriftLimits
+from pipelines.monitoring.triggers import TriggerPolicy
+from pipelines.optimization.limits import OptimizationLimits
+from pipelines.rollout.plan import Plan
+from pipelines.training.plan import TrainingPlan
+
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+_CRON_FIELD = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?(,(\*|\d+(-\d+)?)(/\d+)?)*")
+_CRON_FIELDS = 5
+
+
+class Schedules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When the workflows start by themselves, as five cron fields in UTC; None means only by hand or by an event."""
+
+    retrain: str | None = None
+    watch: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("retrain", "watch"):
+            cron = getattr(self, name)
+            fields = [] if cron is None else cron.split()
+            if cron is not None and (len(fields) != _CRON_FIELDS or not all(map(_CRON_FIELD.fullmatch, fields))):
+                raise ValueError(f"{name}: found {cron!r}, expected five cron fields such as '0 3 * * 1', or null")
+
+
+class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When live predictions count as drifted, and what makes a retrain due."""
+
+    drift: DriftLimits = DriftLimits()
+    triggers: TriggerPolicy = TriggerPolicy()
+
+
+class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The keys of `project.yaml`. Raises ValueError, naming the key, where two slices contradict each other."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,62}$")]
+    title: Text
+    description: Text
+    owner: Text
+    source_file: Annotated[str, msgspec.Meta(pattern=r"^\w+\.py$")] = msgspec.field(name="source", default="source.py")
+    label: Label
+    schema: DeclaredSchema
+    decision_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    split: SplitRule = SplitRule()
+    emergency_split: SplitRule | None = None
+    validation: ValidationRules = ValidationRules()
+    training: TrainingPlan = TrainingPlan()
+    optimization: OptimizationLimits = OptimizationLimits()
+    gates: GateLimits = GateLimits()
+    rollout: Plan = Plan()
+    monitoring: MonitoringPolicy = MonitoringPolicy()
+    schedules: Schedules = Schedules()
+    serving_port: Annotated[int, msgspec.Meta(ge=1024, le=65535)] = 8500
+
+    def __post_init__(self) -> None:
+        names = self.schema.names
+        categories = [field.name for field in self.schema.fields if field.kind == "category"]
+        if self.label.column in names:
+            raise ValueError(f"label.column: {self.label.column!r} is also a field; what is predicted is no input")
+        if (slice_field := self.optimization.slice_field) is not None and slice_field not in categories:
+            allowed = ", ".join(categories) or "none"
+            raise ValueError(f"optimization.slice_field: found {slice_field!r}, expected a category: {allowed}")
+        if unknown := self.validation.missing_shares.keys() - set(names):
+            raise ValueError(f"validation.missing_shares: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
+        columns = {column for field in self.schema.fields for column in field.columns}
+        if unknown := set(self.monitoring.drift.ignored) - columns - set(names):
+            raise ValueError(f"monitoring.drift.ignored: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
+
+
+class Project(ProjectFile, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A project: its configuration, and the folder that it came from."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The configuration file."""
+        return self.folder / "project.yaml"
+
+    def source(self) -> Source:
+        """The project's own code: `ingest` and `events`, from the file that `source` names.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            TypeError: it does not define both functions.
+        """
+        path = self.folder / self.source_file
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.file}: source: no file {path}; write it, or name another")
+        name = f"paceline_project_{self.name}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise FileNotFoundError(f"{self.file}: source: {path} cannot be loaded as Python")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and pickle look their module up by its name
+        spec.loader.exec_module(module)
+        if absent := [function for function in ("ingest", "events") if not callable(getattr(module, function, None))]:
+            raise TypeError(f"{path} must define {' and '.join(absent)}: see pipelines.data.sources.Source")
+        return cast(Source, module)

@@ -1,0 +1,59 @@
+"""What a registry of models is to Paceline; `mlflow_registry` is the one that is used."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from contracts.bundle import Bundle
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered version of a project's model: a pointer at a bundle, by its id. `run` is where its trials are."""
+
+    project: str
+    version: str
+    bundle: str
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    run: str | None = None
+
+
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One training that competed for the version; `curve` has one mapping of metrics for each iteration."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    curve: tuple[dict[str, float], ...] = ()
+    chosen: bool = False
+
+
+class Registry(Protocol):
+    """Registers bundles as versions, and moves aliases between versions."""
+
+    def register(
+        self,
+        project: str,
+        bundle: Bundle,
+        *,
+        metrics: Mapping[str, float],
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str],
+        trials: Sequence[Trial | Mapping[str, Any]] = (),
+    ) -> Version:
+        """The version that points at `bundle`, made now unless there is one already. A trial may be a mapping."""
+        ...
+
+    def version(self, project: str, version_or_alias: str) -> Version | None:
+        """The version of that number or alias, or None."""
+        ...
+
+    def versions(self, project: str) -> list[Version]:
+        """All versions of `project`, the oldest first; none when the project is unknown."""
+        ...
+
+    def set_aliases(self, project: str, aliases: Mapping[str, str | None]) -> None:
+        """Points each alias at a version, or takes it away (None). Setting the same again changes nothing."""
+        ...

@@ -1,0 +1,286 @@
+"""Runs a rollout: looks, lets the machine decide, acts through the platform; the imperative shell of `machine`.
+
+The ledger holds every event that changed the state. Whoever calls `run_rollout` with the same offer again — after a
+crash, on another host, beside one that still runs — folds them and goes on from there: the actions of the last event
+are carried out again, which all of them bear.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import msgspec
+
+from contracts import slots
+from contracts.slots import LoadSlot, Observation, PromoteSlot, Tripped
+from pipelines.ledger import Ledger
+from pipelines.rollout.machine import (
+    Aborted,
+    Action,
+    Drop,
+    Event,
+    Load,
+    Loaded,
+    LoadRefused,
+    Looked,
+    Offer,
+    PhaseRecord,
+    Promote,
+    PromotionDone,
+    PromotionRefused,
+    RenewLease,
+    SetShare,
+    ShareRefused,
+    State,
+    Unreachable,
+)
+from pipelines.rollout.plan import Plan
+from pipelines.rollout.platforms.port import Platform, PlatformUnreachableError, SlotRefusedError
+from pipelines.rollout.story import Story
+
+__all__ = ["Offer", "Outcome", "run_rollout"]
+
+DROP_ATTEMPTS = 5
+PROMOTION_ATTEMPTS = 2
+_log = logging.getLogger(__name__)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a rollout ended, and each of its phases. `is_dropped` is False when the server did not confirm the drop."""
+
+    state: Literal["promoted", "rolled_back", "refused"]
+    reason: str
+    seconds: float
+    steps: tuple[PhaseRecord, ...]
+    tripped: Tripped | None
+    challenger_requests: int
+    is_dropped: bool = True
+
+
+async def run_rollout(
+    platform: Platform,
+    ledger: Ledger,
+    plan: Plan,
+    offer: Offer,
+    *,
+    on_look: Callable[[Observation], None] | None = None,
+    should_stop: Callable[[], str | None] | None = None,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Outcome:
+    """Runs the rollout of `offer` to its end, from wherever the ledger says that it is.
+
+    `plan` is that of a new rollout; one that has begun keeps its own. `on_look` sees every observation; `should_stop`
+    is asked before every look (in a thread, it may block), and a reason from it rolls the challenger back. `clock` is
+    in seconds since the epoch.
+
+    Raises:
+        ValueError: the ledger has another version under this rollout's name.
+        PlatformUnreachableError: the server is silent for longer than the plan bears while it was to promote, so
+            nobody knows whether it did. Running the same offer again finishes or undoes it.
+    """
+    story = Story(ledger, offer)
+    if (recorded := await asyncio.to_thread(story.outcome)) is not None:
+        return msgspec.convert(recorded, Outcome)
+    state, actions = await asyncio.to_thread(story.begin, plan, clock())
+    run = _Run(platform, ledger, on_look, clock, sleep)
+    while not state.is_final:
+        event = await run.perform(state, actions)
+        await asyncio.to_thread(story.tell, state)
+        if event is None:
+            await sleep(state.plan.look_every_s)
+            event = await run.abortion(should_stop) or await run.look()
+        state, actions = await asyncio.to_thread(story.record, state, event)
+        _give_up(state, clock())
+    is_dropped = await run.drop(offer, state.plan, actions)
+    outcome = _outcome(state, is_dropped)
+    await asyncio.to_thread(story.tell, state)
+    return msgspec.convert(await asyncio.to_thread(story.end, outcome.state, outcome), Outcome)
+
+
+class _Run:
+    """Carries out actions, and says as an event what came of it."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        ledger: Ledger,
+        on_look: Callable[[Observation], None] | None,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._platform = platform
+        self._ledger = ledger
+        self._on_look = on_look
+        self._clock = clock
+        self._sleep = sleep
+
+    async def look(self) -> Event:
+        """An observation, or that there is none."""
+        try:
+            observation = await self._platform.observe()
+        except PlatformUnreachableError as error:
+            return Unreachable(reason=str(error), at_s=self._clock())
+        if self._on_look is not None:
+            self._on_look(observation)
+        return Looked(observation=observation, at_s=self._clock())
+
+    async def abortion(self, should_stop: Callable[[], str | None] | None) -> Event | None:
+        """The wish of whoever runs the rollout to end it, if there is one."""
+        reason = None if should_stop is None else await asyncio.to_thread(should_stop)
+        return None if reason is None else Aborted(reason=reason, by="request", at_s=self._clock())
+
+    async def perform(self, state: State, actions: tuple[Action, ...]) -> Event | None:
+        """Carries `actions` out in order, up to the first that something came of."""
+        for action in actions:
+            try:
+                event = await self._perform(state, action)
+            except PlatformUnreachableError as error:
+                event = Unreachable(reason=str(error), at_s=self._clock())
+            if event is not None:
+                return event
+        return None
+
+    async def drop(self, offer: Offer, plan: Plan, actions: tuple[Action, ...]) -> bool:
+        """Carries out the final Drop, if there is one; False when the server did not confirm it."""
+        for action in actions:
+            if isinstance(action, Drop):
+                await asyncio.to_thread(
+                    self._ledger.restore_champion, offer.project, offer.version, offer.rollout, action.reason
+                )
+                return await self._drop(offer, plan)
+        return True
+
+    async def _drop(self, offer: Offer, plan: Plan) -> bool:
+        for attempt in range(DROP_ATTEMPTS):
+            try:
+                await self._platform.drop(offer.rollout)
+                await self._platform.drop(_finishing(offer))
+                return True
+            except SlotRefusedError as error:
+                _log.error("rollout %s: the server refuses to drop the challenger: %s", offer.rollout, error)
+                return False
+            except PlatformUnreachableError as error:
+                _log.warning("rollout %s: drop %d of %d: %s", offer.rollout, attempt + 1, DROP_ATTEMPTS, error)
+                await self._sleep(plan.look_every_s)
+        return False
+
+    async def _perform(self, state: State, action: Action) -> Event | None:
+        offer = state.offer
+        assert offer is not None  # there is no action before an offer
+        if isinstance(action, Load):
+            try:
+                await self._platform.load(_load_slot(offer, state.plan, offer.rollout))
+            except SlotRefusedError as error:
+                return LoadRefused(reason=error.detail, at_s=self._clock())
+            return Loaded(at_s=self._clock())
+        if isinstance(action, SetShare | RenewLease):
+            return await self._share(offer, action)
+        if isinstance(action, Promote):
+            return await self._promote(offer, state.plan, state.reason or "won its rollout")
+        raise ValueError(f"a rollout that goes on has no action {action}")
+
+    async def _share(self, offer: Offer, action: SetShare | RenewLease) -> Event | None:
+        try:
+            if isinstance(action, SetShare):
+                share = slots.SetShare(
+                    rollout=offer.rollout, share=action.share, shadow=action.shadow, lease_s=action.lease_s
+                )
+                await self._platform.set_share(share)
+            else:
+                await self._platform.renew_lease(slots.RenewLease(rollout=offer.rollout, lease_s=action.lease_s))
+        except SlotRefusedError as error:
+            event = await self.look()
+            # a trip, a restart or another rollout in the slot says more than the refusal that follows from it
+            if isinstance(event, Looked) and _is_ready(event.observation, offer, offer.rollout):
+                return ShareRefused(reason=error.detail, at_s=self._clock())
+            return event
+        return None
+
+    async def _promote(self, offer: Offer, plan: Plan, reason: str) -> Event:
+        """Swaps the champion in the ledger, then on the server; both, or neither when the server refuses."""
+        swapped = await asyncio.to_thread(
+            self._ledger.swap_champion,
+            offer.project,
+            offer.expected_champion,
+            offer.version,
+            offer.bundle,
+            offer.rollout,
+            reason,
+        )
+        if not swapped:
+            found = await asyncio.to_thread(self._ledger.champion, offer.project)
+            leads = "nobody" if found is None else f"version {found.version}"
+            expected = offer.expected_champion or "nobody"
+            return PromotionRefused(reason=f"the ledger's champion is {leads}, expected {expected}", at_s=self._clock())
+        refused = ""
+        for _ in range(PROMOTION_ATTEMPTS):
+            observation = await self._platform.observe()
+            if observation.champion is not None and observation.champion.version == offer.version:
+                return PromotionDone(at_s=self._clock())
+            if observation.tripped is not None and observation.tripped.cause == "hard_limit":
+                return Looked(observation=observation, at_s=self._clock())
+            try:
+                if not _is_ready(observation, offer, offer.rollout, _finishing(offer)):
+                    await self._place_again(offer, plan)
+                await self._platform.promote(PromoteSlot(version=offer.version, expected=offer.expected_champion))
+                return PromotionDone(at_s=self._clock())
+            except SlotRefusedError as error:
+                refused = error.detail
+        await asyncio.to_thread(
+            self._ledger.restore_champion, offer.project, offer.version, offer.rollout, f"the server refused: {refused}"
+        )
+        return PromotionRefused(reason=refused, at_s=self._clock())
+
+    async def _place_again(self, offer: Offer, plan: Plan) -> None:
+        """Brings a challenger back whose promotion is decided and whose slot was lost: a restart, an expired lease.
+
+        A rollout that has tripped does not come back, by the server's rule; hence the other name.
+        """
+        await self._platform.drop(offer.rollout)
+        await self._platform.load(_load_slot(offer, plan, _finishing(offer)))
+
+
+def _is_ready(observation: Observation, offer: Offer, *rollouts: str) -> bool:
+    """Whether the challenger holds its slot under one of these names and has not tripped."""
+    challenger = observation.challenger
+    is_held = challenger is not None and challenger.version == offer.version and observation.rollout in rollouts
+    return is_held and observation.tripped is None
+
+
+def _finishing(offer: Offer) -> str:
+    return f"{offer.rollout}:promotion"
+
+
+def _load_slot(offer: Offer, plan: Plan, rollout: str) -> LoadSlot:
+    return LoadSlot(
+        version=offer.version, bundle=offer.bundle, path=offer.path, rollout=rollout, hard_limits=plan.hard_limits
+    )
+
+
+def _give_up(state: State, now_s: float) -> None:
+    """Ends the wait for a server that was to promote: the machine does not, since only the server knows what is so."""
+    since_s = state.unreachable_since_s
+    if state.phase == "promoting" and since_s is not None and now_s - since_s >= state.plan.unreachable_s:
+        assert state.offer is not None
+        raise PlatformUnreachableError(
+            f"the server is silent for {now_s - since_s:.0f} s while version {state.offer.version} was to be promoted: "
+            f"run the rollout {state.offer.rollout} again when it answers, which finishes or undoes the promotion"
+        )
+
+
+def _outcome(state: State, is_dropped: bool) -> Outcome:
+    if state.phase not in ("promoted", "rolled_back", "refused") or state.ended_s is None:
+        raise ValueError(f"a rollout in the phase {state.phase} has not ended")
+    challenger: Any = None if state.memory is None else state.memory.challenger
+    return Outcome(
+        state=state.phase,
+        reason=state.reason,
+        seconds=max(0.0, state.ended_s - state.started_s),
+        steps=state.records,
+        tripped=state.tripped,
+        challenger_requests=0 if challenger is None else challenger.requests,
+        is_dropped=is_dropped,
+    )

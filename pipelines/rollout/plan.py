@@ -1,0 +1,109 @@
+"""The plan of a rollout: which steps a challenger takes, how long each lasts, and how much worse is too much."""
+
+from itertools import pairwise
+
+import msgspec
+
+from contracts.slots import HardLimits
+
+LEASE_LOOKS_MIN = 3  # a lease outlives at least two lost looks
+
+
+def _at_least(name: str, found: float, minimum: float) -> None:
+    if found < minimum:
+        raise ValueError(f"{name} is at least {minimum}, found {found}")
+
+
+def _check_times(name: str, minimum_s: float, maximum_s: float) -> None:
+    if not 0 <= minimum_s <= maximum_s:
+        raise ValueError(f"{name}.minimum_s lies between 0 and maximum_s, found {minimum_s} with maximum_s {maximum_s}")
+
+
+class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The challenger answers in the shadow of the champion until `minimum_pairs` and `minimum_s` are reached.
+
+    Seconds are counted from the phase's start. More than `maximum_flip_share` of the decisions turned
+    over, or `maximum_s` without the pairs, ends the rollout.
+    """
+
+    minimum_pairs: int = 200
+    minimum_s: float = 10.0
+    maximum_s: float = 3600.0
+    maximum_flip_share: float = 0.35
+
+    def __post_init__(self) -> None:
+        _check_times("shadow", self.minimum_s, self.maximum_s)
+        _at_least("shadow.minimum_pairs", self.minimum_pairs, 1)
+        if not 0 < self.maximum_flip_share <= 1:
+            raise ValueError(f"shadow.maximum_flip_share lies in (0, 1], found {self.maximum_flip_share}")
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The challenger answers `share` of the entities until `minimum_requests` (its own) and `minimum_s` are reached."""
+
+    share: float
+    minimum_requests: int = 200
+    minimum_s: float = 10.0
+    maximum_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"steps.share lies in (0, 1], found {self.share}")
+        _at_least("steps.minimum_requests", self.minimum_requests, 1)
+        _check_times("steps", self.minimum_s, self.maximum_s)
+
+
+DEFAULT_STEPS = tuple(Step(share=share) for share in (0.05, 0.1, 0.25, 0.5, 1.0))
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a challenger is rolled out.
+
+    `alpha` bounds the probability that a challenger within the margins is rolled back by the judge in the whole
+    rollout, however many looks there are. The margins are odds ratios: of failing, of answering slower than the
+    champion's p95 of the looks before, of a score in the upper (or lower) part of the champion's scores. A retrained
+    model scores differently by right, hence the wide margin of the last. An answer within `latency_floor_ms` is never
+    slow. `hard_limits` are held by the server itself. `bootstrap` lets a project without a champion take its first
+    one without traffic to compare with. `unreachable_s` bounds how long a silent server is asked again.
+    """
+
+    shadow: ShadowStep | None = ShadowStep()
+    steps: tuple[Step, ...] = DEFAULT_STEPS
+    alpha: float = 0.01
+    error_odds_margin: float = 1.5
+    latency_odds_margin: float = 3.0
+    score_odds_margin: float = 6.0
+    hard_limits: HardLimits = HardLimits()
+    lease_s: float = 15.0
+    look_every_s: float = 1.0
+    latency_floor_ms: float = 10.0
+    bootstrap: bool = True
+    unreachable_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError("steps holds at least one step, the last with share 1.0; found none")
+        shares = [step.share for step in self.steps]
+        if any(later <= earlier for earlier, later in pairwise(shares)):
+            raise ValueError(f"steps have growing shares, found {shares}")
+        if shares[-1] != 1:
+            raise ValueError(f"the last of steps has share 1.0, found {shares[-1]}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha lies in (0, 1), found {self.alpha}")
+        for name in ("error_odds_margin", "latency_odds_margin", "score_odds_margin"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is an odds ratio of at least 1, found {getattr(self, name)}")
+        if self.latency_floor_ms < 0:
+            raise ValueError(f"latency_floor_ms is at least 0, found {self.latency_floor_ms}")
+        if self.unreachable_s < self.lease_s:
+            raise ValueError(
+                f"unreachable_s is at least lease_s, since a share lives that long without us; found "
+                f"{self.unreachable_s} with lease_s {self.lease_s}"
+            )
+        if self.look_every_s <= 0:
+            raise ValueError(f"look_every_s is above 0, found {self.look_every_s}")
+        if self.lease_s < LEASE_LOOKS_MIN * self.look_every_s:
+            raise ValueError(
+                f"lease_s is at least {LEASE_LOOKS_MIN} times look_every_s, so that one lost look does not end a "
+                f"rollout; found {self.lease_s} with look_every_s {self.look_every_s}"
+            )

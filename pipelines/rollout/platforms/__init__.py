@@ -1,0 +1,1 @@
+"""Where model servers run, as a rollout sees it: the port, and the server at a URL."""

@@ -1,0 +1,122 @@
+"""A rollout as the ledger tells it: its events, from which the state is folded, and what people read of it.
+
+| kind | body |
+| --- | --- |
+| `rollout.event` | each event that changed the state, histograms shortened |
+| `rollout.step` | the phase that was entered, with its share |
+| `rollout.verdict` | how a phase ended: a `PhaseRecord`, with the numbers it rested on |
+| `rollout.promoted`, `rollout.rolled_back`, `rollout.refused` | the outcome |
+"""
+
+from typing import Any
+
+import msgspec
+
+from contracts.slots import LATENCY_EDGES_S, SCORE_BINS
+from pipelines.ledger import Ledger
+from pipelines.rollout.machine import FINAL, Decision, Event, Offer, Offered, State, decide, fold
+from pipelines.rollout.plan import Plan
+
+EVENT, STEP, VERDICT = "rollout.event", "rollout.step", "rollout.verdict"
+OUTCOMES = tuple(f"rollout.{phase}" for phase in sorted(FINAL))
+_HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS}
+_SLOTS = ("champion", "challenger", "shadowed")
+
+
+class Story:
+    """Reads and writes one rollout's entries. Blocking: call it in a thread."""
+
+    def __init__(self, ledger: Ledger, offer: Offer) -> None:
+        self._ledger = ledger
+        self._offer = offer
+        self._events = 0
+        self._told: set[str] = set()
+
+    def outcome(self) -> dict[str, Any] | None:
+        """The outcome of a rollout that has ended, or None."""
+        entries = self._ledger.entries(self._offer.project, OUTCOMES, self._offer.rollout)
+        return entries[-1].body if entries else None
+
+    def begin(self, plan: Plan, at_s: float) -> Decision:
+        """The state that the ledger has, with the actions of its last event; a new rollout is offered under `plan`.
+
+        Raises:
+            ValueError: the ledger has another version under this rollout's name.
+        """
+        state, actions = self._resume()
+        if state.offer is None:
+            return self.record(state, Offered(offer=self._offer, plan=plan, at_s=at_s))
+        if (state.offer.version, state.offer.bundle) != (self._offer.version, self._offer.bundle):
+            raise ValueError(
+                f"the rollout {self._offer.rollout} is of version {state.offer.version} (bundle "
+                f"{state.offer.bundle[:12]}), offered was {self._offer.version} (bundle {self._offer.bundle[:12]}): "
+                "another version needs a rollout of another name"
+            )
+        return state, actions
+
+    def record(self, state: State, event: Event) -> Decision:
+        """Decides on `event`, appends it when it changed anything, and returns what `decide` does.
+
+        When somebody else has appended this rollout's next event meanwhile, theirs counts and the state is folded anew.
+        """
+        after, actions = decide(state, event)
+        if after == state:
+            return state, actions
+        body = shorten(event)
+        key = f"{self._offer.rollout}/event/{self._events}"
+        entry = self._ledger.append(self._offer.project, EVENT, self._offer.rollout, body, key)
+        if entry.body != msgspec.json.decode(msgspec.json.encode(body)):
+            return self._resume()
+        self._events += 1
+        return after, actions
+
+    def tell(self, state: State) -> None:
+        """Writes what people read: the verdicts so far, and the phase that the rollout is in. Once each."""
+        for position, record in enumerate(state.records):
+            self._tell(VERDICT, str(position), msgspec.to_builtins(record))
+        if state.phase in ("shadow", "step"):
+            share = state.plan.steps[state.step].share if state.phase == "step" else 0.0
+            self._tell(STEP, state.phase_label, {"name": state.phase_label, "share": share, "version": self._version})
+
+    def end(self, state: str, outcome: msgspec.Struct) -> dict[str, Any]:
+        """Writes the outcome, and returns the one that counts: the first."""
+        body = {"version": self._version, **msgspec.to_builtins(outcome)}
+        key = f"{self._offer.rollout}/outcome"
+        return self._ledger.append(self._offer.project, f"rollout.{state}", self._offer.rollout, body, key).body
+
+    @property
+    def _version(self) -> str:
+        return self._offer.version
+
+    def _resume(self) -> Decision:
+        entries = self._ledger.entries(self._offer.project, [EVENT], self._offer.rollout)
+        self._events = len(entries)
+        return fold([lengthen(entry.body) for entry in entries])
+
+    def _tell(self, kind: str, name: str, body: dict[str, Any]) -> None:
+        key = f"{self._offer.rollout}/{kind}/{name}"
+        if key not in self._told:
+            self._ledger.append(self._offer.project, kind, self._offer.rollout, body, key)
+            self._told.add(key)
+
+
+def shorten(event: Event) -> dict[str, Any]:
+    """`event` as JSON values, histograms as their non-zero counts by position: a look is kept every second."""
+    body: dict[str, Any] = msgspec.to_builtins(event)
+    for counts, name in _histograms(body):
+        counts[name] = {str(position): count for position, count in enumerate(counts[name]) if count}
+    return body
+
+
+def lengthen(body: dict[str, Any]) -> Event:
+    """The event that `shorten` made `body` of."""
+    body = msgspec.json.decode(msgspec.json.encode(body))  # a copy that may be changed
+    for counts, name in _histograms(body):
+        counts[name] = [counts[name].get(str(position), 0) for position in range(_HISTOGRAMS[name])]
+    event: Event = msgspec.convert(body, Event)
+    return event
+
+
+def _histograms(body: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    observed = body.get("observation") or {}
+    return [(observed[slot], name) for slot in _SLOTS if observed.get(slot) for name in _HISTOGRAMS]

@@ -1,0 +1,189 @@
+"""From new labelled data to trials: windows, snapshot, validation, training, optimisation."""
+
+import logging
+from datetime import date
+from typing import Any
+
+import msgspec
+
+from contracts.input_schema import InputSchema
+from pipelines.data.snapshots import Snapshot
+from pipelines.projects import Project
+from pipelines.tasks import artifacts
+from pipelines.tasks.features import encoded
+from pipelines.wiring import expectations_folder, find_project, home, open_ledger
+
+logger = logging.getLogger("paceline")
+URGENT = ("performance", "alert")  # triggers that train on the emergency window, where the project has one
+TRIGGERS = ("schedule", "drift", "performance", "alert", "manual")
+
+
+class DataRejectedError(ValueError):
+    """A snapshot that failed its expectations; nothing was trained, and the champion stays."""
+
+
+def choose_window(project: str, as_of: str, trigger: str = "manual", reason: str = "") -> dict[str, Any]:
+    """The train, validation and test windows as of a date, and the ledger's entry that a retrain started, and why."""
+    from pipelines.data.snapshots import earliest_day
+    from pipelines.data.windows import choose_windows
+
+    if trigger not in TRIGGERS:
+        raise ValueError(f"trigger: found {trigger!r}, expected one of {', '.join(TRIGGERS)}")
+    found = find_project(project)
+    rule = found.emergency_split if trigger in URGENT and found.emergency_split is not None else found.split
+    connection, events = _events(found)
+    earliest = earliest_day(events, found.schema)
+    connection.disconnect()
+    windows = choose_windows(date.fromisoformat(as_of), found.label, rule, earliest)
+    built: dict[str, Any] = msgspec.to_builtins(windows)
+    open_ledger().append(project, "trigger", as_of, {"trigger": trigger, "reason": reason, "windows": built})
+    logger.info("windows as of %s (%s): %s", as_of, trigger, built)
+    return built
+
+
+def take_snapshot(project: str, windows: dict[str, Any]) -> str:
+    """The id of the snapshot of these windows; the same data gives the same id."""
+    from pipelines.data import snapshots
+    from pipelines.data.windows import Windows
+
+    found = find_project(project)
+    connection, events = _events(found)
+    parsed = msgspec.convert(windows, Windows)
+    taken = snapshots.take_snapshot(home().snapshots, events, parsed, found.schema, found.label, project)
+    connection.disconnect()
+    logger.info("snapshot %s: %s rows %s", taken.id[:12], taken.manifest.rows, taken.manifest.rows_by_part)
+    return taken.id
+
+
+def validate(project: str, snapshot: str) -> str:
+    """The id of the snapshot, once it has passed its expectations.
+
+    Raises:
+        DataRejectedError: an error-level expectation failed; the message names each with what was found.
+    """
+    from pipelines.data import validation
+
+    found, taken, ledger = find_project(project), _snapshot(snapshot), open_ledger()
+    checked = validation.validate(
+        taken,
+        found.schema,
+        found.label,
+        found.validation,
+        _expected_rows(project, taken),
+        expectations_folder(),
+        project,
+    )
+    body = {
+        **msgspec.to_builtins(checked),
+        "snapshot": snapshot,
+        "rows": taken.manifest.rows,
+        "rows_per_day": taken.manifest.rows_per_day,
+    }
+    ledger.append(project, "validation", snapshot, body)
+    for failure in checked.failures:
+        logger.warning("%s", failure)
+    if not checked.passed:
+        listed = "; ".join(str(failure) for failure in checked.failures if failure.level == "error")
+        raise DataRejectedError(f"snapshot {snapshot[:12]} failed validation, the champion stays. {listed}")
+    return snapshot
+
+
+def plan_trials(project: str, snapshot: str, trainers: list[str] | None = None) -> list[dict[str, Any]]:
+    """One trial for each of the project's parameter sets, or only for those of the named trainers."""
+    plan = find_project(project).training
+    chosen = [trial for trial in plan.trials if not trainers or trial.trainer in trainers]
+    if not chosen:
+        known = sorted({trial.trainer for trial in plan.trials})
+        raise ValueError(f"trainers: found {trainers}, but {project} has trials of {', '.join(known)} only")
+    return [
+        {"snapshot": snapshot, "trainer": trial.trainer, "parameters": trial.parameters, "seed": plan.seed}
+        for trial in chosen
+    ]
+
+
+def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
+    """Trains one trial; the graph and its learning curve are artefacts, whose ids are returned with its metrics."""
+    from pipelines.training import trainer
+    from pipelines.training.plan import TrialSpec
+
+    found, taken = find_project(project), _snapshot(trial["snapshot"])
+    schema = fitted_schema(found, taken)
+    rows = {part: encoded(found, taken, schema, part) for part in ("train", "validation")}
+    trained = trainer.train(
+        TrialSpec(trainer=trial["trainer"], parameters=trial["parameters"]),
+        trial["seed"],
+        schema,
+        (rows["train"].features, rows["train"].labels),
+        (rows["validation"].features, rows["validation"].labels),
+        logger.info,
+    )
+    logger.info("%s: %s, parity %s", trial["trainer"], trained.metrics, trained.parity)
+    return {
+        **trial,
+        "schema": artifacts.keep_json(schema),
+        "graph": artifacts.keep(trained.graph),
+        "curve": artifacts.keep_json(trained.curve),
+        "metrics": trained.metrics,
+        "parity": msgspec.to_builtins(trained.parity),
+    }
+
+
+def optimise(project: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best trial by validation log loss, with the graph that optimisation chose for it: a candidate."""
+    from pipelines.optimization import candidates
+
+    best = min(trials, key=lambda trial: float(trial["metrics"]["log_loss"]))
+    found, taken = find_project(project), _snapshot(best["snapshot"])
+    schema = msgspec.convert(artifacts.read_json(best["schema"]), InputSchema)
+    limits = found.optimization
+    training, validation = (encoded(found, taken, schema, part) for part in ("train", "validation"))
+    slices = None if limits.slice_field is None else validation.features[:, schema.columns.index(limits.slice_field)]
+    optimised = candidates.optimise(
+        artifacts.read(best["graph"]),
+        training.features,
+        (validation.features, validation.labels),
+        slices,
+        limits,
+        logger.info,
+    )
+    return {
+        **best,
+        "trained_graph": best["graph"],
+        "graph": artifacts.keep(optimised.graph),
+        "optimization": optimised.chosen,
+        "candidates": msgspec.to_builtins(optimised.candidates),
+        "trials": trials,
+    }
+
+
+def fitted_schema(project: Project, snapshot: Snapshot) -> InputSchema:
+    """The project's schema with the vocabularies of the training rows."""
+    from pipelines.data.schema import fit_schema
+
+    return fit_schema(project.schema, snapshot.table("train"))
+
+
+def _snapshot(snapshot: str) -> Snapshot:
+    from pipelines.data.snapshots import read_snapshot
+
+    return read_snapshot(home().snapshots, snapshot)
+
+
+def _events(project: Project) -> tuple[Any, Any]:
+    import ibis
+
+    connection = ibis.duckdb.connect()
+    return connection, project.source().events(connection, home().warehouse(project.name))
+
+
+def _expected_rows(project: str, snapshot: Snapshot) -> int | None:
+    """The rows that the last accepted snapshot would have had over as many days as this one; None without one."""
+    accepted: list[dict[str, Any]] = [
+        entry.body
+        for entry in open_ledger().entries(project=project, kinds=("validation",))
+        if entry.body["passed"] and entry.body["snapshot"] != snapshot.id
+    ]
+    if not accepted:
+        return None
+    rows_per_day: float = accepted[-1]["rows_per_day"]
+    return round(rows_per_day * snapshot.manifest.windows.whole.days)

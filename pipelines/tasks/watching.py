@@ -1,0 +1,146 @@
+"""What the live predictions say: quality and drift of each version, a report, and whether a retrain is due."""
+
+import logging
+from datetime import date, timedelta
+from typing import Any
+
+import ibis
+import msgspec
+import numpy as np
+import pyarrow.compute as pc
+
+from contracts.bundle import Bundle, read_bundle
+from pipelines.data.snapshots import earliest_day, labelled_events, read_snapshot
+from pipelines.monitoring.drift import DriftReport, find_drift
+from pipelines.monitoring.outcomes import join_outcomes
+from pipelines.monitoring.predictions import PredictionLog, encode_inputs, read_predictions
+from pipelines.monitoring.quality import measure_quality
+from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigger
+from pipelines.projects import Project
+from pipelines.tasks.features import encoded
+from pipelines.wiring import find_project, home, open_ledger
+
+logger = logging.getLogger("paceline")
+
+
+class NothingToWatchError(LookupError):
+    """The project has no champion yet."""
+
+
+def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
+    """Quality and drift of the predictions for events of the last `days` days before `as_of`, and the decision.
+
+    Only outcomes that are known at `as_of` are used. The entry in the ledger has all numbers behind the decision.
+    """
+    found, ledger = find_project(project), open_ledger()
+    today = date.fromisoformat(as_of)
+    start = today - timedelta(days=days)
+    log = read_predictions(home().predictions(project), start, today)
+    for segment in log.damaged:
+        logger.error("a segment of the prediction log cannot be read, and was left out: %s", segment)
+    champion = ledger.champion(project)
+    if champion is None:
+        raise NothingToWatchError(f"{project} has no champion to watch: release one first")
+    bundle = read_bundle(home().bundles / champion.bundle, champion.bundle)
+    known_before = today - timedelta(days=found.label.delay_days)
+    connection = ibis.duckdb.connect()
+    events = found.source().events(connection, home().warehouse(project))
+    outcomes = labelled_events(events, found.schema, found.label, start, today, today)
+    last = _last_retrain(project, today)
+    first = earliest_day(events, found.schema) if last is None else last
+    new_labels = labelled_events(events, found.schema, found.label, first, today, today).num_rows
+    connection.disconnect()
+    labelled = join_outcomes(log.table, outcomes, bundle.schema, found.label.column, known_before=known_before)
+    quality = measure_quality(labelled.table)
+    drift = _drift(found, bundle, log, champion.version)
+    watched = Watched(
+        as_of=today,
+        drift=drift,
+        quality=next((q for q in quality if q.version == champion.version and q.slot == "champion"), None),
+        baseline_metrics=bundle.baseline.metrics,
+        last_retrain=last,
+        new_labels=new_labels,
+    )
+    decision = decide_trigger(watched, found.monitoring.triggers)
+    observed: dict[str, Any] = {
+        "as_of": as_of,
+        "days": days,
+        "champion": champion.version,
+        "predictions": log.table.num_rows,
+        "undated": log.undated,
+        "damaged": [msgspec.to_builtins(segment) for segment in log.damaged],
+        "coverage": msgspec.to_builtins(labelled.coverage),
+        "quality": msgspec.to_builtins(quality),
+        "drift": None if drift is None else msgspec.to_builtins(drift),
+        "decision": msgspec.to_builtins(decision),
+    }
+    ledger.append(project, "watch", as_of, observed)
+    _say(log, decision)
+    return observed
+
+
+def report(project: str, observed: dict[str, Any]) -> str | None:
+    """Evidently's page on the champion's test rows against the live ones; None where there are no predictions."""
+    from pipelines.monitoring.report import write_drift_report
+
+    found, today = find_project(project), date.fromisoformat(observed["as_of"])
+    bundle = _champion_bundle(project)
+    log = read_predictions(home().predictions(project), today - timedelta(days=observed["days"]), today)
+    live = _rows_of(log, observed["champion"])
+    if live.num_rows == 0:
+        logger.warning("no report: version %s made no predictions in this window", observed["champion"])
+        return None
+    current = encode_inputs(live, bundle.schema)
+    reference = encoded(found, read_snapshot(home().snapshots, bundle.manifest.snapshot), bundle.schema, "test")
+    path = home().reports(project) / f"drift-{observed['as_of']}-{observed['days']}d.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_drift_report(path, bundle.schema, reference=reference.features, current=current.rows)
+    logger.info("the drift report is at %s", path)
+    return str(path)
+
+
+def due_retrain(project: str, observed: dict[str, Any]) -> dict[str, Any] | None:
+    """The parameters of the retrain that is due, or None."""
+    decision = observed["decision"]
+    if decision["trigger"] is None:
+        logger.info("no retrain of %s: %s", project, decision["reason"])
+        return None
+    return {"as_of": observed["as_of"], "trigger": decision["trigger"], "reason": decision["reason"][:500]}
+
+
+def _champion_bundle(project: str) -> Bundle:
+    champion = open_ledger().champion(project)
+    if champion is None:
+        raise NothingToWatchError(f"{project} has no champion")
+    return read_bundle(home().bundles / champion.bundle, champion.bundle)
+
+
+def _rows_of(log: PredictionLog, version: str) -> Any:
+    table = log.table
+    mine = pc.and_(pc.equal(table["version"], version), pc.equal(table["slot"], "champion"))
+    return table.filter(pc.and_(mine, pc.is_valid(table["score"])))
+
+
+def _drift(project: Project, bundle: Bundle, log: PredictionLog, version: str) -> DriftReport | None:
+    """Of the requests that the champion answered, and of its scores for them."""
+    answered = _rows_of(log, version)
+    if answered.num_rows == 0:
+        return None
+    inputs = encode_inputs(answered, bundle.schema)
+    scores = answered["score"].to_numpy().astype(np.float32)[inputs.kept]
+    if inputs.refused:
+        logger.warning("%s logged inputs do not fit the champion's schema: %s", inputs.refused, inputs.first_refusal)
+    return find_drift(bundle.baseline, bundle.schema, inputs.rows, scores, project.monitoring.drift)
+
+
+def _last_retrain(project: str, today: date) -> date | None:
+    starts = [date.fromisoformat(e.subject) for e in open_ledger().entries(project=project, kinds=("trigger",))]
+    return max((start for start in starts if start <= today), default=None)
+
+
+def _say(log: PredictionLog, decision: TriggerDecision) -> None:
+    logger.info("%s predictions in %s segments", log.table.num_rows, log.segments)
+    for rule in decision.rules:
+        logger.info("%s: %s (%s)", rule.name, rule.answer, rule.reason)
+    if decision.blind:
+        logger.warning("nothing could be judged: that deserves a look")

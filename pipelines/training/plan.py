@@ -1,0 +1,124 @@
+"""The slice of a project's configuration that training owns: which trials to run, with which parameters."""
+
+import difflib
+from typing import Any
+
+import msgspec
+
+
+def _within(parameters: msgspec.Struct, key: str, low: float, high: float) -> None:
+    found = getattr(parameters, key)
+    if not low <= found <= high:
+        raise ValueError(f"{key}: found {found}, expected from {low:g} to {high:g}")
+
+
+class BoostedTrees(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of the trainer `boosted_trees`: gradient boosting on histograms, stopped early.
+
+    A tree has at most `leaves` leaves of at least `minimum_leaf_rows` rows; each split sees
+    `column_share` of the columns.
+    """
+
+    trees: int = 300
+    learning_rate: float = 0.06
+    leaves: int = 31
+    minimum_leaf_rows: int = 200
+    l2: float = 5.0
+    column_share: float = 0.3
+    patience: int = 15
+
+    def __post_init__(self) -> None:
+        _within(self, "trees", 1, 5000)
+        _within(self, "learning_rate", 1e-4, 1)
+        _within(self, "leaves", 2, 1024)
+        _within(self, "minimum_leaf_rows", 1, 1_000_000)
+        _within(self, "l2", 0, 1e6)
+        _within(self, "column_share", 0.01, 1)
+        _within(self, "patience", 1, 1000)
+
+
+class NeuralNet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of the trainer `neural_net`: embeddings of vocabularies beside scaled numbers, then hidden layers.
+
+    `unseen_share` of the codes are hidden from the net in training, so that it learns what to say of unseen words.
+    """
+
+    hidden: tuple[int, ...] = (128, 64)
+    embedding_width: int = 8
+    learning_rate: float = 0.001
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    unseen_share: float = 0.02
+    batch_rows: int = 1024
+    epochs: int = 12
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.hidden) <= 8 or not all(1 <= width <= 4096 for width in self.hidden):
+            raise ValueError(f"hidden: found {self.hidden}, expected 1 to 8 layers of 1 to 4096 units")
+        _within(self, "embedding_width", 1, 256)
+        _within(self, "learning_rate", 1e-6, 1)
+        _within(self, "weight_decay", 0, 10)
+        _within(self, "dropout", 0, 0.9)
+        _within(self, "unseen_share", 0, 0.5)
+        _within(self, "batch_rows", 2, 1_000_000)
+        _within(self, "epochs", 1, 1000)
+        _within(self, "patience", 1, 1000)
+
+
+Parameters = BoostedTrees | NeuralNet
+PARAMETERS: dict[str, type[Parameters]] = {"boosted_trees": BoostedTrees, "neural_net": NeuralNet}
+
+
+class TrialSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One trial: a trainer by its name, and its parameters (those not given keep the trainer's defaults).
+
+    Raises:
+        ValueError: no such trainer, no such parameter, or a value out of its bounds.
+    """
+
+    trainer: str
+    parameters: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.trainer not in PARAMETERS:
+            raise ValueError(f"trainer: found {self.trainer!r}, expected one of {', '.join(PARAMETERS)}")
+        parse_parameters(self)
+
+
+def parse_parameters(spec: TrialSpec) -> Parameters:
+    """The complete parameters of a trial, defaults filled in.
+
+    Raises:
+        ValueError: no such parameter (the message lists those there are), or a value of another type or out of bounds.
+    """
+    wanted = PARAMETERS[spec.trainer]
+    known = wanted.__struct_fields__
+    for name in spec.parameters:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"parameters of {spec.trainer}: no {name!r}, expected some of {', '.join(known)}{hint}")
+    try:
+        return msgspec.convert(spec.parameters, wanted)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"parameters of {spec.trainer}: {error}") from error
+
+
+class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The trials of a retrain, and the seed that all their randomness comes from.
+
+    Raises:
+        ValueError: no trials, two equal ones, or a seed outside 0 … 2³² - 1.
+    """
+
+    seed: int = 0
+    trials: tuple[TrialSpec, ...] = (TrialSpec(trainer="boosted_trees"), TrialSpec(trainer="neural_net"))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed: found {self.seed}, expected a whole number from 0 to {(1 << 32) - 1}")
+        if not self.trials:
+            raise ValueError("trials: found none, expected at least one trial")
+        if any(trial in self.trials[:position] for position, trial in enumerate(self.trials)):
+            raise ValueError("trials: two are the same; each must differ in its trainer or its parameters")

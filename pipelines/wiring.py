@@ -1,0 +1,158 @@
+"""The one place where real adapters are chosen: folders, ledger, registry and platform, from the environment.
+
+| variable | meaning | default |
+| --- | --- | --- |
+| `PACELINE_HOME` | where everything that a run writes lies | `var/` in the repository |
+| `PACELINE_PROJECTS` | the folder of the project definitions | `projects/` in the repository |
+| `PACELINE_EXPECTATIONS` | the Great Expectations context | `great_expectations/` in the repository |
+| `PACELINE_LEDGER_URL` | the ledger's database | SQLite in `PACELINE_HOME` |
+| `PACELINE_MLFLOW_URI` | the registry | SQLite in `PACELINE_HOME` |
+| `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
+| `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
+"""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contracts.hashing import file_id
+
+if TYPE_CHECKING:
+    from pipelines.ledger import Ledger
+    from pipelines.projects import Project
+    from pipelines.registry.port import Registry
+    from pipelines.rollout.platforms.local import LocalPlatform
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LOCK = REPOSITORY / "requirements.txt"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders below `PACELINE_HOME`."""
+
+    root: Path
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "snapshots"
+
+    @property
+    def bundles(self) -> Path:
+        return self.root / "bundles"
+
+    @property
+    def artifacts(self) -> Path:
+        """Content-addressed files that tasks hand to each other."""
+        return self.root / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        """What can be computed again."""
+        return self.root / "cache"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def warehouse(self, project: str) -> Path:
+        return self.root / "warehouse" / project
+
+    def predictions(self, project: str) -> Path:
+        return self.root / "predictions" / project
+
+    def reports(self, project: str) -> Path:
+        return self.root / "reports" / project
+
+    def serving(self, project: str) -> Path:
+        return self.root / "serving" / project
+
+
+def home() -> Home:
+    return Home(Path(os.environ.get("PACELINE_HOME") or REPOSITORY / "var").resolve())
+
+
+def projects_folder() -> Path:
+    return Path(os.environ.get("PACELINE_PROJECTS") or REPOSITORY / "projects").resolve()
+
+
+def expectations_folder() -> Path:
+    return Path(os.environ.get("PACELINE_EXPECTATIONS") or REPOSITORY / "great_expectations").resolve()
+
+
+def all_projects() -> "dict[str, Project]":
+    """The project definitions by name. Raises ProjectError for a wrong one."""
+    from pipelines.projects import load_projects
+
+    return load_projects(projects_folder())
+
+
+def find_project(name: str) -> "Project":
+    """Raises LookupError when there is no such project."""
+    found = all_projects()
+    if name not in found:
+        raise LookupError(f"no project {name!r} in {projects_folder()}; there are: {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def open_ledger() -> "Ledger":
+    from pipelines.ledger import Ledger
+
+    url = os.environ.get("PACELINE_LEDGER_URL")
+    if not url:
+        home().root.mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{home().root / 'ledger.db'}"
+    return Ledger.open(url)
+
+
+def registry_uri() -> str:
+    uri = os.environ.get("PACELINE_MLFLOW_URI")
+    if uri:
+        return uri
+    folder = home().root / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def open_registry() -> "Registry":
+    from pipelines.registry.mlflow_registry import MlflowRegistry
+
+    return MlflowRegistry(registry_uri(), artifact_root=home().root / "mlflow" / "artifacts")
+
+
+def server_url(project: "Project") -> str:
+    return os.environ.get("PACELINE_SERVER_URL") or f"http://127.0.0.1:{project.serving_port}"
+
+
+def open_platform(project: "Project") -> "LocalPlatform":
+    from pipelines.rollout.platforms.local import LocalPlatform
+
+    return LocalPlatform(server_url(project), token=os.environ.get("PACELINE_CONTROL_TOKEN"))
+
+
+@cache
+def lock_id() -> str:
+    """The content id of the dependency lock."""
+    return file_id(LOCK)
+
+
+@cache
+def commit() -> str:
+    """The commit that the code is at: `PACELINE_COMMIT`, or git's answer, with `-dirty` where files were changed."""
+    if named := os.environ.get("PACELINE_COMMIT"):
+        return named
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()

@@ -1,0 +1,1 @@
+"""What Airflow needs of ours beside the DAG files: triggers and callbacks."""

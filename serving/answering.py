@@ -1,0 +1,343 @@
+"""How a request is answered: rows are assigned by entity, one encoding and one graph run for each slot's group.
+
+The challenger goes first, so that whatever it fails on joins the champion's group: the client never sees its errors.
+Everything for up to 64 rows happens without giving up the event loop; larger groups give it back between pieces.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.assignment import position
+from contracts.encoder import FieldProblem, InvalidRecordError
+from contracts.input_schema import InputSchema
+from serving.engine import Model, ScoringError, is_usable
+from serving.metrics import Metrics, Totals
+from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
+from serving.protocols.records import Prediction, PredictResponse
+from serving.shadow import Shadow, ShadowWork
+from serving.slots import Challenger, Slot, Slots, count_answer
+
+PIECE_ROWS = 64  # tree ensembles are slower a row beyond this, and the event loop gets its turn
+_MAXIMUM_PROBLEMS = 100
+Record = Mapping[str, Any]
+
+
+class NotReadyError(Exception):
+    """There is no champion that could answer."""
+
+
+class ChampionFailedError(Exception):
+    """The champion could not score these rows; `rows` are their positions in the request."""
+
+    def __init__(self, version: str, rows: Sequence[int], reason: str) -> None:
+        self.rows = tuple(rows)
+        super().__init__(
+            f"version {version} could not score {len(rows)} of the rows, the first is row {rows[0]}: {reason}"
+        )
+
+
+@dataclass(eq=False)
+class _Request:
+    """One request on its way: `answers` fills up row by row."""
+
+    request_id: str
+    served_at_s: float
+    records: Sequence[Record]
+    entities: Sequence[str]
+    rollout: str | None
+    share: float
+    answers: list[Prediction | None] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Group:
+    """Rows of one slot with what came of them: a score or an error for each."""
+
+    slot: Slot
+    name: str
+    rows: list[int]
+    seconds: float = 0.0
+    scores: list[float] = field(default_factory=list)
+    errors: list[str | None] = field(default_factory=list)
+
+
+def entity_of(schema: InputSchema, record: Record) -> str:
+    """By what a record sticks to its slot: its entity, or the key of its event where it has none."""
+    entity = record.get(schema.entity)
+    if entity is not None:
+        return str(entity)
+    return msgspec.json.encode([record.get(name) for name in schema.key]).decode()
+
+
+class Answerer:
+    """Answers records from the slots, counts, and logs."""
+
+    def __init__(
+        self, *, slots: Slots, metrics: Metrics, writer: PredictionWriter, shadow: Shadow, ids: PredictionIds
+    ) -> None:
+        self._slots = slots
+        self._metrics = metrics
+        self._writer = writer
+        self._shadow = shadow
+        self._ids = ids
+        self._chance = random.Random().random
+
+    async def answer(
+        self, records: Sequence[Record], request_id: str, *, champion_only: bool = False
+    ) -> PredictResponse:
+        """One prediction for each of `records`.
+
+        With `champion_only` the client asked for the champion's version: its rows are not assigned by chance, so they
+        stay out of the counts that the judge compares.
+
+        Raises:
+            NotReadyError: there is no champion.
+            InvalidRecordError: the schema refuses a record.
+            ChampionFailedError: the champion itself failed.
+        """
+        champion = self._slots.champion
+        if champion is None:
+            raise NotReadyError("there is no champion yet: load a bundle and promote it")
+        challenger = None if champion_only else self._slots.sharing()
+        schema = champion.model.schema
+        request = _Request(
+            request_id=request_id,
+            served_at_s=time.time(),
+            records=records,
+            entities=[entity_of(schema, record) for record in records],
+            rollout=challenger.rollout if challenger else None,
+            share=challenger.share if challenger else 0.0,
+            answers=[None] * len(records),
+        )
+        own, others = _split(request.entities, challenger)
+        started = time.perf_counter()
+        features = await _encode(champion.model, records, own)
+        encoding_s = time.perf_counter() - started
+        retried: list[int] = []
+        if challenger is not None and others:
+            retried = await self._ask_challenger(request, challenger, others, champion)
+        await self._ask_champion(request, champion, own, retried, features, encoding_s, is_counted=not champion_only)
+        return PredictResponse(
+            predictions=[answer for answer in request.answers if answer is not None],
+            rollout=request.rollout,
+            share=request.share,
+            model_version=champion.model.version,
+            bundle=champion.model.bundle.id,
+        )
+
+    async def _ask_challenger(
+        self, request: _Request, challenger: Challenger, rows: list[int], champion: Slot
+    ) -> list[int]:
+        """Answers `rows` by the challenger as far as it can; gives those back that the champion has to answer."""
+        encoded, refused = await _encode_what_fits(challenger.model, request.records, rows, champion.model)
+        group = _Group(challenger, "challenger", [*encoded.rows, *refused])
+        group.seconds = encoded.seconds
+        await _score(group, encoded.features)
+        group.errors.extend("the challenger's schema refuses what the champion's accepts" for _ in refused)
+        group.scores.extend(float("nan") for _ in refused)
+        if challenger.fault_share > 0:
+            for place, error in enumerate(group.errors):
+                if error is None and self._chance() < challenger.fault_share:
+                    group.errors[place] = "injected fault"
+        taken: list[int] = []
+        for place, error in enumerate(group.errors):
+            # promoted, dropped or tripped meanwhile, perhaps by a row before this one: the rest is the champion's
+            if self._slots.challenger is not challenger or challenger.tripped is not None:
+                break
+            taken.append(place)
+            if error is None:
+                self._slots.count_challenger_answer(challenger, group.seconds, group.scores[place])
+            else:
+                self._slots.count_challenger_error(challenger)
+        done = _Group(challenger, "challenger", [group.rows[place] for place in taken], group.seconds)
+        done.scores = [group.scores[place] for place in taken]
+        done.errors = [group.errors[place] for place in taken]
+        self._record(request, done)
+        return [row for row in rows if request.answers[row] is None]
+
+    async def _ask_champion(
+        self,
+        request: _Request,
+        champion: Slot,
+        own: list[int],
+        retried: list[int],
+        features: NDArray[np.float32],
+        encoding_s: float,
+        *,
+        is_counted: bool,
+    ) -> None:
+        if not own and not retried:
+            return
+        started = time.perf_counter()
+        if retried:
+            features = np.concatenate([features, await _encode(champion.model, request.records, retried)])
+        group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started)
+        await _score(group, features)
+        if is_counted:
+            for place in range(len(own)):  # a retried row is no answer to a request of the champion's own
+                champion.counts.requests += 1
+                if group.errors[place] is None:
+                    count_answer(champion.counts, group.seconds, group.scores[place])
+                else:
+                    champion.counts.errors += 1
+        totals = self._record(request, group)
+        totals.retried += len(retried)
+        failed = [row for row, error in zip(group.rows, group.errors, strict=True) if error is not None]
+        if failed:
+            reason = next(error for error in group.errors if error is not None)
+            raise ChampionFailedError(champion.model.version, failed, reason)
+        shadowing = self._slots.shadowing() if is_counted else None
+        if shadowing is not None:
+            self._shadow.offer(
+                ShadowWork(
+                    challenger=shadowing,
+                    request_id=request.request_id,
+                    records=[request.records[row] for row in group.rows],
+                    entities=[request.entities[row] for row in group.rows],
+                    scores=group.scores,
+                    threshold=champion.model.threshold,
+                )
+            )
+
+    def _record(self, request: _Request, group: _Group) -> Totals:
+        """Answers the rows of `group` that have a score; metrics and log for all of them."""
+        model = group.slot.model
+        totals = self._metrics.of(model.version, group.name)
+        ids = [self._ids.next() for _ in group.rows]
+        scores: list[float | None] = []
+        decisions: list[bool | None] = []
+        for row, prediction_id, score, error in zip(group.rows, ids, group.scores, group.errors, strict=True):
+            if error is not None:
+                totals.failed()
+                scores.append(None)
+                decisions.append(None)
+                continue
+            decision = score >= model.threshold
+            totals.answered(group.seconds, score)
+            scores.append(score)
+            decisions.append(decision)
+            request.answers[row] = Prediction(
+                prediction_id=prediction_id,
+                score=score,
+                decision=decision,
+                model_version=model.version,
+                slot=group.name,
+            )
+        if ids:
+            self._writer.append(
+                LoggedGroup(
+                    served_at_s=request.served_at_s,
+                    request_id=request.request_id,
+                    schema=model.schema,
+                    version=model.version,
+                    bundle=model.bundle.id,
+                    slot=group.name,
+                    rollout=request.rollout,
+                    share=request.share,
+                    latency_us=int(group.seconds * 1e6),
+                    records=[request.records[row] for row in group.rows],
+                    entities=[request.entities[row] for row in group.rows],
+                    prediction_ids=ids,
+                    scores=scores,
+                    decisions=decisions,
+                    errors=group.errors,
+                )
+            )
+        return totals
+
+
+def _split(entities: Sequence[str], challenger: Challenger | None) -> tuple[list[int], list[int]]:
+    """The champion's rows and the challenger's."""
+    if challenger is None:
+        return list(range(len(entities))), []
+    salt, share = challenger.position_salt, challenger.share
+    own: list[int] = []
+    others: list[int] = []
+    for row, entity in enumerate(entities):
+        (others if position(salt, entity) < share else own).append(row)
+    return own, others
+
+
+@dataclass(eq=False)
+class _Encoded:
+    rows: list[int]
+    features: NDArray[np.float32]
+    seconds: float
+
+
+async def _encode(model: Model, records: Sequence[Record], rows: Sequence[int]) -> NDArray[np.float32]:
+    """The `rows` of `records` as features. Raises InvalidRecordError with the rows' positions in the request."""
+    pieces: list[NDArray[np.float32]] = []
+    problems: list[FieldProblem] = []
+    for start in range(0, len(rows), PIECE_ROWS):
+        if start:
+            await asyncio.sleep(0)
+        piece = rows[start : start + PIECE_ROWS]
+        try:
+            pieces.append(model.encoder.encode_rows([records[row] for row in piece]))
+        except InvalidRecordError as refused:
+            problems.extend(msgspec.structs.replace(each, row=piece[each.row]) for each in refused.problems)
+            if len(problems) >= _MAXIMUM_PROBLEMS:
+                break
+    if problems:
+        raise InvalidRecordError(problems)
+    if len(pieces) == 1:
+        return pieces[0]
+    return np.concatenate(pieces) if pieces else np.empty((0, model.encoder.width), dtype=np.float32)
+
+
+async def _encode_what_fits(
+    challenger: Model, records: Sequence[Record], rows: list[int], champion: Model
+) -> tuple[_Encoded, list[int]]:
+    """The rows that the challenger's schema accepts, and those that only the champion's does.
+
+    Raises:
+        InvalidRecordError: the champion's schema refuses a row as well: then it is the client's error.
+    """
+    started = time.perf_counter()
+    try:
+        features = await _encode(challenger, records, rows)
+        return _Encoded(rows, features, time.perf_counter() - started), []
+    except InvalidRecordError:
+        await _encode(champion, records, rows)
+    good: list[int] = []
+    bad: list[int] = []
+    for row in rows:
+        try:
+            challenger.encoder.encode(records[row])
+        except InvalidRecordError:
+            bad.append(row)
+        else:
+            good.append(row)
+    started = time.perf_counter()
+    features = await _encode(challenger, records, good)
+    return _Encoded(good, features, time.perf_counter() - started), bad
+
+
+async def _score(group: _Group, features: NDArray[np.float32]) -> None:
+    """Scores `features` for the group, adding to its seconds; a failed piece gives an error for each of its rows."""
+    for start in range(0, len(features), PIECE_ROWS):
+        if start:
+            await asyncio.sleep(0)
+        piece = features[start : start + PIECE_ROWS]
+        started = time.perf_counter()
+        try:
+            scores = group.slot.model.score(piece)
+        except ScoringError as error:
+            group.scores.extend(float("nan") for _ in piece)
+            group.errors.extend(str(error) for _ in piece)
+        else:
+            group.scores.extend(scores.tolist())
+            group.errors.extend(
+                None if usable else f"the score is {score}, expected 0 to 1"
+                for usable, score in zip(is_usable(scores).tolist(), scores.tolist(), strict=True)
+            )
+        group.seconds += time.perf_counter() - started

@@ -1,0 +1,192 @@
+"""The model server as one ASGI application: what it is made of, how it starts and stops."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
+from serving.admission import Receive, RequestRefusedError, Scope, Send, problem_body
+from serving.answering import Answerer
+from serving.champion_file import Remembered, StateError, read_champion, write_champion
+from serving.engine import ModelRefusedError, load_model
+from serving.metrics import Metrics
+from serving.prediction_writer import Mask, PredictionIds, PredictionWriter
+from serving.routes.control import Control, control_refusal, control_router
+from serving.routes.health import health_router
+from serving.routes.openapi import docs_router
+from serving.routes.predict import PredictionRoutes
+from serving.settings import PREFIX, Settings, SettingsError
+from serving.shadow import Shadow
+from serving.slots import Slots
+
+LEASE_CHECK_EVERY_S = 0.2
+_MASK_KEY_FILE, _MASK_KEY_BYTES = "mask.key", 32
+logger = logging.getLogger(__name__)
+
+
+class ModelServer:
+    """One model server. An ASGI application; its lifespan starts and stops what runs beside the requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._not_ready: str | None = "there is no champion yet: load a bundle and promote it"
+        remembered = self._read_state()
+        self._remembered = remembered
+        self.slots = Slots(server=secrets.token_hex(6), remembered=remembered)
+        self.writer = PredictionWriter(settings.predictions, project=settings.project, mask=Mask(_mask_key(settings)))
+        self.metrics = Metrics(self.slots, self.writer)
+        ids = PredictionIds()
+        self._shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.writer, ids=ids)
+        answerer = Answerer(slots=self.slots, metrics=self.metrics, writer=self.writer, shadow=self._shadow, ids=ids)
+        self._predictions = PredictionRoutes(
+            project=settings.project, slots=self.slots, answerer=answerer, metrics=self.metrics
+        )
+        self._api = self._build_api()
+        self._timer: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Prediction routes by themselves, everything else through FastAPI."""
+        if scope["type"] == "http" and self._predictions.is_for(scope["path"]):
+            await self._predictions(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._api(scope, receive, send)
+
+    async def start(self) -> None:
+        """Loads the remembered champion and starts the log, the shadow and the lease's timer."""
+        self.writer.start()
+        await self._load_champion()
+        self._shadow.start()
+        self._timer = asyncio.get_running_loop().create_task(self._watch_lease())
+
+    async def stop(self) -> None:
+        """Ends what `start` began; the log is flushed last."""
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.gather(self._timer, return_exceptions=True)
+        await self._shadow.stop()
+        await asyncio.to_thread(self.writer.stop)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except OSError as error:
+            logger.exception("the server cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _read_state(self) -> Remembered | None:
+        try:
+            return read_champion(self._settings.state)
+        except StateError as error:
+            logger.error("%s", error)
+            self._not_ready = str(error)
+            return None
+
+    async def _load_champion(self) -> None:
+        """Comes up on the champion alone; one that cannot be loaded leaves the server alive, not ready, saying why."""
+        if self._remembered is None:
+            return
+        champion = self._remembered
+        try:
+            model = await asyncio.to_thread(
+                load_model, Path(champion.path), champion.bundle, champion.version, self._settings.project
+            )
+        except ModelRefusedError as error:
+            self._not_ready = f"the champion, version {champion.version}, cannot be loaded: {error}"
+            logger.error("%s", self._not_ready)
+            return
+        self.slots.install_champion(model)
+
+    def _why_not_ready(self) -> str | None:
+        return self._not_ready if self.slots.champion is None else None
+
+    async def _watch_lease(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_CHECK_EVERY_S)
+            self.slots.expire()
+
+    def _build_api(self) -> FastAPI:
+        settings = self._settings
+        api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        control = Control(
+            project=settings.project,
+            slots=self.slots,
+            remember=partial(write_champion, settings.state),
+            token=settings.control_token,
+            allow_faults=settings.allow_faults,
+        )
+        api.include_router(
+            health_router(project=settings.project, slots=self.slots, metrics=self.metrics, reason=self._why_not_ready)
+        )
+        api.include_router(control_router(control))
+        api.include_router(docs_router(api, project=settings.project, slots=self.slots))
+        api.middleware("http")(_answer_with_problems)
+        api.add_exception_handler(HTTPException, _on_http_error)
+        api.add_exception_handler(RequestValidationError, _on_invalid_parameters)
+        return api
+
+
+async def _answer_with_problems(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+    try:
+        return await call(request)
+    except RequestRefusedError as refused:
+        return _problem(request, refused)
+    except Exception as error:
+        refusal = control_refusal(error) if request.url.path.startswith("/control") else None
+        if refusal is None:
+            logger.exception("%s %s failed", request.method, request.url.path)
+            refusal = RequestRefusedError(500, "the server failed on this request; its log has the reason")
+        return _problem(request, refusal)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}; /docs lists the routes"
+    return _problem(request, RequestRefusedError(status, detail), getattr(error, "headers", None))
+
+
+async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    detail = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
+    return _problem(request, RequestRefusedError(422, detail or str(error)))
+
+
+def _problem(request: Request, refused: RequestRefusedError, headers: dict[str, str] | None = None) -> Response:
+    body = problem_body(
+        refused.status, refused.detail, refused.errors, is_open_inference=request.url.path.startswith("/v2")
+    )
+    return Response(body, status_code=refused.status, media_type=PROBLEM_TYPE, headers=headers)
+
+
+def _mask_key(settings: Settings) -> bytes:
+    """The key of the settings, or one that is made once and kept beside the state, readable by its owner alone."""
+    if settings.mask_key is not None:
+        return settings.mask_key.encode()
+    path = settings.state / _MASK_KEY_FILE
+    settings.state.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(_MASK_KEY_BYTES))
+    key = path.read_bytes()
+    if len(key) != _MASK_KEY_BYTES:
+        raise SettingsError(
+            f"{path} has {len(key)} bytes, expected {_MASK_KEY_BYTES}: remove it, or set {PREFIX}MASK_KEY"
+        )
+    return key

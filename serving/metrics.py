@@ -1,0 +1,156 @@
+"""Prometheus metrics, read from plain counters when they are scraped: counting an answer costs a few additions."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from contracts.prediction_row import API_VERSION
+from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, SlotCounts
+from serving.prediction_writer import PredictionWriter
+from serving.slots import Slots, count_answer
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_MAXIMUM_SERIES = 60  # versions × slots that are kept; the oldest go, so that a year of retrains does not pile up
+_EDGE_STEP = 4  # one exported bucket to an octave
+_LABELS = ("version", "slot")
+
+
+@dataclass(eq=False)
+class Totals:
+    """What one version did in one slot since the process began."""
+
+    counts: SlotCounts
+    retried: int = 0
+    latency_sum_s: float = 0.0
+    score_sum: float = 0.0
+
+    def answered(self, seconds: float, score: float) -> None:
+        """One more answer."""
+        self.counts.requests += 1
+        self.latency_sum_s += seconds
+        self.score_sum += score
+        count_answer(self.counts, seconds, score)
+
+    def failed(self) -> None:
+        """One more row that the version could not score."""
+        self.counts.requests += 1
+        self.counts.errors += 1
+
+
+@dataclass(eq=False)
+class Metrics(Collector):
+    """All metrics of one server process."""
+
+    slots: Slots
+    writer: PredictionWriter
+    totals: dict[tuple[str, str], Totals] = field(default_factory=dict)
+    responses: dict[tuple[str, int], int] = field(default_factory=dict)
+    shadow_pairs: int = 0
+    shadow_flips: int = 0
+    shadow_dropped: int = 0
+
+    def of(self, version: str, slot: str) -> Totals:
+        """The totals of `version` in `slot`."""
+        found = self.totals.get((version, slot))
+        if found is None:
+            found = self.totals[version, slot] = Totals(SlotCounts(version=version))
+            if len(self.totals) > _MAXIMUM_SERIES:
+                del self.totals[next(iter(self.totals))]
+        return found
+
+    def responded(self, route: str, status: int) -> None:
+        """One more response of a prediction route."""
+        self.responses[route, status] = self.responses.get((route, status), 0) + 1
+
+    def render(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """The metric families at this instant."""
+        yield from self._of_versions()
+        yield from self._of_slots()
+        yield from self._of_the_log()
+        responses = CounterMetricFamily(
+            "paceline_responses", "Responses of the prediction routes", labels=("route", "status")
+        )
+        for (route, status), count in self.responses.items():
+            responses.add_metric((route, str(status)), count)
+        yield responses
+
+    def _of_versions(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily("paceline_predictions", "Rows that a version was asked for", labels=_LABELS)
+        errors = CounterMetricFamily("paceline_prediction_errors", "Rows that a version failed on", labels=_LABELS)
+        retried = CounterMetricFamily(
+            "paceline_predictions_retried",
+            "Rows that this version answered after the challenger failed",
+            labels=_LABELS,
+        )
+        latency = HistogramMetricFamily(
+            "paceline_prediction_latency_seconds", "Encoding and scoring of the group of rows", labels=_LABELS
+        )
+        scores = HistogramMetricFamily("paceline_scores", "Scores given", labels=_LABELS)
+        for key, totals in self.totals.items():
+            counts = totals.counts
+            requests.add_metric(key, counts.requests)
+            errors.add_metric(key, counts.errors)
+            retried.add_metric(key, totals.retried)
+            running = list(accumulate(counts.latency))
+            edges = [(f"{edge:g}", running[i]) for i, edge in enumerate(LATENCY_EDGES_S) if i % _EDGE_STEP == 0]
+            latency.add_metric(key, [*edges, ("+Inf", running[-1])], totals.latency_sum_s)
+            running = list(accumulate(counts.scores))
+            edges = [(f"{(i + 1) / SCORE_BINS:g}", count) for i, count in enumerate(running)]
+            scores.add_metric(key, [*edges, ("+Inf", running[-1])], totals.score_sum)
+        yield from (requests, errors, retried, latency, scores)
+
+    def _of_slots(self) -> Iterator[Metric]:
+        seen = self.slots.observe()
+        info = GaugeMetricFamily("paceline_model_info", "The versions in the slots", labels=(*_LABELS, "bundle"))
+        for name, slot in (("champion", self.slots.champion), ("challenger", self.slots.challenger)):
+            if slot is not None:
+                info.add_metric((slot.model.version, name, slot.model.bundle.id), 1)
+        yield info
+        api = GaugeMetricFamily("paceline_api_info", "The version of the prediction API", labels=("api_version",))
+        api.add_metric((API_VERSION,), 1)
+        yield api
+        yield _gauge("paceline_ready", "1 while a champion serves", float(seen.champion is not None))
+        yield _gauge("paceline_challenger_share", "The challenger's share of the entities", seen.share)
+        yield _gauge("paceline_challenger_shadow", "1 while the challenger shadows", float(seen.shadow))
+        yield _gauge("paceline_lease_left_seconds", "Until the challenger's lease runs out", seen.lease_left_s)
+        yield _gauge("paceline_tripped", "1 while a challenger is in place that has tripped", float(bool(seen.tripped)))
+        trips = CounterMetricFamily("paceline_trips", "Shares that the server itself took away", labels=("cause",))
+        for cause, count in self.slots.trips.items():
+            trips.add_metric((cause,), count)
+        yield trips
+        yield CounterMetricFamily("paceline_shadow_pairs", "Rows that both versions scored", value=self.shadow_pairs)
+        yield CounterMetricFamily("paceline_shadow_flips", "Pairs with another decision", value=self.shadow_flips)
+        yield CounterMetricFamily("paceline_shadow_dropped", "Rows not shadowed: queue full", value=self.shadow_dropped)
+
+    def _of_the_log(self) -> Iterator[Metric]:
+        writer = self.writer
+        yield CounterMetricFamily("paceline_log_rows", "Predictions on disk", value=writer.written_rows)
+        yield CounterMetricFamily(
+            "paceline_log_dropped", "Predictions never logged", value=writer.dropped_rows + writer.lost_rows
+        )
+        yield CounterMetricFamily("paceline_log_failures", "Flushes that the disk refused", value=writer.failed_flushes)
+        yield _gauge("paceline_log_buffered_rows", "Predictions not on disk yet", writer.buffered_rows)
+        yield _gauge("paceline_log_lag_seconds", "Age of the oldest of them", writer.lag_s)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

@@ -1,0 +1,1 @@
+"""The wire formats of predictions: records as JSON, and the Open Inference Protocol v2. No I/O, no pydantic."""

@@ -1,0 +1,185 @@
+"""The Open Inference Protocol v2 (KServe, Triton, MLServer): one tensor for each field of the schema, shape [n].
+
+Numbers are FP64 (any FP or INT type is taken), booleans BOOL, everything else BYTES; null stands for a missing value.
+Specification: https://github.com/kserve/open-inference-protocol. Tensors in binary form are not supported.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from contracts.encoder import FieldProblem, InvalidRecordError
+from contracts.input_schema import Field, InputSchema
+from contracts.prediction_row import API_VERSION
+from serving.protocols.records import MAXIMUM_RECORDS, MalformedRequestError, PredictResponse, parse
+
+PLATFORM = "onnx_onnxruntime"
+_INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
+_NUMBERS = _INTEGERS | {"FP16", "FP32", "FP64"}
+_DATATYPES: dict[str, tuple[str, frozenset[str]]] = {
+    "number": ("FP64", _NUMBERS),
+    "boolean": ("BOOL", frozenset({"BOOL"})),
+    "category": ("BYTES", frozenset({"BYTES"})),
+    "timestamp": ("BYTES", frozenset({"BYTES"})),
+    "identifier": ("BYTES", _INTEGERS | {"BYTES"}),
+}
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor of a request; `data` is flat, or nested by `shape` when that is [n, 1]."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+    parameters: dict[str, Any] = {}
+
+
+class RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """An output that the client wants; without any it gets all."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `…/infer`."""
+
+    inputs: list[Tensor]
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    outputs: list[RequestedOutput] = []
+
+
+class OutputTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor of an answer."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any]
+
+
+class InferResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer of `…/infer`."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[PredictResponse], list[Any]]]] = {
+    "score": ("FP32", lambda answer: [each.score for each in answer.predictions]),
+    "decision": ("BOOL", lambda answer: [each.decision for each in answer.predictions]),
+    "prediction_id": ("BYTES", lambda answer: [each.prediction_id for each in answer.predictions]),
+    "model_version": ("BYTES", lambda answer: [each.model_version for each in answer.predictions]),
+}
+_decoder = msgspec.json.Decoder(InferRequest)
+
+
+def decode(body: bytes) -> InferRequest:
+    """The request in `body`.
+
+    Raises:
+        MalformedRequestError: no JSON, another shape, or an output that this server does not give.
+    """
+    request = parse(_decoder, body)
+    for wanted in request.outputs:
+        if wanted.name not in _COLUMNS:
+            raise MalformedRequestError(422, f"there is no output {wanted.name!r}; outputs: {', '.join(_COLUMNS)}")
+    return request
+
+
+def records_of(request: InferRequest, schema: InputSchema) -> list[dict[str, Any]]:
+    """The tensors of `request` as records by `schema`.
+
+    Raises:
+        InvalidRecordError: a tensor is unknown, missing, given twice, or has another datatype than its field.
+        MalformedRequestError: shapes that do not fit, or too many rows.
+    """
+    fields = {field.name: field for field in schema.fields}
+    problems: list[FieldProblem] = []
+    columns: dict[str, Sequence[Any]] = {}
+    for tensor in request.inputs:
+        problem = _problem(tensor, fields.get(tensor.name), is_twice=tensor.name in columns)
+        if problem is not None:
+            problems.append(problem)
+        columns[tensor.name] = _flat(tensor)
+    problems.extend(
+        FieldProblem(field.name, "no tensor", f"a {_DATATYPES[field.kind][0]} tensor")
+        for field in schema.fields
+        if field.required and field.name not in columns
+    )
+    if problems:
+        raise InvalidRecordError(problems)
+    lengths = {name: len(data) for name, data in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise MalformedRequestError(422, f"all tensors need the same number of rows, found {lengths}")
+    rows = next(iter(lengths.values()))
+    if not 1 <= rows <= MAXIMUM_RECORDS:
+        raise MalformedRequestError(422, f"found {rows} rows, expected 1 to {MAXIMUM_RECORDS}")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def encode(project: str, answer: PredictResponse, request: InferRequest, *, answer_id: str) -> bytes:
+    """The answer in the protocol's form; the rollout and its share are parameters."""
+    wanted = [each.name for each in request.outputs] or list(_COLUMNS)
+    rows = len(answer.predictions)
+    return msgspec.json.encode(
+        InferResponse(
+            model_name=project,
+            model_version=answer.model_version,
+            id=request.id or answer_id,
+            parameters={
+                "api_version": API_VERSION,
+                "bundle": answer.bundle,
+                "rollout": answer.rollout or "",
+                "share": answer.share,
+            },
+            outputs=[
+                OutputTensor(name=name, datatype=_COLUMNS[name][0], shape=[rows], data=_COLUMNS[name][1](answer))
+                for name in wanted
+            ],
+        )
+    )
+
+
+def metadata(project: str, versions: Sequence[str], schema: InputSchema) -> dict[str, Any]:
+    """The model's metadata: inputs by `schema`, outputs as `encode` gives them."""
+    return {
+        "name": project,
+        "versions": list(versions),
+        "platform": PLATFORM,
+        "inputs": [{"name": f.name, "datatype": _DATATYPES[f.kind][0], "shape": [-1]} for f in schema.fields],
+        "outputs": [{"name": name, "datatype": column[0], "shape": [-1]} for name, column in _COLUMNS.items()],
+    }
+
+
+def _problem(tensor: Tensor, field: Field | None, *, is_twice: bool) -> FieldProblem | None:
+    if field is None:
+        return FieldProblem(tensor.name[:60], "a tensor that is not in the schema", "no such tensor")
+    if is_twice:
+        return FieldProblem(tensor.name, "the tensor twice", "each tensor once")
+    usual, allowed = _DATATYPES[field.kind]
+    if tensor.datatype not in allowed:
+        return FieldProblem(tensor.name, f"datatype {tensor.datatype[:60]}", usual)
+    if tensor.datatype in _INTEGERS and any(isinstance(value, float) for value in tensor.data):
+        return FieldProblem(tensor.name, "a fraction", f"whole numbers, as the datatype {tensor.datatype} says")
+    return None
+
+
+def _flat(tensor: Tensor) -> list[Any]:
+    rows, *rest = tensor.shape or [0]
+    if rest not in ([], [1]):
+        raise MalformedRequestError(422, f"{tensor.name}: the shape is {tensor.shape}, expected [n] or [n, 1]")
+    data = tensor.data
+    if rest and data and all(isinstance(value, list) and len(value) == 1 for value in data):
+        data = [value[0] for value in data]
+    if len(data) != rows:
+        raise MalformedRequestError(
+            422, f"{tensor.name}: the shape {tensor.shape} has {rows} values, found {len(data)}"
+        )
+    return data

@@ -1,0 +1,64 @@
+"""`POST /v1/predict`: records in, one prediction for each out."""
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from contracts.prediction_row import API_VERSION
+
+MAXIMUM_RECORDS = 1000
+Message = TypeVar("Message")
+
+
+class MalformedRequestError(ValueError):
+    """A body that is not what the protocol asks for. `status` is 400 when it is no JSON at all, else 422."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        self.status = status
+        super().__init__(detail)
+
+
+class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`records` are raw records by the model's input schema."""
+
+    records: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MAXIMUM_RECORDS)]
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one record. `slot` says whether the champion or the challenger gave it."""
+
+    prediction_id: str
+    score: float
+    decision: bool
+    model_version: str
+    slot: str
+
+
+class PredictResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """One prediction a record, in the records' order; `model_version` and `bundle` are the champion's."""
+
+    predictions: list[Prediction]
+    rollout: str | None
+    share: float
+    model_version: str
+    bundle: str
+    api_version: str = API_VERSION
+
+
+_decoder = msgspec.json.Decoder(PredictRequest)
+encode = msgspec.json.Encoder().encode
+
+
+def decode(body: bytes) -> list[dict[str, Any]]:
+    """The records in `body`. Raises MalformedRequestError."""
+    return parse(_decoder, body).records
+
+
+def parse(decoder: "msgspec.json.Decoder[Message]", body: bytes) -> Message:
+    """`body` by `decoder`. Raises MalformedRequestError; JSON's own rules hold, so NaN and Infinity are refused."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise MalformedRequestError(422, f"the body does not have the expected shape: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequestError(400, f"the body is not JSON: {error}") from error

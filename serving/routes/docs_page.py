@@ -1,0 +1,142 @@
+"""The page at `/docs`: it draws `/openapi.json` by itself, and loads nothing from elsewhere.
+
+FastAPI's own page fetches its scripts from a content delivery network, which a server without internet cannot reach.
+"""
+
+DOCS_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Paceline: API</title>
+<style>
+  :root { color-scheme: light dark; --line: #8886; --soft: #8881; --accent: #0a7d5c; }
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1.5rem; }
+  h1 { margin: 0; } h2 { margin: 2rem 0 .5rem; text-transform: capitalize; }
+  details { border: 1px solid var(--line); border-radius: .5rem; margin: .5rem 0; }
+  summary { padding: .6rem .8rem; cursor: pointer; display: flex; gap: .8rem; align-items: baseline; flex-wrap: wrap; }
+  summary b { background: var(--accent); color: #fff; border-radius: .3rem; padding: 0 .5rem; min-width: 4rem;
+    text-align: center; font: 600 .85rem/1.6 ui-monospace, monospace; }
+  summary code { font-weight: 600; overflow-wrap: anywhere; }
+  .inside { padding: 0 .8rem .8rem; }
+  textarea, input { width: 100%; box-sizing: border-box; font: .85rem/1.4 ui-monospace, monospace; padding: .5rem; }
+  label { display: block; margin: .5rem 0; }
+  pre { background: var(--soft); padding: .6rem; border-radius: .3rem; overflow: auto; max-height: 28rem;
+    font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+  table { border-collapse: collapse; width: 100%; font-size: .9rem; display: block; overflow: auto; }
+  th, td { text-align: left; border-bottom: 1px solid var(--line); padding: .25rem .6rem .25rem 0;
+    vertical-align: top; }
+  button { font: inherit; padding: .3rem 1.2rem; border-radius: .3rem; border: 0; color: #fff;
+    background: var(--accent); cursor: pointer; }
+  :focus-visible { outline: 3px solid #e8a33d; outline-offset: 2px; }
+</style>
+</head>
+<body>
+<header><h1 id="title">API</h1><p id="about" role="status">Reading the description …</p></header>
+<main id="paths"></main>
+<noscript>This page needs JavaScript; <a href="/openapi.json">the description is here</a>.</noscript>
+<script>
+"use strict";
+let api;
+const make = (tag, attributes = {}, ...children) => {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+};
+const resolve = schema => schema && schema.$ref ? api.components.schemas[schema.$ref.split("/").pop()] : schema || {};
+const nameOf = schema => schema && schema.$ref ? schema.$ref.split("/").pop() : typeOf(schema || {});
+const typeOf = schema => schema.anyOf ? schema.anyOf.map(nameOf).join(" or ")
+  : schema.type === "array" ? "list of " + nameOf(schema.items) : [].concat(schema.type || "any").join(" or ");
+const limitsOf = schema => ["minimum", "maximum", "minItems", "maxItems", "enum", "examples", "default"]
+  .filter(key => schema[key] !== undefined).map(key => key + " " + JSON.stringify(schema[key])).join(", ");
+
+function table(name, seen) {
+  const schema = resolve({ $ref: "/" + name });
+  if (!schema || !schema.properties || seen.has(name)) return [];
+  seen.add(name);
+  const body = make("tbody");
+  const below = [];
+  for (const [key, value] of Object.entries(schema.properties)) {
+    const isRequired = (schema.required || []).includes(key);
+    body.append(make("tr", {}, make("td", {}, make("code", {}, key)), make("td", {}, nameOf(value)),
+      make("td", {}, isRequired ? "required" : ""),
+      make("td", {}, [value.description, limitsOf(value)].filter(Boolean).join("; "))));
+    for (const each of [value, value.items, ...(value.anyOf || [])])
+      if (each && each.$ref) below.push(each.$ref.split("/").pop());
+  }
+  const caption = make("p", {}, make("strong", {}, name), schema.description ? ": " + schema.description : "");
+  return [caption, make("table", {}, body), ...below.flatMap(each => table(each, seen))];
+}
+
+function operation(path, method, described) {
+  const inside = make("div", { class: "inside" });
+  if (described.description) inside.append(make("p", {}, described.description));
+  const fields = {};
+  for (const parameter of described.parameters || []) {
+    const field = fields[parameter.name] = make("input", { placeholder: parameter.in });
+    inside.append(make("label", {}, parameter.name, field));
+  }
+  const content = described.requestBody && described.requestBody.content["application/json"];
+  let area;
+  if (content) {
+    area = make("textarea", { rows: 10, spellcheck: "false" });
+    area.value = content.example ? JSON.stringify(content.example, null, 2) : "{}";
+    inside.append(make("label", {}, "Body (JSON)", area));
+  }
+  const token = make("input", { type: "password", autocomplete: "off" });
+  if (path.startsWith("/control")) inside.append(make("label", {}, "Control token, where one is set", token));
+  const button = make("button", { type: "button" }, "Send");
+  const output = make("pre", { role: "status", hidden: "" });
+  button.onclick = async () => {
+    let url = path;
+    const headers = {};
+    const query = new URLSearchParams();
+    for (const parameter of described.parameters || []) {
+      const value = fields[parameter.name].value;
+      if (parameter.in === "path") url = url.replace("{" + parameter.name + "}", encodeURIComponent(value));
+      else if (value && parameter.in === "query") query.set(parameter.name, value);
+      else if (value && parameter.in === "header") headers[parameter.name] = value;
+    }
+    if (area) headers["content-type"] = "application/json";
+    if (token.value) headers.authorization = "Bearer " + token.value;
+    output.hidden = false;
+    output.textContent = "…";
+    try {
+      const suffix = query.toString() ? "?" + query : "";
+      const answer = await fetch(url + suffix, { method: method.toUpperCase(), headers, body: area && area.value });
+      let text = await answer.text();
+      try { text = JSON.stringify(JSON.parse(text), null, 2); } catch { /* not JSON: shown as it is */ }
+      output.textContent = answer.status + "\\n" + text;
+    } catch (error) { output.textContent = "No answer: " + error; }
+  };
+  inside.append(button, output);
+  const seen = new Set();
+  if (content) inside.append(make("h3", {}, "Request"), ...table(nameOf(content.schema), seen));
+  for (const [status, answer] of Object.entries(described.responses || {})) {
+    const [schema] = Object.values(answer.content || {}).map(each => each.schema);
+    inside.append(make("h3", {}, "Answer " + status + ": " + (answer.description || "")));
+    if (schema && schema.$ref) inside.append(...table(nameOf(schema), seen));
+  }
+  return make("details", {}, make("summary", {}, make("b", {}, method.toUpperCase()), make("code", {}, path),
+    make("span", {}, described.summary || "")), inside);
+}
+
+async function draw() {
+  api = await (await fetch("/openapi.json")).json();
+  document.title = document.getElementById("title").textContent = api.info.title;
+  document.getElementById("about").textContent = api.info.description + " API version " + api.info.version + ".";
+  const groups = new Map();
+  for (const [path, methods] of Object.entries(api.paths))
+    for (const [method, described] of Object.entries(methods)) {
+      const tag = (described.tags || ["other"])[0];
+      if (!groups.has(tag)) groups.set(tag, make("section", {}, make("h2", {}, tag)));
+      groups.get(tag).append(operation(path, method, described));
+    }
+  document.getElementById("paths").append(...groups.values());
+}
+draw().catch(error => { document.getElementById("about").textContent = "The description cannot be read: " + error; });
+</script>
+</body>
+</html>
+"""

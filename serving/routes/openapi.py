@@ -1,0 +1,193 @@
+"""The OpenAPI description: FastAPI's for its own routes, and the prediction routes with the live model's schema."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.openapi.utils import get_openapi
+
+from contracts.input_schema import Field
+from contracts.prediction_row import API_VERSION
+from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
+from contracts.problem import Problem
+from serving.admission import JSON_TYPE
+from serving.engine import Model
+from serving.protocols.open_inference import InferRequest, InferResponse, metadata
+from serving.protocols.records import MAXIMUM_RECORDS, PredictRequest, PredictResponse
+from serving.routes.control import CONTROL_MESSAGES
+from serving.routes.docs_page import DOCS_PAGE
+from serving.routes.predict import PREDICT_PATH
+from serving.slots import Slots
+
+_REFERENCE = "#/components/schemas/{name}"
+# the page is all its own: nothing from elsewhere is loaded, and nothing is sent elsewhere
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+)
+
+
+def docs_router(api: FastAPI, *, project: str, slots: Slots) -> APIRouter:
+    """`/docs` and `/openapi.json`, written anew for each call, since the live model may have changed."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/openapi.json")
+    async def description() -> Response:
+        return Response(msgspec.json.encode(describe(api, project, slots)), media_type=JSON_TYPE)
+
+    @router.get("/docs")
+    async def page() -> Response:
+        return Response(DOCS_PAGE, media_type="text/html; charset=utf-8", headers={"content-security-policy": _POLICY})
+
+    return router
+
+
+def describe(api: FastAPI, project: str, slots: Slots) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the server as it is now."""
+    described = get_openapi(
+        title=f"Paceline: {project}",
+        version=API_VERSION,
+        description=f"Predictions of the project `{project}`, its health, and the control of its rollouts.",
+        routes=api.routes,
+    )
+    model = slots.champion.model if slots.champion else None
+    _, schemas = msgspec.json.schema_components(
+        (PredictRequest, PredictResponse, InferRequest, InferResponse, Problem, *CONTROL_MESSAGES),
+        ref_template=_REFERENCE,
+    )
+    schemas["Record"] = record_schema(model)
+    schemas["PredictRequest"]["properties"]["records"]["items"] = {"$ref": _REFERENCE.format(name="Record")}
+    components = described.setdefault("components", {}).setdefault("schemas", {})
+    components.update(schemas)
+    described["paths"] = {**_prediction_paths(project, model), **described["paths"]}
+    return described
+
+
+def record_schema(model: Model | None) -> dict[str, Any]:
+    """A record of the live model as JSON schema; any object while there is none."""
+    if model is None:
+        return {"type": "object", "description": "No champion yet: its input schema will be here."}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [field.name for field in model.schema.fields if field.required],
+        "properties": {field.name: _field_schema(field) for field in model.schema.fields},
+        "description": f"Version {model.version}, input schema {model.schema.version}",
+    }
+
+
+def _field_schema(field: Field) -> dict[str, Any]:
+    kinds: dict[str, dict[str, Any]] = {
+        "number": {"type": "number"},
+        "category": {"type": "string"},
+        "boolean": {"type": "boolean"},
+        "timestamp": {"type": "string", "examples": ["2013-07-01T08:30:00"]},
+        "identifier": {"type": ["string", "integer"]},
+    }
+    schema = dict(kinds[field.kind])
+    remarks = [field.description] if field.description else []
+    if field.kind == "timestamp":
+        remarks.append("local time, ISO 8601 without an offset")
+    for keyword, bound in (("minimum", field.minimum), ("maximum", field.maximum)):
+        if bound is not None and field.outside == "reject":
+            schema[keyword] = bound
+        elif bound is not None:
+            remarks.append(f"{keyword} {bound:g}, outside: {field.outside}")
+    if field.kind == "category":
+        if field.unseen == "reject":
+            schema["enum"] = list(field.vocabulary)
+        else:
+            schema["examples"] = list(field.vocabulary[:5])
+            remarks.append(f"{len(field.vocabulary)} known words, another counts as missing")
+    if field.personal:
+        remarks.append("personal: never logged in clear")
+    if not field.required:
+        kind = schema["type"]
+        schema["type"] = [*(kind if isinstance(kind, list) else [kind]), "null"]
+        if "enum" in schema:
+            schema["enum"].append(None)
+    if remarks:
+        schema["description"] = "; ".join(remarks)
+    return schema
+
+
+def _prediction_paths(project: str, model: Model | None) -> dict[str, Any]:
+    predict = _operation(
+        "predict",
+        f"Predict by records (1 to {MAXIMUM_RECORDS})",
+        "Each record is assigned to a slot by its entity; a challenger's failure is answered by the champion.",
+        ("PredictRequest", _records_example(model)),
+        "PredictResponse",
+    )
+    infer = _operation(
+        "infer",
+        "Predict by tensors (Open Inference Protocol v2)",
+        "One tensor for each field of the input schema, shape [n].",
+        ("InferRequest", _tensors_example(project, model)),
+        "InferResponse",
+    )
+    pinned = {**infer, "operationId": "infer_version", "summary": "The same, of the champion's version only"}
+    pinned["parameters"] = [
+        *infer["parameters"],
+        {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}},
+    ]
+    return {
+        PREDICT_PATH: {"post": predict},
+        f"/v2/models/{project}/infer": {"post": infer},
+        f"/v2/models/{project}/versions/{{version}}/infer": {"post": pinned},
+    }
+
+
+def _operation(
+    name: str, summary: str, description: str, request: tuple[str, dict[str, Any] | None], response: str
+) -> dict[str, Any]:
+    schema, example = request
+    content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(name=schema)}}
+    if example is not None:
+        content["example"] = example
+    problem = {PROBLEM_TYPE: {"schema": {"$ref": _REFERENCE.format(name="Problem")}}}
+    return {
+        "tags": ["predictions"],
+        "operationId": name,
+        "summary": summary,
+        "description": description,
+        "parameters": [
+            {"name": "x-request-id", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}}
+        ],
+        "requestBody": {"required": True, "content": {JSON_TYPE: content}},
+        "responses": {
+            "200": {
+                "description": "The predictions",
+                "content": {JSON_TYPE: {"schema": {"$ref": _REFERENCE.format(name=response)}}},
+            },
+            "413": {"description": "The body is larger than 4 MiB", "content": problem},
+            "422": {"description": "A value does not fit the schema; `errors` names it", "content": problem},
+            "503": {"description": "There is no champion yet", "content": problem},
+        },
+    }
+
+
+def _records_example(model: Model | None) -> dict[str, Any] | None:
+    return {"records": model.bundle.golden.records[:1]} if model else None
+
+
+def _tensors_example(project: str, model: Model | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    record = model.bundle.golden.records[0]
+    return {
+        "inputs": [
+            {
+                "name": tensor["name"],
+                "shape": [1],
+                "datatype": _datatype(tensor, record),
+                "data": [record[tensor["name"]]],
+            }
+            for tensor in metadata(project, [], model.schema)["inputs"]
+            if record.get(tensor["name"]) is not None
+        ]
+    }
+
+
+def _datatype(tensor: dict[str, Any], record: dict[str, Any]) -> str:
+    is_whole_identifier = tensor["datatype"] == "BYTES" and isinstance(record[tensor["name"]], int)
+    return "INT64" if is_whole_identifier else str(tensor["datatype"])

@@ -1,0 +1,167 @@
+"""Shadow traffic: after the champion has answered, the challenger scores the same rows, in a thread of its own.
+
+Nobody waits for it. The queue is bounded; what does not fit is dropped and counted.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.encoder import InvalidRecordError
+from serving.engine import Model, ScoringError, is_usable
+from serving.metrics import Metrics
+from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
+from serving.slots import Challenger, Slots, count_answer
+
+MAXIMUM_QUEUED_ROWS = 4_000
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShadowWork:
+    """Rows that the champion answered with `scores`, for `challenger` to score as well."""
+
+    challenger: Challenger
+    request_id: str
+    records: Sequence[Mapping[str, Any]]
+    entities: Sequence[str]
+    scores: Sequence[float]
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shadowed:
+    """What the challenger made of the rows: a score or an error for each; `seconds` for all of them together."""
+
+    scores: list[float | None]
+    errors: list[str | None]
+    seconds: float
+
+
+class Shadow:
+    """The queue and the thread; `start` and `stop` on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        slots: Slots,
+        metrics: Metrics,
+        writer: PredictionWriter,
+        ids: PredictionIds,
+        maximum_rows: int = MAXIMUM_QUEUED_ROWS,
+    ) -> None:
+        self._slots = slots
+        self._metrics = metrics
+        self._writer = writer
+        self._ids = ids
+        self._maximum_rows = maximum_rows
+        self._queued_rows = 0
+        self._queue: asyncio.Queue[ShadowWork] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to work off the queue."""
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def stop(self) -> None:
+        """Ends after the work in hand; what is queued is not done."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def offer(self, work: ShadowWork) -> None:
+        """Queues `work`, or drops and counts it when the queue is full."""
+        rows = len(work.records)
+        if self._queued_rows + rows > self._maximum_rows:
+            work.challenger.shadowed.dropped += rows
+            self._metrics.shadow_dropped += rows
+            return
+        self._queued_rows += rows
+        self._queue.put_nowait(work)
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            work = await self._queue.get()
+            try:
+                # a challenger that has lost its slot, its lease or its shadow is asked no more
+                if self._slots.shadowing() is work.challenger:
+                    shadowed = await loop.run_in_executor(self._thread, _score, work.challenger.model, work.records)
+                    self._record(work, shadowed)
+            except Exception:
+                logger.exception("shadow rows of request %s are lost", work.request_id)
+            finally:
+                self._queued_rows -= len(work.records)
+
+    def _record(self, work: ShadowWork, shadowed: _Shadowed) -> None:
+        challenger, model = work.challenger, work.challenger.model
+        counts, totals = challenger.shadowed, self._metrics.of(model.version, "shadow")
+        for theirs, score, error in zip(work.scores, shadowed.scores, shadowed.errors, strict=True):
+            counts.pairs += 1
+            self._metrics.shadow_pairs += 1
+            if score is None or error is not None:
+                counts.errors += 1
+                totals.failed()
+                continue
+            is_flip = (score >= model.threshold) != (theirs >= work.threshold)
+            counts.flips += is_flip
+            self._metrics.shadow_flips += is_flip
+            counts.absolute_difference_sum += abs(score - theirs)
+            count_answer(counts, shadowed.seconds, score)
+            totals.answered(shadowed.seconds, score)
+        self._writer.append(
+            LoggedGroup(
+                served_at_s=time.time(),
+                request_id=work.request_id,
+                schema=model.schema,
+                version=model.version,
+                bundle=model.bundle.id,
+                slot="shadow",
+                rollout=challenger.rollout,
+                share=0.0,
+                latency_us=int(shadowed.seconds * 1e6),
+                records=work.records,
+                entities=work.entities,
+                prediction_ids=[self._ids.next() for _ in work.records],
+                scores=shadowed.scores,
+                decisions=[None if score is None else score >= model.threshold for score in shadowed.scores],
+                errors=shadowed.errors,
+            )
+        )
+
+
+def _score(model: Model, records: Sequence[Mapping[str, Any]]) -> _Shadowed:
+    """Runs in the thread."""
+    started = time.perf_counter()
+    try:
+        scores = model.score(model.encoder.encode_rows(records))
+    except (InvalidRecordError, ScoringError) as error:
+        if len(records) > 1:  # one bad row must not count as many
+            return _joined([_score(model, [record]) for record in records])
+        # the text of a refused record shows its values, which the log must not
+        text = "the challenger's schema refuses it" if isinstance(error, InvalidRecordError) else str(error)
+        return _Shadowed([None], [text], time.perf_counter() - started)
+    usable = is_usable(scores).tolist()
+    values = scores.tolist()
+    return _Shadowed(
+        [score if good else None for score, good in zip(values, usable, strict=True)],
+        [
+            None if good else f"the score is {score}, expected 0 to 1"
+            for score, good in zip(values, usable, strict=True)
+        ],
+        time.perf_counter() - started,
+    )
+
+
+def _joined(parts: Sequence[_Shadowed]) -> _Shadowed:
+    return _Shadowed(
+        [score for part in parts for score in part.scores],
+        [error for part in parts for error in part.errors],
+        sum(part.seconds for part in parts),
+    )

@@ -1,0 +1,308 @@
+"""The two slots, and what the server itself holds: the lease, the hard limits, compare-and-swap.
+
+All of it runs on the event loop's thread: no method awaits, so each is one step for everybody else. The clock is
+monotonic and given from outside; a lease that has run out is noticed by whoever asks next.
+"""
+
+import logging
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from contracts.slots import (
+    LATENCY_EDGES_S,
+    SCORE_BINS,
+    HardLimits,
+    LoadSlot,
+    Observation,
+    PromoteSlot,
+    RenewLease,
+    SetShare,
+    ShadowCounts,
+    SlotCounts,
+    Tripped,
+)
+from serving.champion_file import Remembered
+from serving.engine import Model
+
+MAXIMUM_LEASE_S = 3600.0
+_REMEMBERED_TRIPS = 1000
+logger = logging.getLogger(__name__)
+
+
+class SlotConflictError(Exception):
+    """The slots are not in the state that a message expects; the text says in which they are."""
+
+
+class SlotMessageError(ValueError):
+    """A message with a value that no state of the slots allows."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """A model in its place, with its counts since it came there."""
+
+    model: Model
+    counts: SlotCounts
+
+
+@dataclass(eq=False)
+class Challenger(Slot):
+    """The challenger, and everything that its rollout rests on; all of it goes when the challenger goes."""
+
+    rollout: str | None
+    hard_limits: HardLimits
+    share: float = 0.0
+    shadow: bool = False
+    lease_ends_s: float | None = None
+    tripped: Tripped | None = None
+    fault_share: float = 0.0
+    shadowed: ShadowCounts = field(default_factory=ShadowCounts)
+    recent: deque[bool] = field(default_factory=deque)
+    recent_errors: int = 0
+    first_error_s: float | None = None
+    requests_since_first_error: int = 0
+
+    @property
+    def position_salt(self) -> str:
+        """What the sticky assignment is salted with: the rollout."""
+        return self.rollout or ""
+
+
+def count_answer(counts: SlotCounts | ShadowCounts, seconds: float, score: float) -> None:
+    """Adds one answer's latency and score to the histograms of `counts`."""
+    counts.latency[bisect_left(LATENCY_EDGES_S, seconds)] += 1
+    counts.scores[min(max(int(score * SCORE_BINS), 0), SCORE_BINS - 1)] += 1
+
+
+class Slots:
+    """Champion and challenger of one server process; `server` names the process, so that a restart is seen."""
+
+    def __init__(
+        self, *, server: str, clock: Callable[[], float] = time.monotonic, remembered: Remembered | None = None
+    ) -> None:
+        self.champion: Slot | None = None
+        self.challenger: Challenger | None = None
+        self.trips: dict[Literal["hard_limit", "lease"], int] = {"hard_limit": 0, "lease": 0}
+        self._server = server
+        self._clock = clock
+        self._remembered = remembered
+        self._tripped_rollouts: dict[str, str] = {}
+
+    # -- what a request asks ---------------------------------------------------------------------------------------
+
+    def sharing(self) -> Challenger | None:
+        """The challenger while it has a share of the answers and a lease for it."""
+        challenger = self._current()
+        return challenger if challenger is not None and challenger.share > 0 else None
+
+    def shadowing(self) -> Challenger | None:
+        """The challenger while it shadows under a lease."""
+        challenger = self._current()
+        return challenger if challenger is not None and challenger.shadow else None
+
+    def expire(self) -> None:
+        """Takes share and shadow from a challenger whose lease has run out; called by a timer as well."""
+        self._current()
+
+    def count_challenger_answer(self, challenger: Challenger, seconds: float, score: float) -> None:
+        """A request that the challenger answered."""
+        count_answer(challenger.counts, seconds, score)
+        self._count_request(challenger, is_error=False)
+
+    def count_challenger_error(self, challenger: Challenger) -> None:
+        """A request that the challenger failed on, and the champion answers; trips when the hard limit is reached."""
+        challenger.counts.errors += 1
+        if challenger.first_error_s is None:
+            challenger.first_error_s = self._clock()
+        self._count_request(challenger, is_error=True)
+        limits = challenger.hard_limits
+        if challenger.recent_errors >= limits.errors and challenger.tripped is None:
+            self._trip(
+                challenger,
+                "hard_limit",
+                f"{challenger.recent_errors} errors in the last {len(challenger.recent)} challenger requests "
+                f">= limit {limits.errors} of {limits.window}",
+            )
+
+    def _count_request(self, challenger: Challenger, *, is_error: bool) -> None:
+        challenger.counts.requests += 1
+        if challenger.first_error_s is not None:
+            challenger.requests_since_first_error += 1
+        challenger.recent.append(is_error)
+        challenger.recent_errors += is_error
+        if len(challenger.recent) > challenger.hard_limits.window:
+            challenger.recent_errors -= challenger.recent.popleft()
+
+    def _current(self) -> Challenger | None:
+        challenger = self.challenger
+        if challenger is None or challenger.lease_ends_s is None:
+            return challenger
+        if (late_s := self._clock() - challenger.lease_ends_s) >= 0:
+            had = "its shadow" if challenger.shadow else f"its share of {challenger.share:g}"
+            self._trip(
+                challenger, "lease", f"the lease ran out {late_s:.3f} s ago and nobody renewed it; {had} is gone"
+            )
+        return challenger
+
+    def _trip(self, challenger: Challenger, cause: Literal["hard_limit", "lease"], reason: str) -> None:
+        first = challenger.first_error_s
+        challenger.share, challenger.shadow, challenger.lease_ends_s = 0.0, False, None
+        challenger.tripped = Tripped(
+            cause=cause,
+            reason=reason,
+            seconds_since_first_error=None if first is None else self._clock() - first,
+            challenger_requests_since_first_error=None if first is None else challenger.requests_since_first_error,
+        )
+        self.trips[cause] += 1
+        if challenger.rollout is not None:
+            self._tripped_rollouts[challenger.rollout] = reason
+            if len(self._tripped_rollouts) > _REMEMBERED_TRIPS:
+                del self._tripped_rollouts[next(iter(self._tripped_rollouts))]
+        logger.warning("tripped: rollout %s, version %s: %s", challenger.rollout, challenger.model.version, reason)
+
+    # -- what whoever runs a rollout asks --------------------------------------------------------------------------
+
+    def is_in_place(self, load: LoadSlot) -> bool:
+        """Whether `load` has nothing left to do: the same rollout's challenger, or already the champion.
+
+        Raises:
+            SlotConflictError: another rollout holds the slot, or this one has tripped or holds another version.
+        """
+        champion, challenger = self.champion, self._current()
+        if champion and (champion.model.version, champion.model.bundle.id) == (load.version, load.bundle):
+            return True
+        if challenger is not None and challenger.rollout == load.rollout:
+            held = challenger.model
+            if (held.version, held.bundle.id) == (load.version, load.bundle):
+                return True
+            if load.rollout is not None:
+                raise SlotConflictError(
+                    f"rollout {load.rollout!r} already holds the slot with version {held.version}, "
+                    f"asked for was {load.version}: a rollout has one version"
+                )
+        if load.rollout is not None and (reason := self._tripped_rollouts.get(load.rollout)):
+            raise SlotConflictError(f"rollout {load.rollout!r} has tripped and does not come back: {reason}")
+        if challenger is not None and (challenger.share > 0 or challenger.lease_ends_s is not None):
+            raise SlotConflictError(
+                f"rollout {challenger.rollout!r} holds the challenger slot with version {challenger.model.version}, "
+                f"share {challenger.share:g}: end it first"
+            )
+        return False
+
+    def place(self, load: LoadSlot, model: Model) -> None:
+        """Puts a loaded `model` into the challenger's slot, without share. Raises SlotConflictError as above."""
+        if self.is_in_place(load):
+            return
+        self.challenger = Challenger(
+            model=model,
+            counts=SlotCounts(version=load.version),
+            rollout=load.rollout,
+            hard_limits=load.hard_limits,
+        )
+
+    def set_share(self, message: SetShare) -> None:
+        """Raises SlotMessageError for a share outside [0, 1], SlotConflictError when the rollout may not have one."""
+        _require_lease(message.lease_s)
+        if not 0 <= message.share <= 1:
+            raise SlotMessageError(f"share is {message.share:g}, expected 0 to 1")
+        if message.shadow and message.share > 0:
+            raise SlotMessageError(f"a challenger shadows or has a share; found shadow with share {message.share:g}")
+        if self.champion is None:
+            raise SlotConflictError("there is no champion to fall back on: promote the first version instead")
+        challenger = self._held_by(message.rollout)
+        challenger.share, challenger.shadow = message.share, message.shadow
+        challenger.lease_ends_s = self._clock() + message.lease_s
+
+    def renew(self, message: RenewLease) -> None:
+        """Raises SlotConflictError when the rollout does not hold the slot, or has tripped."""
+        _require_lease(message.lease_s)
+        self._held_by(message.rollout).lease_ends_s = self._clock() + message.lease_s
+
+    def promote(self, message: PromoteSlot, remember: Callable[[Remembered], None]) -> None:
+        """Makes the challenger the champion, if the champion is still the expected one; the same again is a success.
+
+        `remember` makes it durable first, so that after a crash the server comes up with what it last promised.
+
+        Raises:
+            SlotConflictError: another champion, no such challenger, or a challenger that has tripped.
+            OSError: it cannot be remembered; nothing has changed then.
+        """
+        champion, challenger = self.champion, self._current()
+        if champion is not None and champion.model.version == message.version:
+            return
+        serving = champion.model.version if champion else None
+        # a champion that is remembered but could not be loaded may be replaced by whoever knows of it, or of none
+        allowed = {serving} if champion else {None, self._remembered.version if self._remembered else None}
+        if message.expected not in allowed:
+            raise SlotConflictError(f"the champion is {serving or 'nobody'}, expected was {message.expected}")
+        if challenger is None or challenger.model.version != message.version:
+            found = challenger.model.version if challenger else "nobody"
+            raise SlotConflictError(f"the challenger is {found}, asked to promote was {message.version}: load it first")
+        if challenger.tripped is not None:
+            raise SlotConflictError(f"the challenger {message.version} has tripped: {challenger.tripped.reason}")
+        model = challenger.model
+        remembered = Remembered(version=model.version, bundle=model.bundle.id, path=str(model.bundle.path))
+        remember(remembered)
+        self._remembered = remembered
+        self.install_champion(model)
+        self.challenger = None
+        logger.info("promoted: version %s in place of %s", model.version, serving)
+
+    def install_champion(self, model: Model) -> None:
+        """Puts `model` into the champion's slot, with counts from zero."""
+        self.champion = Slot(model=model, counts=SlotCounts(version=model.version))
+
+    def drop(self, rollout: str) -> bool:
+        """Empties the challenger's slot if `rollout` holds it; says whether it did."""
+        if self.challenger is None or self.challenger.rollout != rollout:
+            return False
+        self.challenger = None
+        return True
+
+    def inject_fault(self, error_share: float) -> None:
+        """The challenger fails on this share of its requests from now on."""
+        if not 0 <= error_share <= 1:
+            raise SlotMessageError(f"error_share is {error_share:g}, expected 0 to 1")
+        if self.challenger is None:
+            raise SlotConflictError("there is no challenger to fail")
+        self.challenger.fault_share = error_share
+
+    def observe(self) -> Observation:
+        """Both slots at this instant."""
+        challenger = self._current()
+        now = self._clock()
+        lease_ends = challenger.lease_ends_s if challenger else None
+        return Observation(
+            server=self._server,
+            clock_s=now,
+            rollout=challenger.rollout if challenger else None,
+            share=challenger.share if challenger else 0.0,
+            shadow=challenger.shadow if challenger else False,
+            lease_left_s=0.0 if lease_ends is None else lease_ends - now,
+            champion=self.champion.counts if self.champion else None,
+            challenger=challenger.counts if challenger else None,
+            shadowed=challenger.shadowed if challenger else None,
+            tripped=challenger.tripped if challenger else None,
+        )
+
+    def _held_by(self, rollout: str) -> Challenger:
+        challenger = self._current()
+        if challenger is None or challenger.rollout != rollout:
+            holder = repr(challenger.rollout) if challenger else "nobody"
+            raise SlotConflictError(
+                f"the challenger slot is held by {holder}, not by rollout {rollout!r}: load it first"
+            )
+        if challenger.tripped is not None:
+            raise SlotConflictError(
+                f"rollout {rollout!r} has tripped and does not come back: {challenger.tripped.reason}"
+            )
+        return challenger
+
+
+def _require_lease(lease_s: float) -> None:
+    if not 0 < lease_s <= MAXIMUM_LEASE_S:
+        raise SlotMessageError(f"lease_s is {lease_s:g}, expected more than 0 and at most {MAXIMUM_LEASE_S:g}")

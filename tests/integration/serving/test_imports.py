@@ -1,0 +1,53 @@
+import subprocess
+import sys
+from pathlib import Path
+
+_SERVE = """
+import asyncio, sys
+from pathlib import Path
+import serving.__main__
+from serving.app import ModelServer
+from serving.settings import Settings
+
+async def main():
+    root, bundle = Path(sys.argv[1]), sys.argv[2]
+    server = ModelServer(Settings(project="flight_delay", state=root / "state", predictions=root / "predictions"))
+    await server.start()
+    answers = []
+    async def receive():
+        return {"type": "http.request", "body": Path(sys.argv[3]).read_bytes()}
+    async def send(message):
+        answers.append(message)
+    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "headers": []}
+    await server(scope, receive, send)
+    await server.stop()
+    assert answers[0]["status"] == 200, answers
+    assert server.writer.written_rows == 1
+    server.metrics.render()
+
+asyncio.run(main())
+heavy = ("airflow", "mlflow", "pandas", "sklearn", "torch", "pipelines")
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_a_server_that_has_answered_and_logged_has_loaded_nothing_of_the_training_stack(tmp_path: Path) -> None:
+    import msgspec
+
+    from serving.champion_file import Remembered, write_champion
+    from tests.fixtures.bundles import tiny_bundle, tiny_record
+
+    bundle = tiny_bundle(tmp_path / "bundles")
+    write_champion(tmp_path / "state", Remembered(version="1", bundle=bundle.id, path=str(bundle.path)))
+    request = tmp_path / "request.json"
+    request.write_bytes(msgspec.json.encode({"records": [tiny_record()]}))
+    finished = subprocess.run(
+        [sys.executable, "-c", _SERVE, str(tmp_path), bundle.id, str(request)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == "[]"

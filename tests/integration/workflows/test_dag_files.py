@@ -1,0 +1,109 @@
+"""What the DAG files say, without running them."""
+
+import subprocess
+import sys
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.wiring import REPOSITORY
+
+DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
+HEAVY = (
+    "duckdb",
+    "evidently",
+    "great_expectations",
+    "ibis",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "sqlalchemy_utils",
+    "torch",
+)
+IMPORT = """
+import runpy, sys
+import airflow.sdk, airflow.triggers.base
+before = set(sys.modules)
+runpy.run_path(sys.argv[1])
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(",".join(sorted(loaded & set(sys.argv[2].split(",")))))
+"""
+
+
+@pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.name)
+def test_a_dag_file_loads_nothing_heavy(file: Path, airflow_database: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORT, str(file), ",".join(HEAVY)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip().splitlines()[-1:] in ([], [""]), f"{file.name} loads {found.stdout}"
+
+
+@pytest.fixture(scope="module")
+def dags(airflow_database: Path) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(REPOSITORY / "dags"))
+    assert bag.import_errors == {}
+    return dict(bag.dags)
+
+
+def test_each_project_has_each_workflow(dags: dict[str, Any]) -> None:
+    assert set(dags) == {f"flight_delay.{name}" for name in ("ingest", "retrain", "release", "watch", "rollback")}
+
+
+def test_the_retrain_goes_from_window_to_registration(dags: dict[str, Any]) -> None:
+    dag = dags["flight_delay.retrain"]
+    order = ["choose_window", "take_snapshot", "validate", "plan_trials", "train", "optimise", "evaluate", "register"]
+    for before, after in pairwise(order):
+        assert after in dag.get_task(before).downstream_task_ids
+    assert dag.get_task("train").is_mapped
+
+
+def test_one_retrain_and_one_release_run_at_a_time(dags: dict[str, Any]) -> None:
+    for name in ("retrain", "release"):
+        assert dags[f"flight_delay.{name}"].max_active_runs == 1
+    assert {task.pool for task in dags["flight_delay.retrain"].tasks} == {"flight_delay.retrain"}
+
+
+def test_every_task_has_a_timeout_and_reports_its_failure(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        for task in dag.tasks:
+            assert task.execution_timeout is not None, task
+            assert task.on_failure_callback, task
+
+
+@pytest.mark.parametrize(
+    ("workflow", "conf"),
+    [
+        ("retrain", {"as_of": "yesterday"}),
+        ("retrain", {"trigger": "because"}),
+        ("retrain", {"trainers": []}),
+        ("retrain", {"trainers": ["crystal_ball"]}),
+        ("release", {"version": "latest"}),
+        ("rollback", {"reason": ""}),
+        ("watch", {"days": 0}),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_any_task(
+    dags: dict[str, Any], workflow: str, conf: dict[str, Any]
+) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    params = deepcopy(dags[f"flight_delay.{workflow}"].params)
+    with pytest.raises(ParamValidationError):
+        params.update(conf)
+
+
+def test_the_defaults_of_every_form_are_allowed(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        dag.params.validate()

@@ -1,0 +1,132 @@
+import msgspec
+import pytest
+
+from pipelines.evaluation.comparison import Comparison, Difference
+from pipelines.evaluation.gates import Gate, GateLimits, gates
+from pipelines.inference import Latency
+
+LIMITS = GateLimits(log_loss_margin=0.001, auc_margin=0.005, brier_margin=0.001, improvement=0.0)
+LATENCY = (
+    Latency(rows=1, runs=400, us_p50=12, us_p95=15, us_p99=21),
+    Latency(rows=32, runs=400, us_p50=200, us_p95=300, us_p99=9000),
+)
+CHALLENGER = {
+    "log_loss": 0.5136,
+    "base_rate_log_loss": 0.5561,
+    "base_rate": 0.244,
+    "auc": 0.699,
+    "brier": 0.165,
+    "calibration_error": 0.021,
+}
+CHAMPION = CHALLENGER | {"log_loss": 0.5315, "auc": 0.666, "brier": 0.171}
+
+
+def comparison(challenger: dict[str, float] | None = None, **differences: tuple[float, float, float]) -> Comparison:
+    measured = {
+        "log_loss": (-0.0179, -0.0201, -0.0155),
+        "auc": (0.033, 0.021, 0.045),
+        "brier": (-0.006, -0.008, -0.004),
+    } | differences
+    return Comparison(
+        rows=12_683,
+        blocks=14,
+        challenger=CHALLENGER | (challenger or {}),
+        champion=CHAMPION,
+        differences={name: Difference(estimate=e, low=low, high=high) for name, (e, low, high) in measured.items()},
+    )
+
+
+def failed(found: tuple[Gate, ...]) -> dict[str, str]:
+    return {gate.name: gate.reason for gate in found if not gate.passed}
+
+
+def judged(compared: Comparison, limits: GateLimits = LIMITS, rows: int = 12_683) -> dict[str, str]:
+    return failed(gates(compared, LATENCY, limits, rows))
+
+
+def test_a_better_challenger_passes_every_gate() -> None:
+    assert judged(comparison()) == {}
+
+
+def test_a_gate_says_both_sides_the_interval_and_the_margin() -> None:
+    reasons = {gate.name: gate.reason for gate in gates(comparison(), LATENCY, LIMITS, 12_683)}
+    assert reasons["log loss against the champion"] == (
+        "log loss 0.5136 vs 0.5315: difference -0.0179 (95 % -0.0201 … -0.0155, 14 days), upper bound <= margin +0.001"
+    )
+    assert reasons["AUC against the champion"] == (
+        "AUC 0.6990 vs 0.6660: difference +0.0330 (95 % +0.0210 … +0.0450, 14 days), lower bound >= margin -0.005"
+    )
+    assert reasons["test rows"] == "12,683 test rows >= minimum 500"
+    assert reasons["better than the base rate"] == "log loss 0.5136 < 0.5561, that of always saying 0.244"
+    assert reasons["latency"] == "p99 of one row 21 µs (n = 400) <= limit 2000"
+    assert reasons["improvement"].endswith("gained +0.0179 >= +0 asked for")
+
+
+def test_a_challenger_that_may_be_worse_than_the_margin_fails_even_when_its_estimate_is_better() -> None:
+    found = judged(comparison(log_loss=(-0.0010, -0.0040, 0.0020)))
+    assert list(found) == ["log loss against the champion"]
+    assert "upper bound > margin +0.001" in found["log loss against the champion"]
+
+
+def test_a_lower_auc_than_the_margin_allows_fails() -> None:
+    found = judged(comparison(auc=(-0.001, -0.006, 0.004)))
+    assert "lower bound < margin -0.005" in found["AUC against the champion"]
+    assert judged(comparison(auc=(-0.001, -0.005, 0.004))) == {}
+
+
+def test_a_brier_score_worse_than_the_margin_fails() -> None:
+    assert list(judged(comparison(brier=(0.0005, 0.0, 0.0011)))) == ["Brier score against the champion"]
+
+
+def test_an_improvement_that_is_asked_for_must_be_shown() -> None:
+    found = judged(comparison(), msgspec.structs.replace(LIMITS, improvement=0.02))
+    assert "gained +0.0179 < +0.02 asked for" in found["improvement"]
+
+
+@pytest.mark.parametrize(
+    ("challenger", "name", "reason"),
+    [
+        ({"log_loss": 0.5561}, "better than the base rate", "log loss 0.5561 >= 0.5561, that of always saying 0.244"),
+        ({"auc": 0.52}, "AUC", "AUC 0.5200 < minimum 0.55"),
+        ({"calibration_error": 0.2}, "calibration", "calibration error 0.2000 (n = 12,683) > limit 0.15"),
+    ],
+)
+def test_absolute_gates_hold_with_and_without_a_champion(challenger: dict[str, float], name: str, reason: str) -> None:
+    with_champion = comparison(challenger)
+    alone = msgspec.structs.replace(with_champion, champion=None, differences={})
+    assert judged(with_champion)[name] == reason
+    assert judged(alone) == {name: reason}
+
+
+def test_too_few_test_rows_fail() -> None:
+    assert judged(comparison(), rows=499) == {"test rows": "499 test rows < minimum 500"}
+
+
+def test_the_latency_gate_is_about_one_row_at_a_time() -> None:
+    found = judged(comparison(), msgspec.structs.replace(LIMITS, latency_us_p99_max=20))
+    assert found == {"latency": "p99 of one row 21 µs (n = 400) > limit 20"}
+    with pytest.raises(ValueError, match=r"measured for \[32\] rows at a time: measure one row"):
+        gates(comparison(), LATENCY[1:], LIMITS, 12_683)
+
+
+def test_without_a_champion_only_absolute_gates_are_asked() -> None:
+    alone = msgspec.structs.replace(comparison(), champion=None, differences={})
+    names = [gate.name for gate in gates(alone, LATENCY, LIMITS, 12_683)]
+    assert names == ["test rows", "better than the base rate", "AUC", "calibration", "latency"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"log_loss_margin": 0},
+        {"auc_margin": 1.5},
+        {"improvement": 2},
+        {"auc_min": 1},
+        {"latency_us_p99_max": 0},
+        {"minimum_test_rows": 0},
+        {"log_loss_margn": 0.1},
+    ],
+)
+def test_limits_out_of_bounds_are_refused_by_name(limits: dict[str, float]) -> None:
+    with pytest.raises(msgspec.ValidationError, match=next(iter(limits))):
+        msgspec.convert(limits, GateLimits)

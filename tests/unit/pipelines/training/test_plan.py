@@ -1,0 +1,51 @@
+import msgspec
+import pytest
+
+from pipelines.training.plan import PARAMETERS, BoostedTrees, NeuralNet, TrainingPlan, TrialSpec, parse_parameters
+from pipelines.training.trainer import TRAINERS
+
+
+def test_every_trainer_that_can_be_configured_can_be_run() -> None:
+    assert TRAINERS.keys() == PARAMETERS.keys()
+
+
+def test_parameters_that_are_not_given_keep_their_defaults() -> None:
+    spec = TrialSpec(trainer="boosted_trees", parameters={"leaves": 15})
+    assert parse_parameters(spec) == BoostedTrees(leaves=15)
+
+
+def test_lists_from_yaml_become_layers() -> None:
+    plan = msgspec.yaml.decode(
+        "{seed: 7, trials: [{trainer: neural_net, parameters: {hidden: [32, 16]}}]}", type=TrainingPlan
+    )
+    assert parse_parameters(plan.trials[0]) == NeuralNet(hidden=(32, 16))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"trainer": "boosted_tree"}, "found 'boosted_tree', expected one of boosted_trees, neural_net"),
+        ({"trainer": "boosted_trees", "parameters": {"leafs": 3}}, "no 'leafs'.*did you mean 'leaves'"),
+        ({"trainer": "boosted_trees", "parameters": {"trees": "many"}}, "boosted_trees: Expected `int`.*trees"),
+        ({"trainer": "boosted_trees", "parameters": {"leaves": 1}}, "leaves: found 1, expected from 2 to 1024"),
+        ({"trainer": "neural_net", "parameters": {"hidden": []}}, r"hidden: found \(\), expected 1 to 8 layers"),
+        ({"trainer": "neural_net", "parameters": {"dropout": 1.5}}, "dropout: found 1.5, expected from 0 to 0.9"),
+        ({"trainer": "neural_net", "parameter": {}}, "unknown field `parameter`"),
+    ],
+)
+def test_a_wrong_trial_is_refused_when_the_configuration_is_read(spec: dict[str, object], message: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(spec, TrialSpec)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"trials": []}, "found none, expected at least one"),
+        ({"trials": [{"trainer": "neural_net"}, {"trainer": "neural_net"}]}, "two are the same"),
+        ({"seed": -1}, "seed: found -1"),
+    ],
+)
+def test_a_plan_without_distinct_trials_or_with_a_wrong_seed_is_refused(plan: dict[str, object], message: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(plan, TrainingPlan)

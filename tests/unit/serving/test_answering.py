@@ -1,0 +1,294 @@
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from contracts.assignment import position
+from contracts.bundle import Bundle
+from contracts.encoder import InvalidRecordError
+from contracts.slots import HardLimits, LoadSlot, PromoteSlot, SetShare
+from serving.answering import Answerer, ChampionFailedError, NotReadyError, entity_of
+from serving.engine import load_model
+from serving.metrics import Metrics
+from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
+from serving.shadow import Shadow
+from serving.slots import Slots
+from tests.fixtures.bundles import CARRIERS, TINY_SCHEMA, tiny_bundle, tiny_record
+
+STRICT_SCHEMA = msgspec.structs.replace(
+    TINY_SCHEMA,
+    fields=tuple(
+        msgspec.structs.replace(field, maximum=390.0) if field.name == "distance" else field
+        for field in TINY_SCHEMA.fields
+    ),
+)
+
+
+class Log(PredictionWriter):
+    """The writer before its thread: what would be written is in `groups`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, project="flight_delay", mask=Mask(b"key"))
+        self.groups: list[LoggedGroup] = []
+
+    def append(self, group: LoggedGroup) -> None:
+        self.groups.append(group)
+
+    def rows(self) -> list[tuple[str, str, str | None]]:
+        return [
+            (group.slot, group.version, error)
+            for group in self.groups
+            for error, _ in zip(group.errors, group.prediction_ids, strict=True)
+        ]
+
+
+class Parts:
+    """A server's parts without its HTTP, with version 1 as champion."""
+
+    def __init__(self, root: Path, champion: Bundle | None) -> None:
+        self.slots = Slots(server="a")
+        self.log = Log(root)
+        self.metrics = Metrics(self.slots, self.log)
+        ids = PredictionIds()
+        self.shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.log, ids=ids, maximum_rows=50)
+        self.answerer = Answerer(slots=self.slots, metrics=self.metrics, writer=self.log, shadow=self.shadow, ids=ids)
+        if champion is not None:
+            self.place(champion, "1", None)
+            self.slots.promote(PromoteSlot(version="1", expected=None), lambda _: None)
+
+    def place(self, bundle: Bundle, version: str, rollout: str | None, limits: HardLimits | None = None) -> None:
+        load = LoadSlot(
+            version=version,
+            bundle=bundle.id,
+            path=str(bundle.path),
+            rollout=rollout,
+            hard_limits=limits or HardLimits(errors=100, window=100),
+        )
+        self.slots.place(load, load_model(bundle.path, bundle.id, version, "flight_delay"))
+
+    def share(self, share: float, *, shadow: bool = False) -> None:
+        self.slots.set_share(SetShare(rollout="r1", share=share, shadow=shadow, lease_s=60))
+
+    def answer(self, *records: Any, **more: Any) -> Any:
+        return asyncio.run(self.answerer.answer(records, "request", **more))
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path, tiny_bundle(tmp_path))
+
+
+def fill(parts: Parts, tmp_path: Path, share: float, limits: HardLimits | None = None, **bundle: Any) -> None:
+    parts.place(tiny_bundle(tmp_path, **{"bias": 0.5, **bundle}), "2", "r1", limits)
+    parts.share(share)
+
+
+def test_without_a_champion_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError, match="promote"):
+        Parts(tmp_path, None).answer(tiny_record())
+
+
+def test_each_row_is_answered_by_the_slot_of_its_entity_in_the_order_of_the_records(
+    parts: Parts, tmp_path: Path
+) -> None:
+    fill(parts, tmp_path, 0.5)
+    records = [tiny_record(number % 30, tailnum=f"N{number}") for number in range(200)]
+    answer = parts.answer(*records)
+    expected = ["challenger" if position("r1", record["tailnum"]) < 0.5 else "champion" for record in records]
+    assert [each.slot for each in answer.predictions] == expected
+    assert {each.slot: each.model_version for each in answer.predictions} == {"champion": "1", "challenger": "2"}
+    alone = [parts.answer(record).predictions[0] for record in records[:20]]
+    assert [each.score for each in alone] == [each.score for each in answer.predictions[:20]]
+    assert len({each.prediction_id for each in answer.predictions}) == 200
+    assert (answer.rollout, answer.share, answer.model_version) == ("r1", 0.5, "1")
+
+
+def test_an_answer_of_nan_is_retried_on_the_champion_and_counts_against_the_challenger(
+    parts: Parts, tmp_path: Path
+) -> None:
+    fill(parts, tmp_path, 1.0, fail_above=500)
+    answer = parts.answer(tiny_record(0), tiny_record(1, distance=900))
+    assert [(each.slot, each.model_version) for each in answer.predictions] == [("challenger", "2"), ("champion", "1")]
+    challenger, champion = parts.slots.challenger, parts.slots.champion
+    assert challenger is not None
+    assert champion is not None
+    assert (challenger.counts.requests, challenger.counts.errors) == (2, 1)
+    assert champion.counts.requests == 0, "a retried row is no answer to a request of the champion's own"
+    assert parts.metrics.of("1", "champion").retried == 1
+    assert parts.log.rows() == [
+        ("challenger", "2", None),
+        ("challenger", "2", "the score is nan, expected 0 to 1"),
+        ("champion", "1", None),
+    ]
+    assert parts.log.groups[0].scores[1] is None
+
+
+def test_a_challenger_whose_graph_raises_is_answered_for(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(parts, tmp_path, 1.0)
+    challenger = parts.slots.challenger
+    assert challenger is not None
+
+    def fail(_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    object.__setattr__(challenger.model, "run", fail)
+    answer = parts.answer(tiny_record(0), tiny_record(1))
+    assert [each.slot for each in answer.predictions] == ["champion"] * 2
+    assert challenger.counts.errors == 2
+    assert parts.log.rows()[0] == ("challenger", "2", "RuntimeError: out of memory")
+
+
+def test_what_only_the_challengers_schema_refuses_is_the_challengers_error(parts: Parts, tmp_path: Path) -> None:
+    fill(parts, tmp_path, 1.0, schema=STRICT_SCHEMA)
+    answer = parts.answer(tiny_record(0), tiny_record(1, distance=5000), tiny_record(2))
+    assert [each.slot for each in answer.predictions] == ["challenger", "champion", "challenger"]
+    assert parts.log.rows()[2] == ("challenger", "2", "the challenger's schema refuses what the champion's accepts")
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_the_champions_schema_refuses_is_the_clients_error_and_counts_for_nobody(
+    parts: Parts, tmp_path: Path, share: float
+) -> None:
+    fill(parts, tmp_path, share)
+    with pytest.raises(InvalidRecordError) as refused:
+        parts.answer(tiny_record(0), tiny_record(1, distance=-1), tiny_record(2, carrier=3))
+    assert [(each.field, each.row) for each in refused.value.problems] == [("distance", 1), ("carrier", 2)]
+    challenger, champion = parts.slots.challenger, parts.slots.champion
+    assert challenger is not None
+    assert champion is not None
+    assert challenger.counts.requests == champion.counts.requests == 0
+    assert parts.log.rows() == []
+
+
+def test_rows_behind_the_one_that_trips_the_limit_are_the_champions(parts: Parts, tmp_path: Path) -> None:
+    fill(parts, tmp_path, 1.0, HardLimits(errors=2, window=10), fail_above=500)
+    records = [tiny_record(number, distance=900 if number in (1, 3) else 100) for number in range(8)]
+    answer = parts.answer(*records)
+    assert [each.slot for each in answer.predictions] == [
+        "challenger", "champion", "challenger", "champion", "champion", "champion", "champion", "champion",
+    ]  # fmt: skip
+    tripped = parts.slots.observe().tripped
+    assert tripped is not None
+    assert tripped.challenger_requests_since_first_error == 3
+    assert parts.answer(tiny_record()).predictions[0].slot == "champion"
+
+
+def test_injected_faults_reach_no_client(parts: Parts, tmp_path: Path) -> None:
+    fill(parts, tmp_path, 1.0)
+    parts.slots.inject_fault(1.0)
+    assert [each.slot for each in parts.answer(*[tiny_record(number) for number in range(5)]).predictions] == [
+        "champion"
+    ] * 5
+    assert {error for slot, _, error in parts.log.rows() if slot == "challenger"} == {"injected fault"}
+
+
+def test_a_champion_that_fails_is_an_error_that_names_the_rows(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, tiny_bundle(tmp_path, fail_above=500))
+    with pytest.raises(ChampionFailedError, match="the first is row 1: the score is nan") as failed:
+        parts.answer(tiny_record(0), tiny_record(1, distance=900))
+    assert failed.value.rows == (1,)
+    champion = parts.slots.champion
+    assert champion is not None
+    assert (champion.counts.requests, champion.counts.errors) == (2, 1)
+
+
+def test_a_promotion_during_a_large_request_loses_no_row(parts: Parts, tmp_path: Path) -> None:
+    fill(parts, tmp_path, 0.5)
+
+    async def both() -> Any:
+        records = [tiny_record(number % 30, tailnum=f"N{number}") for number in range(1000)]
+        answering = asyncio.create_task(parts.answerer.answer(records, "request"))
+        await asyncio.sleep(0)
+        parts.slots.promote(PromoteSlot(version="2", expected="1"), lambda _: None)
+        return await answering
+
+    answer = asyncio.run(both())
+    assert len(answer.predictions) == 1000
+    assert {each.slot for each in answer.predictions} == {"champion"}, "the slot was gone when their turn came"
+
+
+def test_a_large_request_lets_others_pass(parts: Parts) -> None:
+    order: list[str] = []
+
+    async def note(name: str, answering: Awaitable[Any]) -> None:
+        await answering
+        order.append(name)
+
+    async def both() -> None:
+        large = [tiny_record(number % 30) for number in range(1000)]
+        await asyncio.gather(
+            note("large", parts.answerer.answer(large, "a")), note("small", parts.answerer.answer([tiny_record()], "b"))
+        )
+
+    asyncio.run(both())
+    assert order == ["small", "large"]
+
+
+def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_path: Path) -> None:
+    parts.place(tiny_bundle(tmp_path, bias=0.5, fail_above=500), "2", "r1")
+    parts.share(0, shadow=True)
+
+    async def run() -> None:
+        parts.shadow.start()
+        records = [tiny_record(0), tiny_record(1), tiny_record(2, distance=900)]
+        answer = await parts.answerer.answer(records, "request")
+        assert {each.slot for each in answer.predictions} == {"champion"}
+        await until(lambda: parts.metrics.shadow_pairs == 3)
+        await parts.shadow.stop()
+
+    asyncio.run(run())
+    shadowed = parts.slots.observe().shadowed
+    assert shadowed is not None
+    # 0.52 and 0.53 stay below the threshold of 0.6 on the champion; half a logit more lifts both above it
+    assert (shadowed.pairs, shadowed.flips, shadowed.errors) == (3, 2, 1)
+    expected = sum(sigmoid(logit + 0.5) - sigmoid(logit) for logit in (0.10, 0.11))
+    assert shadowed.absolute_difference_sum == pytest.approx(expected, abs=1e-6)
+    assert [row for row in parts.log.rows() if row[0] == "shadow"] == [
+        ("shadow", "2", None),
+        ("shadow", "2", None),
+        ("shadow", "2", "the score is nan, expected 0 to 1"),
+    ]
+    challenger = parts.slots.challenger
+    assert challenger is not None
+    assert challenger.counts.requests == 0
+
+
+def test_shadow_rows_that_do_not_fit_the_queue_are_dropped_and_counted(parts: Parts, tmp_path: Path) -> None:
+    parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
+    parts.share(0, shadow=True)
+    parts.answer(*[tiny_record(number % 30) for number in range(40)])
+    parts.answer(*[tiny_record(number % 30) for number in range(40)])
+    shadowed = parts.slots.observe().shadowed
+    assert shadowed is not None
+    assert (shadowed.pairs, shadowed.dropped) == (0, 40)
+
+
+def test_requests_for_the_champion_by_name_stay_out_of_the_comparison(parts: Parts, tmp_path: Path) -> None:
+    fill(parts, tmp_path, 1.0)
+    assert parts.answer(tiny_record(), champion_only=True).predictions[0].slot == "champion"
+    champion = parts.slots.champion
+    assert champion is not None
+    assert champion.counts.requests == 0
+    assert parts.metrics.of("1", "champion").counts.requests == 1
+
+
+def test_a_record_without_entity_sticks_by_the_key_of_its_event() -> None:
+    assert entity_of(TINY_SCHEMA, tiny_record(0)) == "N10000"
+    keys = {entity_of(TINY_SCHEMA, tiny_record(0, tailnum=None, carrier=carrier)) for carrier in CARRIERS}
+    assert keys == {f'["{carrier}","2013-07-01T08:30:00"]' for carrier in CARRIERS}
+
+
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)

@@ -1,0 +1,53 @@
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from serving.engine import ModelRefusedError, ScoringError, is_usable, load_model
+
+
+def test_a_bundle_whose_golden_rows_agree_is_loaded(bundles: ModuleType, tmp_path: Path) -> None:
+    bundle = bundles.tiny_bundle(tmp_path)
+    model = load_model(bundle.path, bundle.id, "7", "flight_delay")
+    scores = model.score(model.encoder.encode(bundles.tiny_record(0)))
+    assert scores == pytest.approx([1 / (1 + np.exp(-0.1))], abs=1e-6)
+
+
+def test_golden_scores_that_differ_are_refused_with_both_numbers(bundles: ModuleType, tmp_path: Path) -> None:
+    bundle = bundles.tiny_bundle(tmp_path, golden_shift=0.01)
+    with pytest.raises(ModelRefusedError, match=r"golden row \d+ scores 0\.\d+ here, expected 0\.\d+ within 1e-05"):
+        load_model(bundle.path, bundle.id, "7", "flight_delay")
+
+
+def test_another_projects_bundle_is_refused(bundles: ModuleType, tmp_path: Path) -> None:
+    bundle = bundles.tiny_bundle(tmp_path, project="credit_risk")
+    with pytest.raises(ModelRefusedError, match="of project 'credit_risk', this server of 'flight_delay'"):
+        load_model(bundle.path, bundle.id, "7", "flight_delay")
+
+
+def test_a_damaged_and_a_missing_bundle_are_refused(bundles: ModuleType, tmp_path: Path) -> None:
+    bundle = bundles.tiny_bundle(tmp_path)
+    bundle.model_path.write_bytes(b"")
+    with pytest.raises(ModelRefusedError, match="the manifest says"):
+        load_model(bundle.path, bundle.id, "7", "flight_delay")
+    with pytest.raises(ModelRefusedError, match="no bundle at"):
+        load_model(tmp_path / "nowhere", bundle.id, "7", "flight_delay")
+
+
+def test_a_required_provider_that_is_not_in_use_is_refused(bundles: ModuleType, tmp_path: Path) -> None:
+    bundle = bundles.tiny_bundle(tmp_path, require="NoSuchExecutionProvider")
+    with pytest.raises(ModelRefusedError, match="requires NoSuchExecutionProvider, in use would be CPU"):
+        load_model(bundle.path, bundle.id, "7", "flight_delay")
+
+
+def test_a_graph_that_fails_says_so(bundles: ModuleType, tmp_path: Path) -> None:
+    bundle = bundles.tiny_bundle(tmp_path)
+    model = load_model(bundle.path, bundle.id, "7", "flight_delay")
+    with pytest.raises(ScoringError, match="features"):
+        model.score(np.zeros((1, 99), dtype=np.float32))
+
+
+def test_only_scores_between_0_and_1_are_usable() -> None:
+    scores = np.array([0, 1, 0.5, 1.0000001, np.nan, np.inf, -np.inf, -0.1, 1.1], dtype=np.float32)
+    assert is_usable(scores).tolist() == [True, True, True, True, False, False, False, False, False]
