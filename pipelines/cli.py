@@ -22,8 +22,23 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _checked_date(found: str) -> str:
+    """Refuses what is no date; empty is today."""
+    if found:
+        try:
+            date.fromisoformat(found)
+        except ValueError:
+            raise typer.BadParameter(f"found {found!r}, expected a date such as 2013-07-01") from None
+    return found
+
+
 ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="A folder in projects/, for example flight_delay.")]
-AsOf = Annotated[str, typer.Option("--as-of", metavar="DATE", help="The date that the run pretends is today.")]
+AsOf = Annotated[
+    str,
+    typer.Option("--as-of", metavar="DATE", help="The date that the run pretends is today.", callback=_checked_date),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
@@ -211,8 +226,12 @@ def serve(
 @app.command()
 def replay(
     project: ProjectName,
-    start: Annotated[str, typer.Option("--from", metavar="DATE", help="The first day to replay.")],
-    until: Annotated[str, typer.Option("--until", metavar="DATE", help="The day after the last.")],
+    start: Annotated[
+        str, typer.Option("--from", metavar="DATE", help="The first day to replay.", callback=_checked_date)
+    ],
+    until: Annotated[
+        str, typer.Option("--until", metavar="DATE", help="The day after the last.", callback=_checked_date)
+    ],
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 80.0,
     url: Annotated[str | None, typer.Option(help="The model server; default: the project's.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Write one JSON line for each answer to this file.")] = None,

@@ -87,6 +87,7 @@ class _Session:
         self._client = httpx.AsyncClient(
             base_url=url,
             timeout=REQUEST_TIMEOUT_S,
+            trust_env=False,
             limits=httpx.Limits(max_connections=MAX_IN_FLIGHT, max_keepalive_connections=MAX_IN_FLIGHT),
         )
         self._entity = entity

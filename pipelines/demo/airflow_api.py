@@ -13,7 +13,7 @@ class AirflowApi:
     """Signs in once, and again when the token has expired."""
 
     def __init__(self, base_url: str, user: str, password: str) -> None:
-        self._client = httpx.Client(base_url=base_url, timeout=60)
+        self._client = httpx.Client(base_url=base_url, timeout=60, trust_env=False)  # loopback, no proxy
         self._login = {"username": user, "password": password}
 
     def _request(self, method: str, path: str, **options: Any) -> Any:

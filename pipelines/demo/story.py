@@ -136,7 +136,9 @@ def _broken(story: Story) -> None:
         reached = observed["rollout"] is not None and not observed["shadow"] and observed["share"] >= BREAKS_AT_SHARE
         if reached and "broken_at_share" not in story.facts:
             fault = {"error_share": BROKEN_ERROR_SHARE}
-            httpx.post(f"{story.stack.server_url}/control/fault", json=fault, timeout=5).raise_for_status()
+            httpx.post(
+                f"{story.stack.server_url}/control/fault", json=fault, timeout=5, trust_env=False
+            ).raise_for_status()
             story.facts["broken_at_share"] = observed["share"]
 
     title = f"a challenger that breaks at {BREAKS_AT_SHARE:.0%}: it fails on one request in five"
@@ -234,8 +236,8 @@ def _traffic(story: Story, workflow: str) -> str:
 
 
 def _get(story: Story, path: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(f"{story.stack.server_url}{path}", timeout=5).raise_for_status().json()
-    return answer
+    response = httpx.get(f"{story.stack.server_url}{path}", timeout=5, trust_env=False)
+    return dict(response.raise_for_status().json())
 
 
 def _wait(story: Story, condition: Callable[[], bool], seconds: float, complaint: str) -> None:

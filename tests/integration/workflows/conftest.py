@@ -5,7 +5,6 @@ Airflow reads its settings when it is imported, so they are set here, before a t
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,12 +15,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 
 from pipelines.wiring import REPOSITORY
+from tests.fixtures.small_installation import (
+    PROJECT,
+    copy_of_expectations,
+    free_port,
+    replay_command,
+    small_projects,
+    small_warehouse,
+)
 
 FOLDER = Path(tempfile.mkdtemp(prefix="paceline-workflows-"))
-PROJECT = "flight_delay"
 AIRFLOW = {
     "AIRFLOW_HOME": str(FOLDER / "airflow"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -48,72 +53,17 @@ def airflow_database() -> Path:
 
 @pytest.fixture(scope="session")
 def small_home() -> Iterator[Path]:
-    """`PACELINE_HOME` with every fourth flight until the end of April, and a project that is quick to release."""
-    port = _free_port()
+    """`PACELINE_HOME` with every second flight until the end of April, and a project that is quick to release."""
+    port = free_port()
     home = FOLDER / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PACELINE_HOME", str(home))
-        patch.setenv("PACELINE_PROJECTS", str(_small_projects(port)))
-        patch.setenv("PACELINE_EXPECTATIONS", str(_copy_of_expectations()))
+        patch.setenv("PACELINE_PROJECTS", str(small_projects(FOLDER / "projects", port)))
+        patch.setenv("PACELINE_EXPECTATIONS", str(copy_of_expectations(FOLDER / "great_expectations")))
         patch.setenv("PACELINE_SERVER_URL", f"http://127.0.0.1:{port}")
         patch.setenv("OMP_NUM_THREADS", "1")
-        _small_warehouse()
+        small_warehouse()
         yield home
-
-
-def _small_projects(port: int) -> Path:
-    folder = FOLDER / "projects" / PROJECT
-    folder.mkdir(parents=True)
-    shutil.copy(REPOSITORY / "projects" / PROJECT / "source.py", folder)
-    configuration = yaml.safe_load((REPOSITORY / "projects" / PROJECT / "project.yaml").read_text())
-    step = {"minimum_requests": 10, "minimum_s": 0.5, "maximum_s": 120}
-    configuration |= {
-        "serving_port": port,
-        "split": {
-            "train_days": 60,
-            "validation_days": 7,
-            "test_days": 7,
-            "minimum_train_rows": 1000,
-            "minimum_train_days": 14,
-        },
-        "gates": {"minimum_test_rows": 500, "log_loss_margin": 0.05, "auc_margin": 0.1, "brier_margin": 0.05},
-        "training": {
-            "seed": 1,
-            "trials": [
-                {"trainer": "boosted_trees", "parameters": {"iterations": 30}},
-                {"trainer": "neural_net", "parameters": {"epochs": 1}},
-            ],
-        },
-        "rollout": {
-            "shadow": {"minimum_pairs": 10, "minimum_s": 0.5, "maximum_s": 120},
-            "steps": [{"share": share, **step} for share in (0.1, 0.5, 1.0)],
-            "look_every_s": 0.2,
-            "lease_s": 3,
-        },
-    }
-    configuration["validation"] |= {"minimum_rows_per_day": 75, "minimum_train_rows": 1000}
-    (folder / "project.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
-    return FOLDER / "projects"
-
-
-def _copy_of_expectations() -> Path:
-    target = FOLDER / "great_expectations"
-    shutil.copytree(REPOSITORY / "great_expectations", target, ignore=shutil.ignore_patterns("uncommitted"))
-    return target
-
-
-def _small_warehouse() -> None:
-    import duckdb
-
-    from pipelines.tasks import ingesting
-    from pipelines.wiring import home
-
-    ingesting.ingest(PROJECT)
-    flights = home().warehouse(PROJECT) / "flights.parquet"
-    with duckdb.connect() as connection:
-        some = f"SELECT * FROM '{flights}' WHERE month <= 4 AND (flight + day) % 4 = 0"
-        connection.execute(f"COPY ({some}) TO '{flights}.small' (FORMAT parquet)")
-    Path(f"{flights}.small").replace(flights)
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +91,7 @@ def model_server(small_home: Path) -> Iterator[str]:
 def traffic(model_server: str) -> Iterator[Path]:
     """The real flights of April as requests, 60 a second, until the test ends; the path of what the clients saw."""
     answers = FOLDER / f"answers-{time.monotonic_ns()}.jsonl"
-    command = [sys.executable, "-m", "pipelines", "replay", PROJECT, "--from", "2013-04-01", "--until", "2013-05-01"]
-    command += ["--rate", "60", "--answers", str(answers), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(replay_command(answers, rate=60), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield answers
     finally:
@@ -161,9 +109,3 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=1).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

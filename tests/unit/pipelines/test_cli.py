@@ -1,0 +1,82 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+
+COMMANDS = {
+    "ingest",
+    "snapshot",
+    "train",
+    "evaluate",
+    "retrain",
+    "release",
+    "rollback",
+    "serve",
+    "replay",
+    "watch",
+    "status",
+    "lineage",
+    "demo",
+}
+
+
+def paceline(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *words],
+        env={**os.environ, "PACELINE_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_help_lists_every_command() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"})
+    assert shown.exit_code == 0
+    assert set(re.findall(r"^│ (\w+) ", shown.stdout, re.MULTILINE)) >= COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS - {"serve", "demo"}))
+def test_every_command_prints_json_when_asked(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"})
+    assert "--json" in shown.stdout
+
+
+def test_an_unknown_project_is_one_line_that_names_the_known_ones(tmp_path: Path) -> None:
+    ended = paceline(tmp_path, "status", "flight_delays")
+    assert ended.returncode == 1
+    assert "no project 'flight_delays'" in ended.stderr
+    assert "flight_delay" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_project_without_a_champion_says_so(tmp_path: Path) -> None:
+    assert "no champion yet" in paceline(tmp_path, "status", "flight_delay").stdout
+    assert json.loads(paceline(tmp_path, "status", "flight_delay", "--json").stdout)["champion"] is None
+
+
+def test_a_snapshot_before_the_ingest_says_what_to_do(tmp_path: Path) -> None:
+    ended = paceline(tmp_path, "snapshot", "flight_delay", "--as-of", "2013-04-01")
+    assert ended.returncode == 1
+    assert "ingest" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_date_is_refused(tmp_path: Path) -> None:
+    ended = paceline(tmp_path, "retrain", "flight_delay", "--as-of", "soon")
+    assert ended.returncode == 2
+    assert "found 'soon', expected a date such as 2013-07-01" in ended.stderr
+
+
+def test_an_unknown_prediction_is_an_error(tmp_path: Path) -> None:
+    ended = paceline(tmp_path, "lineage", "0123")
+    assert ended.returncode == 1
+    assert "no prediction 0123" in ended.stderr
