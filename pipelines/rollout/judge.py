@@ -1,19 +1,20 @@
 """The judge: what the counts of a look say about the challenger — advance, wait or rollback — with the evidence.
 
 Pure. Each look adds the difference of the cumulative counts to e-processes, which may be asked after every request
-(`pipelines.statistics.odds_ratio`); the plan's alpha is split between them. The cuts, above which an answer is slow
-or a score is high, come from the champion's counts at earlier looks only, else the evidence would not be valid.
+(`pipelines.statistics`); the plan's alpha is split between them. The cut above which an answer is slow comes from the
+champion's counts at earlier looks only, else the evidence would not be valid.
 """
 
 from bisect import bisect_left
-from math import exp, log
 from typing import Literal, Self
 
 import msgspec
 
 from contracts.slots import LATENCY_EDGES_S, Observation, ShadowCounts, SlotCounts
+from pipelines.rollout.comparisons import Comparison, Finding, ScoreComparison, finding
 from pipelines.rollout.plan import Plan, ShadowStep, Step
 from pipelines.statistics import single_rate
+from pipelines.statistics.mean_difference import MeanEvidence
 from pipelines.statistics.odds_ratio import Evidence
 
 Verdict = Literal["advance", "wait", "rollback"]
@@ -68,54 +69,6 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
         return difference if lowest >= 0 and difference.errors <= difference.requests else None
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence that the challenger does something at higher odds than the champion, and the counts behind it."""
-
-    name: str
-    evidence: Evidence
-    happened: int = 0
-    n: int = 0
-    reference_happened: int = 0
-    reference_n: int = 0
-
-    def after(self, happened: int, n: int, reference_happened: int, reference_n: int) -> "Comparison":
-        """The comparison after one more look."""
-        return msgspec.structs.replace(
-            self,
-            evidence=self.evidence.after(
-                failures=happened, n=n, reference_failures=reference_happened, reference_n=reference_n
-            ),
-            happened=self.happened + happened,
-            n=self.n + n,
-            reference_happened=self.reference_happened + reference_happened,
-            reference_n=self.reference_n + reference_n,
-        )
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of evidence: `e_value` above `limit` is a reason to roll back."""
-
-    name: str
-    happened: int
-    n: int
-    reference_happened: int | None
-    reference_n: int | None
-    e_value: float
-    limit: float
-
-    @property
-    def exceeded(self) -> bool:
-        return self.e_value > self.limit
-
-    def __str__(self) -> str:
-        against = "" if self.reference_n is None else f" against {self.reference_happened:,} of {self.reference_n:,}"
-        relation = ">" if self.exceeded else "<="
-        return (
-            f"{self.name} {self.happened:,} of {self.n:,}{against}: "
-            f"e-value {_show(self.e_value)} {relation} {_show(self.limit)}"
-        )
-
-
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict, its reason in words, and all findings, also those that did not decide."""
 
@@ -127,7 +80,9 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What the judge keeps between looks: the last counts, the evidence so far, and what this phase has seen."""
 
-    comparisons: tuple[Comparison, ...]
+    errors: Comparison
+    slow: Comparison
+    scores: tuple[ScoreComparison, ScoreComparison]
     champion: Tally | None = None
     challenger: Tally | None = None
     pairs: int = 0
@@ -140,16 +95,13 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def fresh(cls, plan: Plan) -> Self:
         """Nothing seen yet; the margins are the plan's."""
-        margins = {
-            "errors": plan.error_odds_margin,
-            "slow answers": plan.latency_odds_margin,
-            "higher scores": plan.score_odds_margin,
-            "lower scores": plan.score_odds_margin,
-        }
         return cls(
-            comparisons=tuple(
-                Comparison(name=name, evidence=Evidence(margin=margin)) for name, margin in margins.items()
-            )
+            errors=Comparison(name="errors", evidence=Evidence(margin=plan.error_odds_margin)),
+            slow=Comparison(name="slow answers", evidence=Evidence(margin=plan.latency_odds_margin)),
+            scores=(
+                ScoreComparison(name="higher scores", evidence=MeanEvidence(plan.score_margin)),
+                ScoreComparison(name="lower scores", evidence=MeanEvidence(plan.score_margin), is_lower=True),
+            ),
         )
 
     def next_phase(self) -> Self:
@@ -172,8 +124,7 @@ def learn(memory: Memory, observation: Observation, plan: Plan) -> Memory:
     if new is not None and reference is not None:
         assert memory.champion is not None  # reference is the difference to it
         memory = msgspec.structs.replace(
-            memory,
-            comparisons=_compare(memory, new, reference, memory.champion, plan),
+            _compare(memory, new, reference, memory.champion, plan),
             phase_requests=memory.phase_requests + new.requests,
             phase_reference_requests=memory.phase_reference_requests + reference.requests,
         )
@@ -231,25 +182,23 @@ def _learn_shadow(memory: Memory, shadowed: ShadowCounts | None, reference: Tall
         return known
     # the same e-process as for answered requests: the question is the same, and a request that
     # fails on both sides makes the split more even than independent arms would, which only errs towards waiting
-    compared = memory.comparisons[0].after(new_errors, new_pairs + new_errors, reference.errors, reference.requests)
-    return msgspec.structs.replace(
-        known, comparisons=(compared, *memory.comparisons[1:]), phase_pairs=memory.phase_pairs + new_pairs
-    )
+    compared = memory.errors.after(new_errors, new_pairs + new_errors, reference.errors, reference.requests)
+    return msgspec.structs.replace(known, errors=compared, phase_pairs=memory.phase_pairs + new_pairs)
 
 
-def _compare(memory: Memory, new: Tally, reference: Tally, before: Tally, plan: Plan) -> tuple[Comparison, ...]:
-    errors, slow, higher, lower = memory.comparisons
-    errors = errors.after(new.errors, new.requests, reference.errors, reference.requests)
+def _compare(memory: Memory, new: Tally, reference: Tally, before: Tally, plan: Plan) -> Memory:
+    slow = memory.slow
     if (cut := _slow_cut(before.latency, plan.latency_floor_ms / 1000)) is not None:
         slow = slow.after(
             sum(new.latency[cut:]), sum(new.latency), sum(reference.latency[cut:]), sum(reference.latency)
         )
-    if (cut := _score_cut(before.scores)) is not None:
-        n, reference_n = sum(new.scores), sum(reference.scores)
-        high, reference_high = sum(new.scores[cut:]), sum(reference.scores[cut:])
-        higher = higher.after(high, n, reference_high, reference_n)
-        lower = lower.after(n - high, n, reference_n - reference_high, reference_n)
-    return errors, slow, higher, lower
+    higher, lower = memory.scores
+    return msgspec.structs.replace(
+        memory,
+        errors=memory.errors.after(new.errors, new.requests, reference.errors, reference.requests),
+        slow=slow,
+        scores=(higher.after(new.scores, reference.scores), lower.after(new.scores, reference.scores)),
+    )
 
 
 def _slow_cut(latency: tuple[int, ...], floor_s: float) -> int | None:
@@ -265,49 +214,19 @@ def _slow_cut(latency: tuple[int, ...], floor_s: float) -> int | None:
     return None
 
 
-def _score_cut(scores: tuple[int, ...]) -> int | None:
-    """The bin from which on scores are high: the edge that halves the champion's scores best."""
-    total = sum(scores)
-    if total < CUT_MINIMUM:
-        return None
-    return min(range(1, len(scores)), key=lambda cut: abs(sum(scores[cut:]) / total - 0.5))
-
-
 def _findings(memory: Memory, plan: Plan) -> tuple[Finding, ...]:
     return tuple(
-        Finding(
-            name=comparison.name,
-            happened=comparison.happened,
-            n=comparison.n,
-            reference_happened=comparison.reference_happened,
-            reference_n=comparison.reference_n,
-            e_value=_exp(comparison.evidence.log_e_value),
-            limit=1 / (plan.alpha * ALPHA_SHARES[comparison.name]),
-        )
-        for comparison in memory.comparisons
+        comparison.finding(1 / (plan.alpha * ALPHA_SHARES[comparison.name]))
+        for comparison in (memory.errors, memory.slow, *memory.scores)
     )
 
 
 def _flips(memory: Memory, shadow: ShadowStep, plan: Plan) -> Finding:
-    return Finding(
-        name=f"flips beyond {shadow.maximum_flip_share:.0%}",
-        happened=memory.flips,
-        n=memory.pairs,
-        reference_happened=None,
-        reference_n=None,
-        e_value=_exp(single_rate.log_e_value(memory.flips, memory.pairs, shadow.maximum_flip_share)),
-        limit=1 / (plan.alpha * ALPHA_SHARES["flips"]),
-    )
+    what = f"flips {memory.flips:,} of {memory.pairs:,}, more than {shadow.maximum_flip_share:.0%}"
+    log_e_value = single_rate.log_e_value(memory.flips, memory.pairs, shadow.maximum_flip_share)
+    return finding("flips", what, log_e_value, 1 / (plan.alpha * ALPHA_SHARES["flips"]))
 
 
 def _worst(findings: tuple[Finding, ...]) -> Finding | None:
     exceeded = [finding for finding in findings if finding.exceeded]
     return max(exceeded, key=lambda finding: finding.e_value / finding.limit, default=None)
-
-
-def _exp(logarithm: float) -> float:
-    return exp(min(logarithm, log(1e300)))
-
-
-def _show(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"

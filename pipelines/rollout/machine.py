@@ -14,7 +14,8 @@ import msgspec
 
 from contracts.slots import HardLimits, Observation, Tripped
 from pipelines.rollout import judge
-from pipelines.rollout.judge import Finding, Judgement, Memory
+from pipelines.rollout.comparisons import Finding
+from pipelines.rollout.judge import Judgement, Memory
 from pipelines.rollout.plan import Plan
 
 PhaseName = Literal["waiting", "loading", "shadow", "step", "promoting", "promoted", "rolled_back", "refused"]

@@ -60,11 +60,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """How a challenger is rolled out.
 
     `alpha` bounds the probability that a challenger within the margins is rolled back by the judge in the whole
-    rollout, however many looks there are. The margins are odds ratios: of failing, of answering slower than the
-    champion's p95 of the looks before, of a score in the upper (or lower) part of the champion's scores. A retrained
-    model scores differently by right, hence the wide margin of the last. An answer within `latency_floor_ms` is never
-    slow. `hard_limits` are held by the server itself. `bootstrap` lets a project without a champion take its first
-    one without traffic to compare with. `unreachable_s` bounds how long a silent server is asked again.
+    rollout, however many looks there are. Two margins are odds ratios: of failing, and of answering slower than the
+    champion's p95 of the looks before. `score_margin` is a difference of mean scores; a retrained model scores
+    differently by right, hence its width. An answer within `latency_floor_ms` is never slow. `hard_limits` are held by
+    the server itself. `bootstrap` lets a project without a champion take its first one without traffic to compare
+    with. `unreachable_s` bounds how long a silent server is asked again.
     """
 
     shadow: ShadowStep | None = ShadowStep()
@@ -72,7 +72,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     alpha: float = 0.01
     error_odds_margin: float = 1.5
     latency_odds_margin: float = 3.0
-    score_odds_margin: float = 6.0
+    score_margin: float = 0.3
     hard_limits: HardLimits = HardLimits()
     lease_s: float = 15.0
     look_every_s: float = 1.0
@@ -90,9 +90,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError(f"the last of steps has share 1.0, found {shares[-1]}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha lies in (0, 1), found {self.alpha}")
-        for name in ("error_odds_margin", "latency_odds_margin", "score_odds_margin"):
+        for name in ("error_odds_margin", "latency_odds_margin"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is an odds ratio of at least 1, found {getattr(self, name)}")
+        if not 0 < self.score_margin <= 1:
+            raise ValueError(f"score_margin is a difference of mean scores in (0, 1], found {self.score_margin}")
         if self.latency_floor_ms < 0:
             raise ValueError(f"latency_floor_ms is at least 0, found {self.latency_floor_ms}")
         if self.unreachable_s < self.lease_s:
