@@ -93,25 +93,40 @@ def measure_side_by_side(
     Raises:
         ValueError: there are no rows to run.
     """
-    if not len(rows):
-        raise ValueError("latency needs real rows to run, found none")
-    sessions = [open_session(graph) for graph in graphs]
     results: list[list[Latency]] = [[] for _ in graphs]
     for size in batch_rows:
-        batches = _batches(rows, size)
-        times = np.empty((len(sessions), runs))
-        for run in range(-_WARM_UP_RUNS, runs):
-            feed = {INPUT: batches[run % len(batches)]}
-            for turn in range(len(sessions)):
-                position = (run + turn) % len(sessions)  # who runs first finds the colder caches
-                started = time.perf_counter_ns()
-                sessions[position].run([OUTPUT], feed)
-                if run >= 0:
-                    times[position, run] = (time.perf_counter_ns() - started) / 1000
+        times = time_side_by_side([(graph, rows) for graph in graphs], size, runs)
         for found, taken in zip(results, times, strict=True):
             p50, p95, p99 = (float(value) for value in np.quantile(taken, (0.5, 0.95, 0.99)))
             found.append(Latency(rows=size, runs=runs, us_p50=p50, us_p95=p95, us_p99=p99))
     return [tuple(found) for found in results]
+
+
+def time_side_by_side(
+    sides: Sequence[tuple[bytes | Path, NDArray[np.float32]]], size: int, runs: int = 400
+) -> NDArray[np.float64]:
+    """The time of each of `runs` runs over `size` rows in microseconds, shape (sides, runs), after a warm-up.
+
+    Each side is a graph with its own encoded rows. The sides take turns within a run, so a column is a pair: the same
+    place among the rows at almost the same time.
+
+    Raises:
+        ValueError: a side has no rows to run.
+    """
+    if not all(len(rows) for _, rows in sides):
+        raise ValueError("latency needs real rows to run, found none")
+    sessions = [open_session(graph) for graph, _ in sides]
+    batches = [_batches(rows, size) for _, rows in sides]
+    times = np.empty((len(sides), runs))
+    for run in range(-_WARM_UP_RUNS, runs):
+        for turn in range(len(sides)):
+            position = (run + turn) % len(sides)  # who runs first finds the colder caches
+            feed = {INPUT: batches[position][run % len(batches[position])]}
+            started = time.perf_counter_ns()
+            sessions[position].run([OUTPUT], feed)
+            if run >= 0:
+                times[position, run] = (time.perf_counter_ns() - started) / 1000
+    return times
 
 
 def _batches(rows: NDArray[np.float32], size: int, most: int = 64) -> list[NDArray[np.float32]]:

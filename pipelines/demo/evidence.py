@@ -7,8 +7,8 @@ import msgspec
 
 from pipelines.backtest.replay import Answer
 
-# Two-sided: an honest split falls outside in one step of a thousand.
-SPLIT_LEVEL = 0.001
+# Two-sided: an honest split falls outside in one step of five thousand, a whole rollout in one of a thousand.
+SPLIT_LEVEL = 0.0002
 
 _REQUESTS = """
     SELECT request_id,

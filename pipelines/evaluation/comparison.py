@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.metrics import metrics
 from pipelines.statistics.bootstrap import Blocks, paired_difference
-from pipelines.statistics.classification import log_losses
+from pipelines.statistics.classification import CALIBRATION_BINS, log_losses
 
 RESAMPLES = 500
 Floats = NDArray[np.float64]
@@ -64,6 +64,7 @@ def compare(
         "log_loss": lambda drawn, scores: drawn.mean(log_losses(happened, scores)),
         "brier": lambda drawn, scores: drawn.mean((scores - happened) ** 2),
         "auc": lambda drawn, scores: drawn.auc(happened, scores),
+        "calibration_error": lambda drawn, scores: _calibration_errors(drawn, happened, scores),
         "false_positive_rate": lambda drawn, scores: drawn.mean((scores >= threshold).astype(float), happened == 0),
     }
     return Comparison(
@@ -76,3 +77,14 @@ def compare(
             for name, metric in measured.items()
         },
     )
+
+
+def _calibration_errors(blocks: Blocks, labels: Floats, scores: Floats) -> Floats:
+    """The expected calibration error in the sample and in each resample, over the equal-mass bins of the sample."""
+    order = np.argsort(scores, kind="stable")
+    total = np.zeros(len(blocks.weights))
+    for group in np.array_split(order, CALIBRATION_BINS):
+        gaps = np.zeros(len(labels))
+        gaps[group] = (labels - scores)[group]
+        total += np.abs(blocks.sums(gaps))
+    return total / blocks.sums(np.ones(len(labels)))

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from pipelines.evaluation.comparison import Comparison
+from pipelines.evaluation.comparison import Comparison, Difference
 from pipelines.inference import Latency
 
 
@@ -10,7 +10,8 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What a challenger must show on the test rows.
 
     Against a champion it must not be worse: the 95 % interval of each paired difference must lie on the right side of
-    its margin (`log_loss_margin` and `brier_margin` upwards, `auc_margin` downwards). `improvement` is how much lower
+    its margin (`log_loss_margin`, `brier_margin`, `calibration_error_margin` and, for the p50 of one row,
+    `latency_us_margin` upwards, `auc_margin` downwards). `improvement` is how much lower
     its log loss must be at least, as a point estimate; 0 asks for none, a negative number allows to be worse by it.
     The margins are for test windows of two weeks: days differ, and intervals over 14 of them are about ±0.01 wide.
     Without a champion only the absolute limits hold: better than the base rate's log loss, `auc_min`,
@@ -23,19 +24,28 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     improvement: float = -0.002
     auc_min: float = 0.55
     calibration_error_max: float = 0.15
+    calibration_error_margin: float = 0.05
     latency_us_p99_max: float = 2000.0
+    latency_us_margin: float = 500.0
     minimum_test_rows: int = 500
 
     def __post_init__(self) -> None:
-        for key in ("log_loss_margin", "auc_margin", "brier_margin", "calibration_error_max"):
+        for key in (
+            "log_loss_margin",
+            "auc_margin",
+            "brier_margin",
+            "calibration_error_margin",
+            "calibration_error_max",
+        ):
             if not 0 < (found := getattr(self, key)) <= 1:
                 raise ValueError(f"{key}: found {found}, expected a number above 0 and at most 1")
         if not -1 <= self.improvement <= 1:
             raise ValueError(f"improvement: found {self.improvement}, expected a number from -1 to 1")
         if not 0 <= self.auc_min < 1:
             raise ValueError(f"auc_min: found {self.auc_min}, expected from 0 to below 1")
-        if self.latency_us_p99_max <= 0:
-            raise ValueError(f"latency_us_p99_max: found {self.latency_us_p99_max}, expected microseconds above 0")
+        for key in ("latency_us_p99_max", "latency_us_margin"):
+            if (found := getattr(self, key)) <= 0:
+                raise ValueError(f"{key}: found {found}, expected microseconds above 0")
         if self.minimum_test_rows < 1:
             raise ValueError(f"minimum_test_rows: found {self.minimum_test_rows}, expected at least 1")
 
@@ -48,10 +58,17 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def gates(comparison: Comparison, latency: tuple[Latency, ...], limits: GateLimits, rows: int) -> tuple[Gate, ...]:
+def gates(
+    comparison: Comparison,
+    latency: tuple[Latency, ...],
+    limits: GateLimits,
+    rows: int,
+    latency_difference_us: Difference | None = None,
+) -> tuple[Gate, ...]:
     """All gates, in the order in which they are read; the challenger may have traffic when each has passed.
 
-    `rows` is how many test rows `comparison` rests on; `latency` must hold a measurement of one row at a time.
+    `rows` is how many test rows `comparison` rests on; `latency` must hold a measurement of one row at a time;
+    `latency_difference_us` is how its p50 differs from the champion's, where that was measured.
 
     Raises:
         ValueError: `latency` has no measurement of one row.
@@ -76,7 +93,9 @@ def gates(comparison: Comparison, latency: tuple[Latency, ...], limits: GateLimi
         _not_worse(comparison, "log_loss", "log loss", limits.log_loss_margin),
         _not_worse(comparison, "brier", "Brier score", limits.brier_margin),
         _not_worse(comparison, "auc", "AUC", limits.auc_margin, higher_is_better=True),
+        _not_worse(comparison, "calibration_error", "calibration error", limits.calibration_error_margin),
         _improvement(comparison, limits.improvement),
+        *_latency_against(latency_difference_us, limits.latency_us_margin),
     )
 
 
@@ -108,6 +127,18 @@ def _latency(latency: tuple[Latency, ...], limits: GateLimits) -> Gate:
         raise ValueError(f"latency was measured for {sizes} rows at a time: measure one row, the gate is about it")
     what = f"p99 of one row {single.us_p99:,.0f} µs (n = {single.runs:,})"
     return _at_most("latency", what, single.us_p99, limits.latency_us_p99_max)
+
+
+def _latency_against(difference: Difference | None, margin_us: float) -> tuple[Gate, ...]:
+    if difference is None:
+        return ()
+    passed = difference.high <= margin_us
+    interval = f"(95 % {difference.low:+.1f} … {difference.high:+.1f})"
+    reason = (
+        f"p50 of one row differs by {difference.estimate:+.1f} µs {interval}, upper bound "
+        f"{'<=' if passed else '>'} margin {margin_us:+g} µs"
+    )
+    return (Gate(name="latency against the champion", passed=passed, reason=reason),)
 
 
 def _not_worse(

@@ -2,6 +2,7 @@
 
 import logging
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,7 +30,8 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     Returns the bundle's id, the gates with their numbers, and whether all were passed.
     """
     from pipelines.evaluation import comparison, gates
-    from pipelines.inference import measure_latency, score
+    from pipelines.evaluation.latency import compare_latency
+    from pipelines.inference import score
 
     found = find_project(project)
     snapshot = read_snapshot(home().snapshots, candidate["snapshot"])
@@ -38,12 +40,13 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     test = encoded(found, snapshot, schema, "test")
     scores = score(graph, test.features)
     champion = open_ledger().champion(project)
-    champion_scores = None if champion is None else _champion_scores(found, snapshot, champion.bundle)
+    rival = None if champion is None else _rival(found, snapshot, champion.bundle)
+    champion_scores = None if rival is None else score(*rival)
     compared = comparison.compare(
         scores, champion_scores, test.labels, test.days, found.decision_threshold, found.training.seed
     )
-    measured = measure_latency(graph, test.features)
-    judged = gates.gates(compared, measured, found.gates, len(test.labels))
+    measured = compare_latency((graph, test.features), rival, found.training.seed)
+    judged = gates.gates(compared, measured.challenger, found.gates, len(test.labels), measured.difference_us_p50)
     card = _card(found, snapshot, candidate, compared.challenger)
     bundle = _write_bundle(found, snapshot, candidate, schema, graph, scores, compared.challenger, card)
     passed = all(gate.passed for gate in judged)
@@ -113,11 +116,10 @@ def failed_gates(evaluation: dict[str, Any]) -> str:
     return "; ".join(f"{gate['name']}: {gate['reason']}" for gate in evaluation["gates"] if not gate["passed"])
 
 
-def _champion_scores(project: Project, snapshot: Snapshot, bundle_id: str) -> NDArray[np.float32]:
-    from pipelines.inference import score
-
+def _rival(project: Project, snapshot: Snapshot, bundle_id: str) -> tuple[Path, NDArray[np.float32]]:
+    """The champion's graph, and the same test rows as its own schema encodes them."""
     bundle = read_bundle(home().bundles / bundle_id, bundle_id)
-    return score(bundle.model_path, encoded(project, snapshot, bundle.schema, "test").features)
+    return bundle.model_path, encoded(project, snapshot, bundle.schema, "test").features
 
 
 def _write_bundle(

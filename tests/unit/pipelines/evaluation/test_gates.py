@@ -26,6 +26,7 @@ def comparison(challenger: dict[str, float] | None = None, **differences: tuple[
         "log_loss": (-0.0179, -0.0201, -0.0155),
         "auc": (0.033, 0.021, 0.045),
         "brier": (-0.006, -0.008, -0.004),
+        "calibration_error": (0.001, -0.004, 0.006),
     } | differences
     return Comparison(
         rows=12_683,
@@ -130,3 +131,19 @@ def test_without_a_champion_only_absolute_gates_are_asked() -> None:
 def test_limits_out_of_bounds_are_refused_by_name(limits: dict[str, float]) -> None:
     with pytest.raises(msgspec.ValidationError, match=next(iter(limits))):
         msgspec.convert(limits, GateLimits)
+
+
+def test_a_calibration_worse_than_the_margin_fails() -> None:
+    found = judged(comparison(calibration_error=(0.03, 0.01, 0.051)))
+    assert "upper bound > margin +0.05" in found["calibration error against the champion"]
+    assert judged(comparison(calibration_error=(0.03, 0.01, 0.05))) == {}
+
+
+@pytest.mark.parametrize(("high", "passes"), [(500.0, True), (501.0, False)])
+def test_a_challenger_slower_than_the_margin_fails(high: float, passes: bool) -> None:
+    slower = Difference(estimate=450, low=400, high=high)
+    found = {gate.name: gate for gate in gates(comparison(), LATENCY, LIMITS, 12_683, slower)}
+    gate = found["latency against the champion"]
+    assert gate.passed is passes
+    assert f"(95 % +400.0 … +{high:.1f})" in gate.reason
+    assert "latency against the champion" not in {gate.name for gate in gates(comparison(), LATENCY, LIMITS, 12_683)}
