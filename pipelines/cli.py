@@ -215,11 +215,17 @@ def serve(
     project: ProjectName,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="Default: the project's serving_port.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Run the model server of a project, in the foreground."""
+    """Run the model server of a project, in the foreground; with --json, where it listens is printed first."""
     from pipelines.tasks.serving import server_environment
 
-    os.environ.update(server_environment(project, host, port))
+    environment = server_environment(project, host, port)
+    if as_json:
+        url = f"http://{host}:{environment['PACELINE_SERVING_PORT']}"
+        _show({"project": project, "url": url, "docs": f"{url}/docs"}, as_json)
+        sys.stdout.flush()
+    os.environ.update(environment)
     os.execv(sys.executable, [sys.executable, "-m", "serving"])
 
 

@@ -1,7 +1,6 @@
 """The workflows as Airflow runs them (`dag.test()`), on a slice of the real flights, with a real model server."""
 
 import json
-import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 import duckdb
 import httpx
 import pytest
+import yaml
 
 from pipelines import views
 from pipelines.tasks import judging, releasing, retraining
-from pipelines.wiring import home, open_ledger, open_registry
+from pipelines.wiring import home, open_ledger, open_registry, projects_folder
 
 PROJECT = "flight_delay"
 Run = Callable[..., Any]
@@ -54,29 +54,37 @@ def test_a_retrain_registers_a_challenger_and_a_release_makes_it_the_first_champ
     assert set(open_registry().version(PROJECT, "champion").aliases) == {"champion"}  # type: ignore[union-attr]
 
 
-def test_a_poisoned_snapshot_stops_the_retrain_and_the_champion_stays(run: Run, model_server: str) -> None:
+@pytest.mark.parametrize(
+    ("poison", "expectation"),
+    [
+        (
+            "events.mutate(distance_miles=-events.distance_miles)",
+            "expect_column_values_to_be_between of distance_miles",
+        ),
+        ("events.drop('distance_miles')", "distance_miles"),
+        ("events.filter(events.flight % 10 == 0)", "expect_table_row_count_to_be_between"),
+    ],
+    ids=["negative distances", "a missing column", "a tenth of the rows"],
+)
+def test_a_poisoned_snapshot_stops_the_retrain_and_the_champion_stays(
+    run: Run, model_server: str, poison: str, expectation: str
+) -> None:
     champion = open_ledger().champion(PROJECT)
-    warehouse = home().warehouse(PROJECT) / "flights.parquet"
-    sound = warehouse.with_suffix(".sound.parquet")
-    shutil.copy(warehouse, sound)
+    source = projects_folder() / PROJECT / "source.py"
+    sound = source.read_text()
+    poisoned = (
+        "\n\n_sound = events\n\n\ndef events(connection, warehouse):\n    events = _sound(connection, warehouse)\n"
+    )
     try:
-        poison = {
-            "a negative distance": "SELECT * REPLACE (-distance AS distance) FROM",
-            "a tenth of the rows": "SELECT * FROM (SELECT *, row_number() OVER () AS n FROM",
-        }
-        tail = {"a negative distance": "", "a tenth of the rows": ") WHERE n % 10 = 0"}
-        for name, query in poison.items():
-            with duckdb.connect() as connection:
-                connection.execute(f"COPY ({query} '{sound}'{tail[name]}) TO '{warehouse}' (FORMAT parquet)")
-            retrained = run("retrain", as_of="2013-04-08", trigger="manual")
-            assert str(retrained.state) == "failed", name
-            assert states(retrained)["validate"] == "failed", name
-            assert "train" not in states(retrained) or states(retrained)["train"] != "success"
-            failure = open_ledger().entries(project=PROJECT, kinds=("failure",))[-1].body["error"]
-            expected = "distance_miles" if name == "a negative distance" else "row_count"
-            assert expected in failure, failure
+        source.write_text(f"{sound}{poisoned}    return {poison}\n")
+        retrained = run("retrain", as_of="2013-04-08", trigger="manual")
     finally:
-        sound.replace(warehouse)
+        source.write_text(sound)
+    assert str(retrained.state) == "failed"
+    assert states(retrained)["validate"] == "failed", states(retrained)
+    assert states(retrained)["train"] == "upstream_failed"
+    failure = open_ledger().entries(project=PROJECT, kinds=("failure",))[-1].body["error"]
+    assert expectation in failure, failure
     assert open_ledger().champion(PROJECT) == champion
 
 
@@ -163,6 +171,39 @@ def test_a_watch_measures_quality_and_drift_and_writes_its_report(
     assert seen["coverage"]["labelled"] > 100
     assert any(quality["auc"] is not None for quality in seen["quality"])
     assert list(home().reports(PROJECT).glob("drift-2013-04-20-*.html"))
+
+
+def test_a_due_retrain_starts_the_retrain_workflow_with_its_trigger_and_reason(
+    run: Run, model_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    configuration = projects_folder() / PROJECT / "project.yaml"
+    before = configuration.read_text()
+    sensitive = yaml.safe_load(before)
+    sensitive["monitoring"] = {
+        "drift": {"psi_minimum": 1e-6, "score_psi_minimum": 1e-6, "minimum_rows": 50, "false_discovery": 0.5},
+        "triggers": {"cooldown_days": 0, "minimum_new_labels": 0},
+    }
+    try:
+        configuration.write_text(yaml.safe_dump(sensitive))
+        watched = run("watch", as_of="2013-04-28", days=60)
+    finally:
+        configuration.write_text(before)
+    decision = open_ledger().entries(project=PROJECT, kinds=("watch",))[-1].body["decision"]
+    assert decision["trigger"] == "drift", decision
+    assert states(watched)["start_retrain"] == "success", states(watched)
+    with create_session() as session:
+        started = session.query(DagRun).filter(DagRun.dag_id == f"{PROJECT}.retrain").order_by(DagRun.id.desc()).first()
+    assert started.conf["trigger"] == "drift"
+    assert started.conf["as_of"] == "2013-04-28"
+    assert started.conf["reason"] == decision["reason"][:500]
+
+
+def test_a_watch_without_a_reason_starts_nothing(run: Run, model_server: str) -> None:
+    watched = run("watch", as_of="2013-04-28", days=60)
+    assert states(watched)["start_retrain"] == "skipped", states(watched)
 
 
 def test_a_prediction_is_traced_to_its_data(model_server: str) -> None:
