@@ -84,7 +84,7 @@ def _lineage(project: str, prediction: dict[str, Any]) -> dict[str, Any]:
 
     from contracts.bundle import BundleError, read_bundle
     from pipelines.data.snapshots import SnapshotError, read_snapshot
-    from pipelines.governance import lineage as links
+    from pipelines.governance.lineage import lineage as trace
 
     try:
         bundle = read_bundle(home().bundles / prediction["bundle"], prediction["bundle"]).manifest
@@ -97,7 +97,7 @@ def _lineage(project: str, prediction: dict[str, Any]) -> dict[str, Any]:
     except SnapshotError:
         snapshot = None
     registered = open_registry().version(project, prediction["version"])
-    found = links.lineage(
+    found = trace(
         prediction,
         bundle=bundle,
         snapshot=snapshot,
@@ -105,6 +105,15 @@ def _lineage(project: str, prediction: dict[str, Any]) -> dict[str, Any]:
         entries=open_ledger().entries(project=project),
     )
     return dict(msgspec.to_builtins(found))
+
+
+def lineage_links(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """`lineage` as pairs of a link's name and what it says."""
+    import msgspec
+
+    from pipelines.governance.lineage import Lineage, links
+
+    return links(msgspec.convert(found, Lineage))
 
 
 def lineage_text(found: dict[str, Any]) -> str:

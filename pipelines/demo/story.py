@@ -27,7 +27,11 @@ BREAKS_AT_SHARE = 0.25
 MINIMUM_REQUESTS = 10_000
 RUN_S = 420.0  # a run of one workflow that takes longer has failed
 
+_PIPE_COLUMNS = 120
+
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = _PIPE_COLUMNS
 
 
 @dataclass
@@ -268,7 +272,7 @@ def _step(title: str) -> Iterator[Callable[[str], None]]:
 
 
 def _stay(stack: Stack) -> None:
-    console.print("It stays up until Ctrl-C.")
+    console.print("[bold]It stays up until Ctrl-C[/], which stops everything that it started.")
     try:
         while True:
             stack.supervisor.check()

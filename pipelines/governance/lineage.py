@@ -194,12 +194,12 @@ def _reason(body: Mapping[str, Any]) -> str:
     return ": ".join(said) or ", ".join(f"{k} {v}" for k, v in body.items() if isinstance(v, str | int | float))
 
 
-def render(found: Lineage) -> str:
-    """The lineage as text for a terminal: one line a link, from the prediction back to the data."""
+def links(found: Lineage) -> list[tuple[str, str]]:
+    """The links by name with what they say, from the prediction back to the data, then the gates and the history."""
     row = found.prediction
     score = "no score" if row["score"] is None else f"score {row['score']:.4f}"
     decision = {None: "no decision", True: "decision yes", False: "decision no"}[row["decision"]]
-    lines = [
+    return [
         ("prediction", f"{row['prediction_id']} ({score}, {decision}, served {row['served_at']})"),
         ("event", f"{row['event_time']}, entity {row['entity']}"),
         ("version", f"{found.project} {found.version}, as {found.slot}{_in_rollout(found)}"),
@@ -214,6 +214,11 @@ def render(found: Lineage) -> str:
         *((step.kind, f"{step.at} {step.reason}") for step in found.history),
         *(("GAP", gap) for gap in found.gaps),
     ]
+
+
+def render(found: Lineage) -> str:
+    """The lineage as text for a terminal: one line a link."""
+    lines = links(found)
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 

@@ -8,18 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.fixtures.small_installation import free_port
-
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo") / "var"
 
 
 def command(*options: str) -> list[str]:
@@ -27,8 +21,8 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "pipelines", "demo", *ports, *options]
 
 
-@pytest.mark.parametrize("attempt", ["on no state", "on the state that the first one left"])
-def test_the_demo_ends_well(home: Path, attempt: str) -> None:
+def run_demo(home: Path) -> dict[str, Any]:
+    """Runs the demo to its end, and returns its summary."""
     ended = subprocess.run(
         command("--exit"),
         env={**os.environ, "PACELINE_HOME": str(home)},
@@ -37,14 +31,39 @@ def test_the_demo_ends_well(home: Path, attempt: str) -> None:
         timeout=900,
     )
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
-    summary = json.loads((home / "demo" / "summary.json").read_text())
-    assert [check for check in summary["checks"] if not check["passed"]] == []
-    assert summary["replay"]["requests"] >= 10_000
-    assert summary["replay"]["failed"] == 0
-    assert summary["rollback"]["seconds"] <= 10
-    assert summary["rollback"]["challenger_requests"] < 200
-    assert [split["share"] for split in summary["splits"]] == [0.05, 0.1, 0.25, 0.5, 1.0]
-    assert _left_over(home) == []
+    assert left_over(home) == []
+    return dict(json.loads((home / "demo" / "summary.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "var"
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> dict[str, Any]:
+    return run_demo(home)
+
+
+def test_the_demo_ends_well(first: dict[str, Any]) -> None:
+    assert [check for check in first["checks"] if not check["passed"]] == []
+    assert first["replay"]["requests"] >= 10_000
+    assert first["replay"]["failed"] == 0
+    assert first["rollback"]["seconds"] <= 10
+    assert first["rollback"]["challenger_requests"] < 200
+    assert [split["share"] for split in first["splits"]] == [0.05, 0.1, 0.25, 0.5, 1.0]
+    assert first["side_changes"] == 0
+    assert [version["version"] for version in first["versions"]] == ["1", "2", "3"]
+    assert all(gate["passed"] for version in first["versions"] for gate in version["gates"])
+    assert first["lineage"]["snapshot"]
+
+
+@pytest.mark.slow
+def test_a_second_demo_works_on_the_state_that_the_first_one_left(home: Path, first: dict[str, Any]) -> None:
+    second = run_demo(home)
+    assert [check for check in second["checks"] if not check["passed"]] == []
+    assert second["bootstrap"]["by"] == "rollback"
+    assert [version["bundle"] for version in second["versions"]] == [version["bundle"] for version in first["versions"]]
 
 
 @pytest.fixture
@@ -69,6 +88,7 @@ def test_a_busy_port_is_named_with_the_option_that_chooses_another(busy_port: in
     assert "--mlflow-port" in said
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_everything_that_the_demo_started(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("--exit"),
@@ -82,14 +102,14 @@ def test_an_interrupt_stops_everything_that_the_demo_started(tmp_path: Path) -> 
     for line in process.stdout:
         if "starting Airflow" in line:  # said when all of it is up
             break
-    assert len(_left_over(tmp_path)) > 4
+    assert len(left_over(tmp_path)) > 4
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
     assert process.returncode == 130
-    assert _left_over(tmp_path) == []
+    assert left_over(tmp_path) == []
 
 
-def _left_over(home: Path) -> list[str]:
+def left_over(home: Path) -> list[str]:
     """Processes that run on this home."""
     found = []
     for process in psutil.process_iter():

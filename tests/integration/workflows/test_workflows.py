@@ -61,7 +61,7 @@ def test_a_retrain_registers_a_challenger_and_a_release_makes_it_the_first_champ
             "events.mutate(distance_miles=-events.distance_miles)",
             "expect_column_values_to_be_between of distance_miles",
         ),
-        ("events.drop('distance_miles')", "distance_miles"),
+        ("events.drop('distance_miles')", "expect_column_to_exist of distance_miles"),
         ("events.filter(events.flight % 10 == 0)", "expect_table_row_count_to_be_between"),
     ],
     ids=["negative distances", "a missing column", "a tenth of the rows"],
