@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, task
-from delivery.settings import DEFAULTS, START
+from delivery.settings import options
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -22,14 +22,9 @@ def ingest(project: Project) -> DAG:
         return loaded
 
     with DAG(
-        dag_id=f"{project.name}.ingest",
-        description=f"Loads the source of {project.title} into the warehouse",
+        **options(project, "ingest", f"Loads the source of {project.title} into the warehouse"),
         doc_md=__doc__,
         schedule=None,
-        start_date=START,
-        max_active_runs=1,
-        default_args=DEFAULTS,
-        tags=["paceline", project.name],
     ) as dag:
         load()
     return dag

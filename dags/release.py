@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
 from delivery.rollout import RolloutOperator
-from delivery.settings import DEFAULTS, START
+from delivery.settings import options
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -45,15 +45,10 @@ def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
 def release(project: Project) -> DAG:
     challenger = Asset(name=f"{project.name}.challenger", uri=f"paceline://{project.name}/challenger")
     with DAG(
-        dag_id=f"{project.name}.release",
-        description=f"Rolls a challenger of {project.title} out, and back when it is worse",
+        **options(project, "release", f"Rolls a challenger of {project.title} out, and back when it is worse"),
         doc_md=__doc__,
         schedule=[challenger],
-        start_date=START,
-        max_active_runs=1,
-        default_args=DEFAULTS,
         dagrun_timeout=timedelta(days=7),
-        tags=["paceline", project.name],
         params={
             "version": Param(
                 None,

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
-from delivery.settings import DEFAULTS, NO_RETRY, START, as_of_param, as_of_run, schedule
+from delivery.settings import NO_RETRY, as_of_param, as_of_run, options, schedule
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -78,16 +78,15 @@ def retrain(project: Project) -> DAG:
 
     trainers = sorted({trial.trainer for trial in project.training.trials})
     with DAG(
-        dag_id=f"{project.name}.retrain",
-        description=f"Retrains {project.title} and offers a challenger that passed every gate",
+        **options(
+            project,
+            "retrain",
+            f"Retrains {project.title} and offers a challenger that passed every gate",
+            pool=f"{project.name}.retrain",
+        ),
         doc_md=__doc__,
         schedule=schedule(project.schedules.retrain),
-        start_date=START,
-        catchup=False,
-        max_active_runs=1,
-        default_args={**DEFAULTS, "pool": f"{project.name}.retrain"},
         dagrun_timeout=timedelta(hours=6),
-        tags=["paceline", project.name],
         params={
             "as_of": as_of_param("The date that the run pretends is today: labels after it are not seen."),
             "trigger": Param(

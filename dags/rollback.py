@@ -3,7 +3,7 @@
 from typing import Any
 
 from airflow.sdk import DAG, Param, get_current_context, task
-from delivery.settings import DEFAULTS, START
+from delivery.settings import options
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -19,14 +19,9 @@ def put_back(project: str) -> dict[str, Any]:
 
 def rollback(project: Project) -> DAG:
     with DAG(
-        dag_id=f"{project.name}.rollback",
-        description=f"Makes a kept version of {project.title} the champion again",
+        **options(project, "rollback", f"Makes a kept version of {project.title} the champion again"),
         doc_md=__doc__,
         schedule=None,
-        start_date=START,
-        max_active_runs=1,
-        default_args=DEFAULTS,
-        tags=["paceline", project.name],
         params={
             "version": Param(
                 None,

@@ -5,7 +5,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, get_current_context, task
-from delivery.settings import DEFAULTS, START, as_of_param, as_of_run, schedule
+from delivery.settings import as_of_param, as_of_run, options, schedule
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -40,15 +40,11 @@ def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | N
 
 def watch(project: Project) -> DAG:
     with DAG(
-        dag_id=f"{project.name}.watch",
-        description=f"Watches the live predictions of {project.title}, and starts a retrain when one is due",
+        **options(
+            project, "watch", f"Watches the live predictions of {project.title}, and starts a retrain when one is due"
+        ),
         doc_md=__doc__,
         schedule=schedule(project.schedules.watch),
-        start_date=START,
-        catchup=False,
-        max_active_runs=1,
-        default_args=DEFAULTS,
-        tags=["paceline", project.name],
         render_template_as_native_obj=True,
         params={
             "as_of": as_of_param("The date that the run pretends is today: outcomes after it are not seen."),

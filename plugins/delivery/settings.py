@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from delivery.failures import record_failure
+from pipelines.projects import Project
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 
@@ -22,6 +23,19 @@ DEFAULTS: dict[str, Any] = {
 }
 # Where the same input gives the same refusal, a retry only delays the message.
 NO_RETRY: dict[str, Any] = {"retries": 0}
+
+
+def options(project: Project, workflow: str, description: str, **defaults: Any) -> dict[str, Any]:
+    """What all DAGs have in common; `defaults` are more defaults of the DAG's tasks. One run at a time."""
+    return {
+        "dag_id": f"{project.name}.{workflow}",
+        "description": description,
+        "start_date": START,
+        "catchup": False,
+        "max_active_runs": 1,
+        "default_args": {**DEFAULTS, **defaults},
+        "tags": ["paceline", project.name],
+    }
 
 
 def schedule(cron: str | None) -> str | None:
