@@ -80,6 +80,7 @@ def validate(project: str, snapshot: str) -> str:
         "rows_per_day": taken.manifest.rows_per_day,
     }
     ledger.append(project, "validation", snapshot, body)
+    logger.info("%s expectations checked; the page is %s", checked.checked, checked.docs)
     for failure in checked.failures:
         logger.warning("%s", failure)
     if not checked.passed:
