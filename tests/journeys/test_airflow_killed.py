@@ -24,6 +24,7 @@ from tests.fixtures.small_installation import (
     replay_command,
     small_projects,
     small_warehouse,
+    users_environment,
 )
 
 pytestmark = pytest.mark.slow
@@ -37,8 +38,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     long_step = {"share": 0.3, **QUICK_STEP, "minimum_s": 600, "maximum_s": 1200}
     rollout = QUICK_ROLLOUT | {"steps": [long_step, {"share": 1.0, **QUICK_STEP}], "lease_s": LEASE_S}
     before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(users_environment(tmp_path / "home"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PACELINE_HOME", str(tmp_path / "home"))
         patch.setenv("PACELINE_PROJECTS", str(small_projects(tmp_path / "projects", ports.server, rollout)))
         patch.setenv("PACELINE_EXPECTATIONS", str(copy_of_expectations(tmp_path / "great_expectations")))
         small_warehouse()

@@ -1,7 +1,6 @@
 """What a new user does first: the demo, as a process of its own, on the state of nobody and then of itself."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.fixtures.small_installation import free_port
+from tests.fixtures.small_installation import free_port, users_environment
 
 
 def command(*options: str) -> list[str]:
@@ -25,7 +24,7 @@ def run_demo(home: Path) -> dict[str, Any]:
     """Runs the demo to its end, and returns its summary."""
     ended = subprocess.run(
         command("--exit"),
-        env={**os.environ, "PACELINE_HOME": str(home)},
+        env=users_environment(home),
         capture_output=True,
         text=True,
         timeout=900,
@@ -77,7 +76,7 @@ def busy_port() -> Iterator[int]:
 def test_a_busy_port_is_named_with_the_option_that_chooses_another(busy_port: int, tmp_path: Path) -> None:
     ended = subprocess.run(
         [*command("--exit"), f"--mlflow-port={busy_port}"],
-        env={**os.environ, "PACELINE_HOME": str(tmp_path)},
+        env=users_environment(tmp_path),
         capture_output=True,
         text=True,
         timeout=60,
@@ -92,7 +91,7 @@ def test_a_busy_port_is_named_with_the_option_that_chooses_another(busy_port: in
 def test_an_interrupt_stops_everything_that_the_demo_started(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("--exit"),
-        env={**os.environ, "PACELINE_HOME": str(tmp_path)},
+        env=users_environment(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

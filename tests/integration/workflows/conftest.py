@@ -51,7 +51,7 @@ def airflow_database() -> Path:
     return FOLDER / "airflow.db"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def small_home() -> Iterator[Path]:
     """`PACELINE_HOME` with every second flight until the end of April, and a project that is quick to release."""
     port = free_port()
@@ -66,7 +66,7 @@ def small_home() -> Iterator[Path]:
         yield home
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model_server(small_home: Path) -> Iterator[str]:
     """The URL of a model server that allows faults; it is told to stop, and must."""
     from pipelines.tasks.serving import server_environment
