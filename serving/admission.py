@@ -20,6 +20,7 @@ MAXIMUM_IN_FLIGHT = 1024
 MAXIMUM_PROBLEMS = 100
 MAXIMUM_REQUEST_ID_CHARACTERS = 128
 JSON_TYPE = "application/json"
+BINARY_TYPE = "application/octet-stream"
 _TITLES = {
     400: "Malformed request",
     401: "Not authorised",

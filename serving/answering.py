@@ -1,7 +1,8 @@
 """How a request is answered: rows are assigned by entity, one encoding and one graph run for each slot's group.
 
 The challenger goes first, so that whatever it fails on joins the champion's group: the client never sees its errors.
-Everything for up to 64 rows happens without giving up the event loop; larger groups give it back between pieces.
+The rows of a group join those of other requests of the same turn of the event loop (`serving.batching`), up to 64 at a
+time, so that a large request gives the loop back between its pieces.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,16 +19,17 @@ from numpy.typing import NDArray
 from contracts.assignment import position
 from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import InputSchema
-from serving.engine import Model, ScoringError, is_usable
+from serving.batching import MAXIMUM_ROWS, Batcher
+from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics, Totals
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
 from serving.slots import Challenger, Slot, Slots, count_answer
 
-PIECE_ROWS = 64  # tree ensembles are slower a row beyond this, and the event loop gets its turn
 _MAXIMUM_PROBLEMS = 100
 Record = Mapping[str, Any]
+Value = TypeVar("Value")
 
 
 class NotReadyError(Exception):
@@ -81,13 +83,21 @@ class Answerer:
     """Answers records from the slots, counts, and logs."""
 
     def __init__(
-        self, *, slots: Slots, metrics: Metrics, writer: PredictionWriter, shadow: Shadow, ids: PredictionIds
+        self,
+        *,
+        slots: Slots,
+        metrics: Metrics,
+        writer: PredictionWriter,
+        shadow: Shadow,
+        ids: PredictionIds,
+        batcher: Batcher,
     ) -> None:
         self._slots = slots
         self._metrics = metrics
         self._writer = writer
         self._shadow = shadow
         self._ids = ids
+        self._batcher = batcher
         self._chance = random.Random().random
 
     async def answer(
@@ -140,7 +150,7 @@ class Answerer:
         encoded, refused = await _encode_what_fits(challenger.model, request.records, rows, champion.model)
         group = _Group(challenger, "challenger", [*encoded.rows, *refused])
         group.seconds = encoded.seconds
-        await _score(group, encoded.features)
+        await self._score(group, encoded.features)
         group.errors.extend("the challenger's schema refuses what the champion's accepts" for _ in refused)
         group.scores.extend(float("nan") for _ in refused)
         if challenger.fault_share > 0:
@@ -180,7 +190,7 @@ class Answerer:
         if retried:
             features = np.concatenate([features, await _encode(champion.model, request.records, retried)])
         group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started)
-        await _score(group, features)
+        await self._score(group, features)
         if is_counted:
             for place in range(len(own)):  # a retried row is no answer to a request of the champion's own
                 champion.counts.requests += 1
@@ -207,30 +217,42 @@ class Answerer:
                 )
             )
 
+    async def _score(self, group: _Group, features: NDArray[np.float32]) -> None:
+        """Scores `features` for the group, adding to its seconds; a failed piece is an error for each of its rows."""
+        for start in range(0, len(features), MAXIMUM_ROWS):
+            piece = features[start : start + MAXIMUM_ROWS]
+            started = time.perf_counter()
+            try:
+                scores = await self._batcher.score(group.slot.model, piece)
+            except ScoringError as error:
+                group.scores.extend(float("nan") for _ in piece)
+                group.errors.extend(str(error) for _ in piece)
+            else:
+                group.scores.extend(scores)
+                group.errors.extend(map(problem_of, scores))
+            group.seconds += time.perf_counter() - started
+
     def _record(self, request: _Request, group: _Group) -> Totals:
         """Answers the rows of `group` that have a score; metrics and log for all of them."""
         model = group.slot.model
         totals = self._metrics.of(model.version, group.name)
-        ids = [self._ids.next() for _ in group.rows]
+        next_id, threshold, answers = self._ids.next, model.threshold, request.answers
+        ids: list[str] = []
         scores: list[float | None] = []
         decisions: list[bool | None] = []
-        for row, prediction_id, score, error in zip(group.rows, ids, group.scores, group.errors, strict=True):
+        for row, score, error in zip(group.rows, group.scores, group.errors, strict=True):
+            prediction_id = next_id()
+            ids.append(prediction_id)
             if error is not None:
                 totals.failed()
                 scores.append(None)
                 decisions.append(None)
                 continue
-            decision = score >= model.threshold
+            decision = score >= threshold
             totals.answered(group.seconds, score)
             scores.append(score)
             decisions.append(decision)
-            request.answers[row] = Prediction(
-                prediction_id=prediction_id,
-                score=score,
-                decision=decision,
-                model_version=model.version,
-                slot=group.name,
-            )
+            answers[row] = Prediction(prediction_id, score, decision, model.version, group.name)
         if ids:
             self._writer.append(
                 LoggedGroup(
@@ -243,8 +265,8 @@ class Answerer:
                     rollout=request.rollout,
                     share=request.share,
                     latency_us=int(group.seconds * 1e6),
-                    records=[request.records[row] for row in group.rows],
-                    entities=[request.entities[row] for row in group.rows],
+                    records=_taken(request.records, group.rows),
+                    entities=_taken(request.entities, group.rows),
                     prediction_ids=ids,
                     scores=scores,
                     decisions=decisions,
@@ -252,6 +274,11 @@ class Answerer:
                 )
             )
         return totals
+
+
+def _taken(values: Sequence[Value], rows: Sequence[int]) -> Sequence[Value]:
+    """The `rows` of `values`, in their order; without a copy for the request of one record, which most are."""
+    return values if len(values) == len(rows) == 1 else [values[row] for row in rows]
 
 
 def _split(entities: Sequence[str], challenger: Challenger | None) -> tuple[list[int], list[int]]:
@@ -277,12 +304,12 @@ async def _encode(model: Model, records: Sequence[Record], rows: Sequence[int]) 
     """The `rows` of `records` as features. Raises InvalidRecordError with the rows' positions in the request."""
     pieces: list[NDArray[np.float32]] = []
     problems: list[FieldProblem] = []
-    for start in range(0, len(rows), PIECE_ROWS):
+    for start in range(0, len(rows), MAXIMUM_ROWS):
         if start:
             await asyncio.sleep(0)
-        piece = rows[start : start + PIECE_ROWS]
+        piece = rows[start : start + MAXIMUM_ROWS]
         try:
-            pieces.append(model.encoder.encode_rows([records[row] for row in piece]))
+            pieces.append(model.encoder.encode_rows(_taken(records, piece)))
         except InvalidRecordError as refused:
             problems.extend(msgspec.structs.replace(each, row=piece[each.row]) for each in refused.problems)
             if len(problems) >= _MAXIMUM_PROBLEMS:
@@ -320,24 +347,3 @@ async def _encode_what_fits(
     started = time.perf_counter()
     features = await _encode(challenger, records, good)
     return _Encoded(good, features, time.perf_counter() - started), bad
-
-
-async def _score(group: _Group, features: NDArray[np.float32]) -> None:
-    """Scores `features` for the group, adding to its seconds; a failed piece gives an error for each of its rows."""
-    for start in range(0, len(features), PIECE_ROWS):
-        if start:
-            await asyncio.sleep(0)
-        piece = features[start : start + PIECE_ROWS]
-        started = time.perf_counter()
-        try:
-            scores = group.slot.model.score(piece)
-        except ScoringError as error:
-            group.scores.extend(float("nan") for _ in piece)
-            group.errors.extend(str(error) for _ in piece)
-        else:
-            group.scores.extend(scores.tolist())
-            group.errors.extend(
-                None if usable else f"the score is {score}, expected 0 to 1"
-                for usable, score in zip(is_usable(scores).tolist(), scores.tolist(), strict=True)
-            )
-        group.seconds += time.perf_counter() - started

@@ -46,9 +46,16 @@ class ModelServer:
         self.metrics = Metrics(self.slots, self.writer)
         ids = PredictionIds()
         self._shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.writer, ids=ids)
-        answerer = Answerer(slots=self.slots, metrics=self.metrics, writer=self.writer, shadow=self._shadow, ids=ids)
+        answerer = Answerer(
+            slots=self.slots,
+            metrics=self.metrics,
+            writer=self.writer,
+            shadow=self._shadow,
+            ids=ids,
+            batcher=self.metrics.batcher,
+        )
         self._predictions = PredictionRoutes(
-            project=settings.project, slots=self.slots, answerer=answerer, metrics=self.metrics
+            project=settings.project, slots=self.slots, answerer=answerer, metrics=self.metrics, ids=ids
         )
         self._api = self._build_api()
         self._timer: asyncio.Task[None] | None = None

@@ -57,9 +57,11 @@ class Model:
         return scores
 
 
-def is_usable(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which scores may be given to a client: finite and from 0 to 1, but for rounding."""
-    return (scores >= -_SCORE_SLACK) & (scores <= 1 + _SCORE_SLACK)  # NaN compares false
+def problem_of(score: float) -> str | None:
+    """Why `score` must not be given to a client, or None: scores are finite and from 0 to 1, but for rounding."""
+    if -_SCORE_SLACK <= score <= 1 + _SCORE_SLACK:  # NaN compares false
+        return None
+    return f"the score is {score}, expected 0 to 1"
 
 
 def load_model(path: Path, bundle_id: str, version: str, project: str) -> Model:
@@ -136,7 +138,7 @@ def _replay_golden_rows(model: Model) -> None:
             f"golden row {worst} scores {scores[worst]:.7g} here, expected {golden.scores[worst]:.7g} "
             f"within {golden.tolerance:g}"
         )
-    if not is_usable(scores).all():
+    if any(problem_of(score) for score in scores.tolist()):
         raise ModelRefusedError(f"golden scores leave [0, 1]: from {scores.min():.7g} to {scores.max():.7g}")
     if (median := statistics.median(seconds)) > MAXIMUM_MEDIAN_ROW_S:
         raise ModelRefusedError(f"one row takes {median:.3f} s, this server allows {MAXIMUM_MEDIAN_ROW_S:g} s")

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from contracts.prediction_row import API_VERSION
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, SlotCounts
+from serving.batching import Batcher
 from serving.prediction_writer import PredictionWriter
 from serving.slots import Slots, count_answer
 
@@ -54,6 +55,7 @@ class Metrics(Collector):
 
     slots: Slots
     writer: PredictionWriter
+    batcher: Batcher = field(default_factory=Batcher)
     totals: dict[tuple[str, str], Totals] = field(default_factory=dict)
     responses: dict[tuple[str, int], int] = field(default_factory=dict)
     shadow_pairs: int = 0
@@ -86,6 +88,7 @@ class Metrics(Collector):
         yield from self._of_versions()
         yield from self._of_slots()
         yield from self._of_the_log()
+        yield from self._of_batches()
         responses = CounterMetricFamily(
             "paceline_responses", "Responses of the prediction routes", labels=("route", "status")
         )
@@ -117,6 +120,15 @@ class Metrics(Collector):
             edges = [(f"{(i + 1) / SCORE_BINS:g}", count) for i, count in enumerate(running)]
             scores.add_metric(key, [*edges, ("+Inf", running[-1])], totals.score_sum)
         yield from (requests, errors, retried, latency, scores)
+
+    def _of_batches(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("paceline_queue_rows", "Rows that wait for their graph run: what to scale on")
+        waiting.add_metric((), self.batcher.waiting_rows)
+        runs = CounterMetricFamily("paceline_graph_runs", "Runs of a graph for answers")
+        runs.add_metric((), self.batcher.runs)
+        rows = CounterMetricFamily("paceline_graph_rows", "Rows in those runs; by their number, the mean batch")
+        rows.add_metric((), self.batcher.rows)
+        yield from (waiting, runs, rows)
 
     def _of_slots(self) -> Iterator[Metric]:
         seen = self.slots.observe()

@@ -33,6 +33,7 @@ FLUSH_EVERY_S = 1.0
 FLUSH_ROWS = 2_000
 _STOP_TIMEOUT_S = 10.0
 _MASK_PREFIX = "masked:"
+_NODE = (1 << 48) - 1  # the last 48 bits of a UUID
 logger = logging.getLogger(__name__)
 
 _TYPES: dict[Any, pyarrow.DataType] = {
@@ -53,7 +54,7 @@ SEGMENT_SCHEMA: pyarrow.Schema = pyarrow.schema(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class LoggedGroup:
     """Rows of one request that one slot answered; the sequences are parallel. `served_at_s` is since the epoch."""
 
@@ -87,9 +88,8 @@ class PredictionIds:
         """One more id."""
         stamp = int(self._clock() * 1000) << 12  # 48 bits of milliseconds, 12 of sequence
         self._last = stamp = stamp if stamp > self._last else self._last + 1
-        head, tail = stamp >> 12, (0b10 << 62) | self._bits.getrandbits(62)
-        digits = f"{head:012x}7{stamp & 0xFFF:03x}{tail:016x}"
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        tail = (0b10 << 62) | self._bits.getrandbits(62)
+        return f"{stamp >> 28:08x}-{stamp >> 12 & 0xFFFF:04x}-7{stamp & 0xFFF:03x}-{tail >> 48:04x}-{tail & _NODE:012x}"
 
 
 class Mask:

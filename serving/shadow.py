@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.encoder import InvalidRecordError
-from serving.engine import Model, ScoringError, is_usable
+from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.slots import Challenger, Slots, count_answer
@@ -147,14 +147,10 @@ def _score(model: Model, records: Sequence[Mapping[str, Any]]) -> _Shadowed:
         # the text of a refused record shows its values, which the log must not
         text = "the challenger's schema refuses it" if isinstance(error, InvalidRecordError) else str(error)
         return _Shadowed([None], [text], time.perf_counter() - started)
-    usable = is_usable(scores).tolist()
-    values = scores.tolist()
+    errors = [problem_of(score) for score in scores.tolist()]
     return _Shadowed(
-        [score if good else None for score, good in zip(values, usable, strict=True)],
-        [
-            None if good else f"the score is {score}, expected 0 to 1"
-            for score, good in zip(values, usable, strict=True)
-        ],
+        [score if error is None else None for score, error in zip(scores.tolist(), errors, strict=True)],
+        errors,
         time.perf_counter() - started,
     )
 

@@ -1,17 +1,18 @@
 """The Open Inference Protocol v2 (KServe, Triton, MLServer): one tensor for each field of the schema, shape [n].
 
 Numbers are FP64 (any FP or INT type is taken), booleans BOOL, everything else BYTES; null stands for a missing value.
-Specification: https://github.com/kserve/open-inference-protocol. Tensors in binary form are not supported.
+Specification: https://github.com/kserve/open-inference-protocol, with the binary tensor data extension.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import Field, InputSchema
 from contracts.prediction_row import API_VERSION
+from serving.protocols import binary_tensors
 from serving.protocols.records import MAXIMUM_RECORDS, MalformedRequestError, PredictResponse, parse
 
 PLATFORM = "onnx_onnxruntime"
@@ -27,12 +28,12 @@ _DATATYPES: dict[str, tuple[str, frozenset[str]]] = {
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor of a request; `data` is flat, or nested by `shape` when that is [n, 1]."""
+    """A tensor of a request; `data` is flat, or nested by `shape` when that is [n, 1], or stands behind the JSON."""
 
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: list[Any] | None = None
     parameters: dict[str, Any] = {}
 
 
@@ -52,13 +53,14 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[RequestedOutput] = []
 
 
-class OutputTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor of an answer."""
+class OutputTensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tensor of an answer; in binary form it has no `data` but the size of what stands behind the JSON."""
 
     name: str
     datatype: str
     shape: list[int]
-    data: list[Any]
+    data: list[Any] | None = None
+    parameters: dict[str, int] = {}
 
 
 class InferResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,17 +82,41 @@ _COLUMNS: dict[str, tuple[str, Callable[[PredictResponse], list[Any]]]] = {
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
-def decode(body: bytes) -> InferRequest:
-    """The request in `body`.
+class Encoded(NamedTuple):
+    """An answer; `head_length` is that of its JSON when tensors in binary form stand behind it."""
+
+    body: bytes
+    head_length: int | None
+
+
+def decode(body: bytes, head_length: str | None = None) -> InferRequest:
+    """The request in `body`; `head_length` is the header that comes with tensors in binary form.
 
     Raises:
-        MalformedRequestError: no JSON, another shape, or an output that this server does not give.
+        MalformedRequestError: no JSON, another shape, an output that this server does not give, or data that does not
+            fit its tensor.
     """
-    request = parse(_decoder, body)
+    head, data = (body, memoryview(b"")) if head_length is None else binary_tensors.split(body, head_length)
+    request = parse(_decoder, head)
     for wanted in request.outputs:
         if wanted.name not in _COLUMNS:
             raise MalformedRequestError(422, f"there is no output {wanted.name!r}; outputs: {', '.join(_COLUMNS)}")
-    return request
+    inputs = []
+    for tensor in request.inputs:
+        size = tensor.parameters.get(binary_tensors.SIZE)
+        if size is not None and tensor.data is None:
+            if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(data):
+                raise MalformedRequestError(
+                    422, f"{tensor.name}: {binary_tensors.SIZE} is {size!r}, {len(data)} bytes are left behind the JSON"
+                )
+            values = binary_tensors.values_of(tensor.name, tensor.datatype, data[:size])
+            tensor, data = msgspec.structs.replace(tensor, data=values), data[size:]
+        elif tensor.data is None:
+            raise MalformedRequestError(422, f"{tensor.name}: there is neither data nor {binary_tensors.SIZE}")
+        inputs.append(tensor)
+    if len(data):
+        raise MalformedRequestError(422, f"{len(data)} bytes behind the JSON belong to no tensor")
+    return msgspec.structs.replace(request, inputs=inputs)
 
 
 def records_of(request: InferRequest, schema: InputSchema) -> list[dict[str, Any]]:
@@ -124,11 +150,21 @@ def records_of(request: InferRequest, schema: InputSchema) -> list[dict[str, Any
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def encode(project: str, answer: PredictResponse, request: InferRequest, *, answer_id: str) -> bytes:
+def encode(project: str, answer: PredictResponse, request: InferRequest, *, answer_id: str) -> Encoded:
     """The answer in the protocol's form; the rollout and its share are parameters."""
-    wanted = [each.name for each in request.outputs] or list(_COLUMNS)
-    rows = len(answer.predictions)
-    return msgspec.json.encode(
+    usual = request.parameters.get("binary_data_output") is True
+    wanted = {each.name: each.parameters.get("binary_data", usual) is True for each in request.outputs}
+    outputs: list[OutputTensor] = []
+    tail: list[bytes] = []
+    for name, is_binary in (wanted or dict.fromkeys(_COLUMNS, usual)).items():
+        datatype, column = _COLUMNS[name]
+        values = column(answer)
+        output = OutputTensor(name=name, datatype=datatype, shape=[len(values)], data=values)
+        if is_binary:
+            tail.append(binary_tensors.bytes_of(datatype, values))
+            output = msgspec.structs.replace(output, data=None, parameters={binary_tensors.SIZE: len(tail[-1])})
+        outputs.append(output)
+    head = msgspec.json.encode(
         InferResponse(
             model_name=project,
             model_version=answer.model_version,
@@ -139,12 +175,10 @@ def encode(project: str, answer: PredictResponse, request: InferRequest, *, answ
                 "rollout": answer.rollout or "",
                 "share": answer.share,
             },
-            outputs=[
-                OutputTensor(name=name, datatype=_COLUMNS[name][0], shape=[rows], data=_COLUMNS[name][1](answer))
-                for name in wanted
-            ],
+            outputs=outputs,
         )
     )
+    return Encoded(b"".join([head, *tail]), len(head)) if tail else Encoded(head, None)
 
 
 def metadata(project: str, versions: Sequence[str], schema: InputSchema) -> dict[str, Any]:
@@ -166,7 +200,7 @@ def _problem(tensor: Tensor, field: Field | None, *, is_twice: bool) -> FieldPro
     usual, allowed = _DATATYPES[field.kind]
     if tensor.datatype not in allowed:
         return FieldProblem(tensor.name, f"datatype {tensor.datatype[:60]}", usual)
-    if tensor.datatype in _INTEGERS and any(isinstance(value, float) for value in tensor.data):
+    if tensor.datatype in _INTEGERS and any(isinstance(value, float) for value in tensor.data or ()):
         return FieldProblem(tensor.name, "a fraction", f"whole numbers, as the datatype {tensor.datatype} says")
     return None
 
@@ -175,7 +209,7 @@ def _flat(tensor: Tensor) -> list[Any]:
     rows, *rest = tensor.shape or [0]
     if rest not in ([], [1]):
         raise MalformedRequestError(422, f"{tensor.name}: the shape is {tensor.shape}, expected [n] or [n, 1]")
-    data = tensor.data
+    data = tensor.data or []
     if rest and data and all(isinstance(value, list) and len(value) == 1 for value in data):
         data = [value[0] for value in data]
     if len(data) != rows:

@@ -24,7 +24,7 @@ class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     records: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MAXIMUM_RECORDS)]
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+class Prediction(msgspec.Struct, frozen=True):
     """The answer to one record. `slot` says whether the champion or the challenger gave it."""
 
     prediction_id: str

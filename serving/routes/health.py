@@ -56,7 +56,7 @@ def health_router(*, project: str, slots: Slots, metrics: Metrics, reason: Calla
 
     @router.get("/v2", tags=["open inference"], summary="Server metadata")
     async def server_metadata() -> Response:
-        return _json({"name": SERVER_NAME, "version": API_VERSION, "extensions": []})
+        return _json({"name": SERVER_NAME, "version": API_VERSION, "extensions": ["binary_tensor_data"]})
 
     @router.get("/v2/health/live", tags=["open inference"], summary="Is the process alive?")
     async def live() -> Response:

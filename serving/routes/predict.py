@@ -1,11 +1,11 @@
 """The prediction routes, as bare ASGI: no framework, no pydantic between the socket and the model."""
 
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 
 from contracts.encoder import InvalidRecordError
 from serving.admission import (
+    BINARY_TYPE,
     JSON_TYPE,
     MAXIMUM_IN_FLIGHT,
     ClientGoneError,
@@ -14,17 +14,19 @@ from serving.admission import (
     Scope,
     Send,
     client_request_id,
+    header,
     read_body,
     respond,
     respond_problem,
 )
 from serving.answering import Answerer, ChampionFailedError, NotReadyError
 from serving.metrics import Metrics
-from serving.protocols import open_inference, records
+from serving.prediction_writer import PredictionIds
+from serving.protocols import binary_tensors, open_inference, records
+from serving.protocols.open_inference import Encoded
 from serving.slots import Slots
 
 PREDICT_PATH = "/v1/predict"
-_BINARY_HEADER = b"inference-header-content-length"
 logger = logging.getLogger(__name__)
 Endpoint = Callable[[bytes, str], Awaitable[bytes]]
 
@@ -32,11 +34,12 @@ Endpoint = Callable[[bytes, str], Awaitable[bytes]]
 class PredictionRoutes:
     """`POST /v1/predict` and `POST /v2/models/{project}[/versions/{version}]/infer`."""
 
-    def __init__(self, *, project: str, slots: Slots, answerer: Answerer, metrics: Metrics) -> None:
+    def __init__(self, *, project: str, slots: Slots, answerer: Answerer, metrics: Metrics, ids: PredictionIds) -> None:
         self._project = project
         self._slots = slots
         self._answerer = answerer
         self._metrics = metrics
+        self._ids = ids
         self._in_flight = 0
 
     def is_for(self, path: str) -> bool:
@@ -47,13 +50,15 @@ class PredictionRoutes:
         """Answers one request; every failure is a problem, and the request's id comes back in a header."""
         path: str = scope["path"]
         is_v1 = path == PREDICT_PATH
-        request_id = client_request_id(scope) or uuid.uuid4().hex
+        request_id = client_request_id(scope) or self._ids.next()
         headers = [(b"x-request-id", request_id.encode())]
         status = 200
         self._in_flight += 1
         try:
-            body = await self._answer(scope, receive, request_id, is_v1=is_v1)
-            await respond(send, 200, body, JSON_TYPE, headers)
+            body, head_length = await self._answer(scope, receive, request_id, is_v1=is_v1)
+            if head_length is not None:
+                headers.append((binary_tensors.HEADER, str(head_length).encode()))
+            await respond(send, 200, body, JSON_TYPE if head_length is None else BINARY_TYPE, headers)
         except ClientGoneError:
             status = 499
         except Exception as error:
@@ -70,21 +75,22 @@ class PredictionRoutes:
             self._in_flight -= 1
             self._metrics.responded("predict" if is_v1 else "infer", status)
 
-    async def _answer(self, scope: Scope, receive: Receive, request_id: str, *, is_v1: bool) -> bytes:
+    async def _answer(self, scope: Scope, receive: Receive, request_id: str, *, is_v1: bool) -> Encoded:
         if scope["method"] != "POST":
             raise RequestRefusedError(405, f"found {scope['method']}, expected POST")
+        if header(scope, b"content-encoding") not in (None, "identity"):
+            raise RequestRefusedError(415, "a compressed body is not read: send it as it is")
         if self._in_flight > MAXIMUM_IN_FLIGHT:
             raise RequestRefusedError(503, f"{MAXIMUM_IN_FLIGHT} requests are being answered already: try again soon")
         if is_v1:
             decoded = records.decode(await read_body(scope, receive))
-            return records.encode(await self._answerer.answer(decoded, request_id))
+            return Encoded(records.encode(await self._answerer.answer(decoded, request_id)), None)
         return await self._infer(scope, receive, request_id)
 
-    async def _infer(self, scope: Scope, receive: Receive, request_id: str) -> bytes:
+    async def _infer(self, scope: Scope, receive: Receive, request_id: str) -> Encoded:
         version = self._version_of(scope["path"])
-        if any(name == _BINARY_HEADER for name, _ in scope["headers"]):
-            raise RequestRefusedError(415, "tensors in binary form are not supported: send them as JSON")
-        request = open_inference.decode(await read_body(scope, receive))
+        head_length = header(scope, binary_tensors.HEADER)
+        request = open_inference.decode(await read_body(scope, receive), head_length)
         champion = self._slots.champion
         if champion is None:
             raise NotReadyError("there is no champion yet: load a bundle and promote it")

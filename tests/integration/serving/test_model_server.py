@@ -265,7 +265,8 @@ def test_every_wrong_request_is_a_problem_that_says_what_was_found(server: Model
         413: [client.post("/v1/predict", content=b"x" * (9 << 20)), client.post(infer, content=b"x" * (5 << 20))],
         415: [
             client.put("/control/share", content=b"{}", headers={"content-type": "text/plain"}),
-            client.post(infer, content=b"{}", headers={"inference-header-content-length": "2"}),
+            client.post(infer, content=b"{}", headers={"content-encoding": "gzip"}),
+            client.post("/v1/predict", content=b"{}", headers={"content-encoding": "deflate"}),
         ],
         422: [
             server.predict(tiny_record(distance="far")),

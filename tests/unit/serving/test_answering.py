@@ -55,7 +55,14 @@ class Parts:
         self.metrics = Metrics(self.slots, self.log)
         ids = PredictionIds()
         self.shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.log, ids=ids, maximum_rows=50)
-        self.answerer = Answerer(slots=self.slots, metrics=self.metrics, writer=self.log, shadow=self.shadow, ids=ids)
+        self.answerer = Answerer(
+            slots=self.slots,
+            metrics=self.metrics,
+            writer=self.log,
+            shadow=self.shadow,
+            ids=ids,
+            batcher=self.metrics.batcher,
+        )
         if champion is not None:
             self.place(champion, "1", None)
             self.slots.promote(PromoteSlot(version="1", expected=None), lambda _: None)

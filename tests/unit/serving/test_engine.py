@@ -1,10 +1,11 @@
+import math
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from serving.engine import ModelRefusedError, ScoringError, is_usable, load_model
+from serving.engine import ModelRefusedError, ScoringError, load_model, problem_of
 
 
 def test_a_bundle_whose_golden_rows_agree_is_loaded(bundles: ModuleType, tmp_path: Path) -> None:
@@ -49,5 +50,6 @@ def test_a_graph_that_fails_says_so(bundles: ModuleType, tmp_path: Path) -> None
 
 
 def test_only_scores_between_0_and_1_are_usable() -> None:
-    scores = np.array([0, 1, 0.5, 1.0000001, np.nan, np.inf, -np.inf, -0.1, 1.1], dtype=np.float32)
-    assert is_usable(scores).tolist() == [True, True, True, True, False, False, False, False, False]
+    assert [problem_of(score) for score in (0.0, 1.0, 0.5, 1.0000001)] == [None] * 4
+    for score in (math.nan, math.inf, -math.inf, -0.1, 1.1):
+        assert problem_of(score) == f"the score is {score}, expected 0 to 1"
