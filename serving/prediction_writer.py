@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +187,16 @@ class PredictionWriter:
         self._flush()
 
     def _flush(self) -> None:
-        """Writes segments until the buffer is empty; on a refusal of the disk the rows stay, for the next time."""
-        while self._groups:
+        """Writes what waits now as segments; on a refusal of the disk the rows stay, for the next time.
+
+        What comes meanwhile waits for the next flush: written at once it would make a stream of tiny segments, each
+        with its own fsync, which cost half of the server's time.
+        """
+        waiting = len(self._groups)
+        while waiting:
             taken: list[LoggedGroup] = []
             rows = 0
-            for group in tuple(self._groups):
+            for group in islice(tuple(self._groups), waiting):
                 if taken and (rows + len(group.prediction_ids) > MAXIMUM_SEGMENT_ROWS or _day(group) != _day(taken[0])):
                     break
                 taken.append(group)
@@ -201,6 +207,7 @@ class PredictionWriter:
                 self.failed_flushes += 1
                 logger.exception("the prediction log below %s cannot be written; %d rows wait", self._root, rows)
                 return
+            waiting -= len(taken)
             for _ in taken:
                 self._groups.popleft()
             self.written_rows += written
