@@ -167,3 +167,20 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+def test_rows_that_come_while_a_segment_is_written_wait_for_the_next_flush(tmp_path: Path) -> None:
+    """Chasing them would make a stream of tiny segments under steady traffic."""
+    log = writer(tmp_path)
+
+    class BringsAnother(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            if key == "scheduled" and log.accepted_rows < 5:
+                log.append(group(record=lambda row: BringsAnother(tiny_record(row))))
+            return super().get(key, default)
+
+    log.append(group(record=lambda row: BringsAnother(tiny_record(row))))
+    for flushes in (1, 2, 3):
+        log._flush()
+        assert (log.written_rows, log.buffered_rows) == (flushes, 1)
+        assert len(list(tmp_path.glob("day=*/*.parquet"))) == flushes
