@@ -27,6 +27,7 @@ _TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    406: "Not acceptable",
     408: "The request took too long",
     409: "Conflict",
     413: "Body too large",

@@ -22,6 +22,7 @@ from serving.metrics import Metrics
 from serving.prediction_writer import Mask, PredictionIds, PredictionWriter
 from serving.routes.control import Control, control_refusal, control_router
 from serving.routes.health import health_router
+from serving.routes.model_status import model_status_router
 from serving.routes.openapi import docs_router
 from serving.routes.predict import PredictionRoutes
 from serving.settings import PREFIX, Settings, SettingsError
@@ -141,6 +142,7 @@ class ModelServer:
         api.include_router(
             health_router(project=settings.project, slots=self.slots, metrics=self.metrics, reason=self._why_not_ready)
         )
+        api.include_router(model_status_router(project=settings.project, slots=self.slots, reason=self._why_not_ready))
         api.include_router(control_router(control))
         api.include_router(docs_router(api, project=settings.project, slots=self.slots))
         api.middleware("http")(_answer_with_problems)
@@ -176,7 +178,10 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
 
 def _problem(request: Request, refused: RequestRefusedError, headers: dict[str, str] | None = None) -> Response:
     body = problem_body(
-        refused.status, refused.detail, refused.errors, is_open_inference=request.url.path.startswith("/v2")
+        refused.status,
+        refused.detail,
+        refused.errors,
+        is_open_inference=request.url.path.startswith(("/v2", "/v1/models")),
     )
     return Response(body, status_code=refused.status, media_type=PROBLEM_TYPE, headers=headers)
 

@@ -17,6 +17,7 @@ from serving.protocols.records import MalformedRequestError
 
 HEADER = b"inference-header-content-length"
 SIZE = "binary_data_size"
+_MAXIMUM_DIGITS = 19
 _LENGTH = struct.Struct("<I")
 _TYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
@@ -33,7 +34,9 @@ def split(body: bytes, head_length: str) -> tuple[bytes, memoryview]:
     Raises:
         MalformedRequestError: `head_length`, the header's value, is no length within the body.
     """
-    if not head_length.isascii() or not head_length.isdigit() or int(head_length) > len(body):
+    # more digits than any length has are not even read: Python refuses numbers of thousands of digits
+    is_number = head_length.isascii() and head_length.isdigit() and len(head_length) <= _MAXIMUM_DIGITS
+    if not is_number or int(head_length) > len(body):
         raise MalformedRequestError(
             400, f"Inference-Header-Content-Length is {head_length[:20]!r}, expected a length up to {len(body)}"
         )

@@ -13,7 +13,7 @@ from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import Field, InputSchema
 from contracts.prediction_row import API_VERSION
 from serving.protocols import binary_tensors
-from serving.protocols.records import MAXIMUM_RECORDS, MalformedRequestError, PredictResponse, parse
+from serving.protocols.records import MAXIMUM_COLUMNS, MAXIMUM_RECORDS, MalformedRequestError, PredictResponse, parse
 
 PLATFORM = "onnx_onnxruntime"
 _INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
@@ -93,11 +93,13 @@ def decode(body: bytes, head_length: str | None = None) -> InferRequest:
     """The request in `body`; `head_length` is the header that comes with tensors in binary form.
 
     Raises:
-        MalformedRequestError: no JSON, another shape, an output that this server does not give, or data that does not
-            fit its tensor.
+        MalformedRequestError: no JSON, another shape, too many tensors, an output that this server does not give, or
+            data that does not fit its tensor.
     """
     head, data = (body, memoryview(b"")) if head_length is None else binary_tensors.split(body, head_length)
     request = parse(_decoder, head)
+    if len(request.inputs) > MAXIMUM_COLUMNS:
+        raise MalformedRequestError(422, f"found {len(request.inputs)} tensors, expected at most {MAXIMUM_COLUMNS}")
     for wanted in request.outputs:
         if wanted.name not in _COLUMNS:
             raise MalformedRequestError(422, f"there is no output {wanted.name!r}; outputs: {', '.join(_COLUMNS)}")

@@ -7,6 +7,7 @@ import msgspec
 from contracts.prediction_row import API_VERSION
 
 MAXIMUM_RECORDS = 1000
+MAXIMUM_COLUMNS = 10_000  # of a request by columns: more are refused as a whole, and not one by one
 Message = TypeVar("Message")
 
 

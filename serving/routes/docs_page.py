@@ -19,6 +19,7 @@ DOCS_PAGE = """<!doctype html>
     text-align: center; font: 600 .85rem/1.6 ui-monospace, monospace; }
   summary code { font-weight: 600; overflow-wrap: anywhere; }
   .inside { padding: 0 .8rem .8rem; }
+  select { font: inherit; }
   textarea, input { width: 100%; box-sizing: border-box; font: .85rem/1.4 ui-monospace, monospace; padding: .5rem; }
   label { display: block; margin: .5rem 0; }
   pre { background: var(--soft); padding: .6rem; border-radius: .3rem; overflow: auto; max-height: 28rem;
@@ -77,12 +78,18 @@ function operation(path, method, described) {
     const field = fields[parameter.name] = make("input", { placeholder: parameter.in });
     inside.append(make("label", {}, parameter.name, field));
   }
-  const content = described.requestBody && described.requestBody.content["application/json"];
-  let area;
+  const contents = described.requestBody ? described.requestBody.content : {};
+  const content = contents["application/json"];
+  let area, kind;
   if (content) {
     area = make("textarea", { rows: 10, spellcheck: "false" });
-    area.value = content.example ? JSON.stringify(content.example, null, 2) : "{}";
-    inside.append(make("label", {}, "Body (JSON)", area));
+    kind = make("select", {}, ...Object.keys(contents).map(each => make("option", {}, each)));
+    kind.onchange = () => {
+      const example = contents[kind.value].example;
+      area.value = typeof example === "string" ? example : JSON.stringify(example || {}, null, 2);
+    };
+    kind.onchange();
+    inside.append(make("label", {}, "Content type ", kind), make("label", {}, "Body", area));
   }
   const token = make("input", { type: "password", autocomplete: "off" });
   if (path.startsWith("/control")) inside.append(make("label", {}, "Control token, where one is set", token));
@@ -98,7 +105,7 @@ function operation(path, method, described) {
       else if (value && parameter.in === "query") query.set(parameter.name, value);
       else if (value && parameter.in === "header") headers[parameter.name] = value;
     }
-    if (area) headers["content-type"] = "application/json";
+    if (area) headers["content-type"] = kind.value;
     if (token.value) headers.authorization = "Bearer " + token.value;
     output.hidden = false;
     output.textContent = "…";

@@ -10,13 +10,15 @@ from contracts.input_schema import Field
 from contracts.prediction_row import API_VERSION
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from contracts.problem import Problem
-from serving.admission import JSON_TYPE
+from serving.admission import BINARY_TYPE, JSON_TYPE
 from serving.engine import Model
+from serving.protocols import invocations
+from serving.protocols.instances import ColumnsResponse, InstancesRequest
 from serving.protocols.open_inference import InferRequest, InferResponse, metadata
 from serving.protocols.records import MAXIMUM_RECORDS, PredictRequest, PredictResponse
 from serving.routes.control import CONTROL_MESSAGES
 from serving.routes.docs_page import DOCS_PAGE
-from serving.routes.predict import PREDICT_PATH
+from serving.routes.predict import INVOCATIONS_PATH, PREDICT_PATH
 from serving.slots import Slots
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -51,11 +53,27 @@ def describe(api: FastAPI, project: str, slots: Slots) -> dict[str, Any]:
     )
     model = slots.champion.model if slots.champion else None
     _, schemas = msgspec.json.schema_components(
-        (PredictRequest, PredictResponse, InferRequest, InferResponse, Problem, *CONTROL_MESSAGES),
+        (
+            PredictRequest,
+            PredictResponse,
+            InferRequest,
+            InferResponse,
+            InstancesRequest,
+            ColumnsResponse,
+            Problem,
+            *CONTROL_MESSAGES,
+        ),
         ref_template=_REFERENCE,
     )
     schemas["Record"] = record_schema(model)
     schemas["PredictRequest"]["properties"]["records"]["items"] = {"$ref": _REFERENCE.format(name="Record")}
+    schemas["InstancesRequest"]["properties"]["instances"] = {
+        "type": "array",
+        "items": {"$ref": _REFERENCE.format(name="Record")},
+        "minItems": 1,
+        "maxItems": MAXIMUM_RECORDS,
+        "description": "records; without them `inputs` has one list of values for each field",
+    }
     components = described.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas)
     described["paths"] = {**_prediction_paths(project, model), **described["paths"]}
@@ -121,19 +139,66 @@ def _prediction_paths(project: str, model: Model | None) -> dict[str, Any]:
     infer = _operation(
         "infer",
         "Predict by tensors (Open Inference Protocol v2)",
-        "One tensor for each field of the input schema, shape [n].",
+        "One tensor for each field of the input schema, shape [n]. With the header Inference-Header-Content-Length the "
+        f"body is {BINARY_TYPE}: JSON, and behind it the data of the tensors that have a `binary_data_size`.",
         ("InferRequest", _tensors_example(project, model)),
         "InferResponse",
     )
-    pinned = {**infer, "operationId": "infer_version", "summary": "The same, of the champion's version only"}
-    pinned["parameters"] = [
-        *infer["parameters"],
-        {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}},
-    ]
+    instances = _operation(
+        "predict_instances",
+        "Predict by instances or inputs (TensorFlow Serving, KServe v1)",
+        "`instances` are records, `inputs` one list of values for each field; `predictions` come back for both, and "
+        "for `inputs` also columns in `outputs`.",
+        ("InstancesRequest", _instances_example(model)),
+        "ColumnsResponse",
+    )
     return {
         PREDICT_PATH: {"post": predict},
         f"/v2/models/{project}/infer": {"post": infer},
-        f"/v2/models/{project}/versions/{{version}}/infer": {"post": pinned},
+        f"/v2/models/{project}/versions/{{version}}/infer": {"post": _pinned(infer)},
+        f"/v1/models/{project}:predict": {"post": instances},
+        f"/v1/models/{project}/versions/{{version}}:predict": {"post": _pinned(instances)},
+        INVOCATIONS_PATH: {"post": _invocations(predict, model)},
+    }
+
+
+def _pinned(operation: dict[str, Any]) -> dict[str, Any]:
+    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        **operation,
+        "operationId": f"{operation['operationId']}_version",
+        "summary": "The same, of the champion's version only",
+        "parameters": [*operation["parameters"], version],
+    }
+
+
+def _invocations(predict: dict[str, Any], model: Model | None) -> dict[str, Any]:
+    """`predict` in three media types each way; the Accept header chooses the answer's, JSON where it chooses none."""
+    golden = model.bundle.golden.records[:1] if model else []
+    lines = "".join(msgspec.json.encode(record).decode() + "\n" for record in golden)
+    texts = {invocations.JSON_LINES: lines, invocations.CSV: invocations.csv_of(golden)}
+    problem = predict["responses"]["422"]["content"]
+    content = {
+        kind: {"schema": {"type": "string"}, **({"example": text} if model else {})} for kind, text in texts.items()
+    }
+    return {
+        **predict,
+        "operationId": "invocations",
+        "summary": "Predict by JSON, JSON Lines or CSV (SageMaker)",
+        "description": "JSON Lines has one record a line, CSV a header line with the names of the fields.",
+        "requestBody": {"required": True, "content": {**predict["requestBody"]["content"], **content}},
+        "responses": {
+            **predict["responses"],
+            "200": {
+                "description": "The predictions, in the type that Accept asks for",
+                "content": {
+                    **predict["responses"]["200"]["content"],
+                    **{kind: {"schema": {"type": "string"}} for kind in texts},
+                },
+            },
+            "406": {"description": f"Accept names none of {', '.join(invocations.TYPES)}", "content": problem},
+            "415": {"description": f"The body is none of {', '.join(invocations.TYPES)}", "content": problem},
+        },
     }
 
 
@@ -168,6 +233,10 @@ def _operation(
 
 def _records_example(model: Model | None) -> dict[str, Any] | None:
     return {"records": model.bundle.golden.records[:1]} if model else None
+
+
+def _instances_example(model: Model | None) -> dict[str, Any] | None:
+    return {"instances": model.bundle.golden.records[:1]} if model else None
 
 
 def _tensors_example(project: str, model: Model | None) -> dict[str, Any] | None:

@@ -93,3 +93,9 @@ def test_an_output_that_is_not_given_is_refused() -> None:
     body = msgspec.json.encode({"inputs": tensors(), "outputs": [{"name": "label"}]})
     with pytest.raises(MalformedRequestError, match="no output 'label'; outputs: score, decision"):
         open_inference.decode(body)
+
+
+def test_more_tensors_than_any_schema_has_are_refused_as_a_whole() -> None:
+    tensor = {"name": "x", "datatype": "FP64", "shape": [0], "data": []}
+    with pytest.raises(MalformedRequestError, match="found 10001 tensors, expected at most 10000"):
+        open_inference.decode(msgspec.json.encode({"inputs": [tensor] * 10_001}))
