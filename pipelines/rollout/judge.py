@@ -119,8 +119,8 @@ def learn(memory: Memory, observation: Observation, plan: Plan) -> Memory:
     challenger = None if observation.challenger is None else Tally.of(observation.challenger)
     new = None if challenger is None else challenger.since(memory.challenger)
     reference = None if champion is None else champion.since(memory.champion)
-    memory = _learn_shadow(memory, observation.shadowed, reference)
     # a look of which one side cannot be told apart from what was before compares nothing, so it does not count
+    memory, errors, requests = _learn_shadow(memory, observation.shadowed, is_compared=reference is not None)
     if new is not None and reference is not None:
         assert memory.champion is not None  # reference is the difference to it
         memory = msgspec.structs.replace(
@@ -128,6 +128,13 @@ def learn(memory: Memory, observation: Observation, plan: Plan) -> Memory:
             phase_requests=memory.phase_requests + new.requests,
             phase_reference_requests=memory.phase_reference_requests + reference.requests,
         )
+        errors, requests = errors + new.errors, requests + new.requests
+    if reference is not None:
+        # Shadowed and answered requests are one stratum: the look after the shadow phase has both, and two comparisons
+        # with the same champion requests would not multiply to an e-value. The question is the same, and a request that
+        # fails on both sides makes the split more even than independent arms would, which only errs towards waiting.
+        compared = memory.errors.after(errors, requests, reference.errors, reference.requests)
+        memory = msgspec.structs.replace(memory, errors=compared)
     return msgspec.structs.replace(memory, champion=champion, challenger=challenger)
 
 
@@ -172,18 +179,17 @@ def _lacking(seen: str, seconds: float, maximum_s: float, findings: tuple[Findin
     return Judgement(verdict="rollback", reason=reason, findings=findings)
 
 
-def _learn_shadow(memory: Memory, shadowed: ShadowCounts | None, reference: Tally | None) -> Memory:
+def _learn_shadow(memory: Memory, shadowed: ShadowCounts | None, *, is_compared: bool) -> tuple[Memory, int, int]:
+    """The memory with the shadow's counts, and its errors and requests of this look that are to be compared."""
     if shadowed is None:
-        return memory
+        return memory, 0, 0
     pairs, errors, flips = shadowed.pairs, shadowed.errors, shadowed.flips
     new_pairs, new_errors = pairs - memory.pairs, errors - memory.shadow_errors
     known = msgspec.structs.replace(memory, pairs=pairs, shadow_errors=errors, flips=flips)
-    if reference is None or new_pairs < 0 or new_errors < 0:  # the first look, or the server counts anew
-        return known
-    # the same e-process as for answered requests: the question is the same, and a request that
-    # fails on both sides makes the split more even than independent arms would, which only errs towards waiting
-    compared = memory.errors.after(new_errors, new_pairs + new_errors, reference.errors, reference.requests)
-    return msgspec.structs.replace(known, errors=compared, phase_pairs=memory.phase_pairs + new_pairs)
+    if not is_compared or new_pairs < 0 or new_errors < 0:  # the first look, or the server counts anew
+        return known, 0, 0
+    known = msgspec.structs.replace(known, phase_pairs=memory.phase_pairs + new_pairs)
+    return known, new_errors, new_pairs + new_errors
 
 
 def _compare(memory: Memory, new: Tally, reference: Tally, before: Tally, plan: Plan) -> Memory:
@@ -195,7 +201,6 @@ def _compare(memory: Memory, new: Tally, reference: Tally, before: Tally, plan: 
     higher, lower = memory.scores
     return msgspec.structs.replace(
         memory,
-        errors=memory.errors.after(new.errors, new.requests, reference.errors, reference.requests),
         slow=slow,
         scores=(higher.after(new.scores, reference.scores), lower.after(new.scores, reference.scores)),
     )

@@ -155,6 +155,17 @@ def test_a_champion_request_is_counted_once_in_the_shadow() -> None:
     assert (memory.errors.n, memory.errors.reference_n) == (90, 100)
 
 
+def test_a_look_with_shadowed_and_answered_requests_compares_them_with_the_champion_once() -> None:
+    traffic = Traffic()
+    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
+    traffic.champion.requests, traffic.champion.errors = 80, 2  # the look after the shadow phase: both have come in
+    traffic.shadowed.pairs, traffic.shadowed.errors = 37, 3
+    traffic.challenger.requests, traffic.challenger.errors = 5, 1
+    errors = learn(memory, traffic.observe(), PLAN).errors
+    assert (errors.happened, errors.n, errors.reference_happened, errors.reference_n) == (4, 45, 2, 80)
+    assert errors.evidence == memory.errors.evidence.after(failures=4, n=45, reference_failures=2, reference_n=80)
+
+
 def test_cuts_come_from_the_champions_earlier_looks_only() -> None:
     generator = looks(Traffic(), 2, requests=400)
     first, _ = next(generator)  # nothing was known of the champion before it

@@ -8,8 +8,9 @@ from scipy.stats import binom
 from pipelines.statistics.mean_difference import MeanEvidence
 
 
-def test_the_e_value_has_an_expectation_of_at_most_one_at_the_margin() -> None:
-    n, reference_n, margin = 5, 15, 0.3
+@pytest.mark.parametrize(("n", "reference_n"), [(5, 15), (20, 20), (3, 60), (40, 10)])
+def test_the_e_value_has_an_expectation_of_at_most_one_at_the_margin(n: int, reference_n: int) -> None:
+    margin = 0.3
     expectation = sum(
         binom.pmf(high, n, 0.7)
         * binom.pmf(reference_high, reference_n, 0.4)
