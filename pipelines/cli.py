@@ -289,6 +289,68 @@ def lineage(
     _show(found, as_json, lambda: views.lineage_text(found))
 
 
+keys = typer.Typer(no_args_is_help=True, help="API keys of the model server: create, list, revoke.")
+app.add_typer(keys, name="keys")
+KeyFilePath = Annotated[
+    Path, typer.Option("--file", envvar="PACELINE_SERVING_KEYS", help="The file that the model server reads.")
+]
+
+
+@keys.command("create")
+def create_key(
+    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Who gets it; an active key of theirs stays.")],
+    file: KeyFilePath,
+    scope: Annotated[list[str] | None, typer.Option(help="predict, metrics or metadata; repeatable.")] = None,
+    days: Annotated[int, typer.Option(help="Until it expires; 0: never.")] = 365,
+    rate: Annotated[float | None, typer.Option(help="Requests a second; default: the server's.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Requests at once; default: those of a second.")] = None,
+    project: Annotated[list[str] | None, typer.Option(help="Only for this project's server; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key for a client. It is shown this once: the file has only its hash."""
+    from pipelines.tasks import keys as tasks
+
+    made = tasks.create(
+        file,
+        client,
+        scopes=scope or ["predict"],
+        days=days,
+        rate_per_s=rate,
+        burst=burst,
+        projects=project or [],
+    )
+    _show_lines(made, as_json, tasks.created_text(made))
+
+
+@keys.command("list")
+def list_keys(file: KeyFilePath, as_json: Json = False) -> None:
+    """All keys, also expired and revoked ones."""
+    from pipelines.tasks import keys as tasks
+
+    found = tasks.list_keys(file)
+    _show_lines(found, as_json, tasks.listed_text(found))
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `paceline keys list` shows it.")],
+    file: KeyFilePath,
+    as_json: Json = False,
+) -> None:
+    """End a key for ever; a running server refuses it within a second."""
+    from pipelines.tasks import keys as tasks
+
+    revoked = tasks.revoke(file, key_id)
+    _show_lines(revoked, as_json, f"{revoked['id']} of {revoked['client']} is revoked since {revoked['revoked']}")
+
+
+def _show_lines(result: Any, as_json: bool, text: str) -> None:
+    if as_json:
+        _show(result, as_json)
+    else:
+        sys.stdout.write(text + "\n")  # as it is: a key that the terminal's width breaks in two cannot be copied
+
+
 @app.command()
 def demo(
     leave: Annotated[

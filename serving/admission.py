@@ -33,6 +33,7 @@ _TITLES = {
     413: "Body too large",
     415: "Unsupported media type",
     422: "Invalid request",
+    429: "Too many requests",
     500: "Internal error",
     503: "Not ready",
 }

@@ -5,17 +5,20 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from prometheus_client.core import Metric
 from starlette.exceptions import HTTPException
 
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from serving.admission import Receive, RequestRefusedError, Scope, Send, problem_body
 from serving.answering import Answerer
+from serving.auth import Access, AccessRefusedError, open_access, respond_refused, scope_of, with_headers
 from serving.champion_file import Remembered, StateError, read_champion, write_champion
 from serving.engine import ModelRefusedError, load_model
 from serving.metrics import Metrics
@@ -39,12 +42,13 @@ class ModelServer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._access = open_access(settings)
         self._not_ready: str | None = "there is no champion yet: load a bundle and promote it"
         remembered = self._read_state()
         self._remembered = remembered
         self.slots = Slots(server=secrets.token_hex(6), remembered=remembered)
         self.writer = PredictionWriter(settings.predictions, project=settings.project, mask=Mask(_mask_key(settings)))
-        self.metrics = Metrics(self.slots, self.writer)
+        self.metrics = _Metrics(self.slots, self.writer, access=self._access)
         ids = PredictionIds()
         self._shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.writer, ids=ids)
         answerer = Answerer(
@@ -59,29 +63,40 @@ class ModelServer:
             project=settings.project, slots=self.slots, answerer=answerer, metrics=self.metrics, ids=ids
         )
         self._api = self._build_api()
-        self._timer: asyncio.Task[None] | None = None
+        self._timers: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Prediction routes by themselves, everything else through FastAPI."""
-        if scope["type"] == "http" and self._predictions.is_for(scope["path"]):
-            await self._predictions(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        """Prediction routes by themselves, everything else through FastAPI; both only for who may call them."""
+        if scope["type"] == "lifespan":
             await self._live(receive, send)
-        else:
-            await self._api(scope, receive, send)
+            return
+        is_prediction = scope["type"] == "http" and self._predictions.is_for(scope["path"])
+        if self._access is not None:
+            needed = "predict" if is_prediction else scope_of(scope["path"])
+            if needed is not None:
+                try:
+                    send = with_headers(send, self._access.admit(scope, needed))
+                except AccessRefusedError as refused:
+                    await respond_refused(scope, send, refused)
+                    return
+        await (self._predictions if is_prediction else self._api)(scope, receive, send)
 
     async def start(self) -> None:
-        """Loads the remembered champion and starts the log, the shadow and the lease's timer."""
+        """Loads the remembered champion and starts the log, the shadow, and the timers of the lease and the keys."""
         self.writer.start()
         await self._load_champion()
         self._shadow.start()
-        self._timer = asyncio.get_running_loop().create_task(self._watch_lease())
+        loop = asyncio.get_running_loop()
+        self._timers.append(loop.create_task(self._watch_lease()))
+        if self._access is not None:
+            self._timers.append(loop.create_task(self._access.watch()))
 
     async def stop(self) -> None:
         """Ends what `start` began; the log is flushed last."""
-        if self._timer is not None:
-            self._timer.cancel()
-            await asyncio.gather(self._timer, return_exceptions=True)
+        for timer in self._timers:
+            timer.cancel()
+        await asyncio.gather(*self._timers, return_exceptions=True)
+        self._timers.clear()
         await self._shadow.stop()
         await asyncio.to_thread(self.writer.stop)
 
@@ -149,6 +164,19 @@ class ModelServer:
         api.add_exception_handler(HTTPException, _on_http_error)
         api.add_exception_handler(RequestValidationError, _on_invalid_parameters)
         return api
+
+
+@dataclass(eq=False)
+class _Metrics(Metrics):
+    """The metrics of the server, and those of its guard."""
+
+    access: Access | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """The metric families at this instant."""
+        yield from super().collect()
+        if self.access is not None:
+            yield from self.access.collect()
 
 
 async def _answer_with_problems(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:

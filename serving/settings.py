@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contracts.access import MAXIMUM_BURST, MAXIMUM_RATE_PER_S, MINIMUM_RATE_PER_S
+
 PREFIX = "PACELINE_SERVING_"
 _YES, _NO = frozenset({"1", "yes", "true", "on"}), frozenset({"", "0", "no", "false", "off"})
-_KNOWN = ("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS")
+_KNOWN = (
+    *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
+    *("KEYS", "RATE_PER_S", "BURST"),
+)
 
 
 class SettingsError(ValueError):
@@ -22,7 +27,8 @@ class Settings:
     `state` is the folder that remembers the champion, `predictions` the root of the prediction log. `control_token` is
     the bearer token that the control routes ask for (None: no token, on loopback only). `mask_key` keys the hash that
     stands for personal values in the log (None: a key of its own is kept in `state`). `allow_faults` opens
-    `POST /control/fault`, for demonstrations and tests.
+    `POST /control/fault`, for demonstrations and tests. `keys` is the file of the API keys' hashes (None: no keys, on
+    loopback only); `rate_per_s` and `burst` limit the clients whose keys have no limit of their own (None: without).
     """
 
     project: str
@@ -33,13 +39,25 @@ class Settings:
     control_token: str | None = field(default=None, repr=False)
     mask_key: str | None = field(default=None, repr=False)
     allow_faults: bool = False
+    keys: Path | None = None
+    rate_per_s: float | None = None
+    burst: int | None = None
 
     def __post_init__(self) -> None:
-        if not _is_loopback(self.host) and not self.control_token:
+        if not self.is_loopback and not self.control_token:
             raise SettingsError(
                 f"{PREFIX}HOST is {self.host}, which others can reach: set {PREFIX}CONTROL_TOKEN, "
                 "or listen on 127.0.0.1"
             )
+        if self.rate_per_s is not None and self.keys is None:
+            raise SettingsError(f"{PREFIX}RATE_PER_S limits each client by its API key: set {PREFIX}KEYS")
+        if self.burst is not None and self.rate_per_s is None:
+            raise SettingsError(f"{PREFIX}BURST is {self.burst}, which needs {PREFIX}RATE_PER_S")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only processes on this machine can reach the server."""
+        return _is_loopback(self.host)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -65,12 +83,34 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         control_token=found.get("CONTROL_TOKEN") or None,
         mask_key=found.get("MASK_KEY") or None,
         allow_faults=_yes_or_no("ALLOW_FAULTS", found.get("ALLOW_FAULTS", "")),
+        keys=Path(found["KEYS"]) if found.get("KEYS") else None,
+        rate_per_s=_rate(found["RATE_PER_S"]) if found.get("RATE_PER_S") else None,
+        burst=_burst(found["BURST"]) if found.get("BURST") else None,
     )
 
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise SettingsError(f"{PREFIX}PORT is {text!r}, expected a whole number from 0 (any free port) to 65535")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate_per_s = float(text)
+    except ValueError:
+        rate_per_s = 0.0
+    if not MINIMUM_RATE_PER_S <= rate_per_s <= MAXIMUM_RATE_PER_S:  # NaN is refused too
+        raise SettingsError(
+            f"{PREFIX}RATE_PER_S is {text!r}, expected requests a second "
+            f"from {MINIMUM_RATE_PER_S:g} to {MAXIMUM_RATE_PER_S:g}"
+        )
+    return rate_per_s
+
+
+def _burst(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAXIMUM_BURST:
+        raise SettingsError(f"{PREFIX}BURST is {text!r}, expected a whole number from 1 to {MAXIMUM_BURST}")
     return int(text)
 
 

@@ -57,6 +57,7 @@ async def replay(
     *,
     entity: str,
     rate: float,
+    api_key: str | None = None,
     answers: Path | None = None,
     stop: asyncio.Event | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -65,6 +66,7 @@ async def replay(
 
     Args:
         entity: the field by which requests stick to a slot; it is written to the answers.
+        api_key: what the server asks for, if it does.
         answers: a file that gets one JSON line (`Answer`) for each request.
 
     Raises:
@@ -72,7 +74,7 @@ async def replay(
     """
     if rate <= 0:
         raise ValueError(f"rate: found {rate}, expected requests a second above 0")
-    session = _Session(url, entity, answers, on_progress)
+    session = _Session(url, entity, api_key, answers, on_progress)
     try:
         await session.run(records, rate, stop or asyncio.Event())
     finally:
@@ -82,10 +84,16 @@ async def replay(
 
 class _Session:
     def __init__(
-        self, url: str, entity: str, answers: Path | None, on_progress: Callable[[Progress], None] | None
+        self,
+        url: str,
+        entity: str,
+        api_key: str | None,
+        answers: Path | None,
+        on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._client = httpx.AsyncClient(
             base_url=url,
+            headers={} if api_key is None else {"x-api-key": api_key},
             timeout=REQUEST_TIMEOUT_S,
             trust_env=False,
             limits=httpx.Limits(max_connections=MAX_IN_FLIGHT, max_keepalive_connections=MAX_IN_FLIGHT),

@@ -1,6 +1,7 @@
 """The real events of a period as live requests."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -41,7 +42,10 @@ async def replay(
     stop: asyncio.Event,
     on_progress: Callable[[backtest.Progress], None] | None = None,
 ) -> dict[str, Any]:
-    """Sends the events of the period to the model server, and returns what its clients saw."""
+    """Sends the events of the period to the model server, and returns what its clients saw.
+
+    A server that asks for an API key gets that of `PACELINE_API_KEY`.
+    """
     found = find_project(project)
     rows = await asyncio.to_thread(records, project, date.fromisoformat(start), date.fromisoformat(end))
     summary = await backtest.replay(
@@ -49,6 +53,7 @@ async def replay(
         rows,
         entity=found.schema.entity,
         rate=rate,
+        api_key=os.environ.get("PACELINE_API_KEY"),
         answers=answers,
         stop=stop,
         on_progress=on_progress,

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,13 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_name() -> None:
         ({"PORT": "²"}, "PORT is '²'"),
         ({"ALLOW_FAULTS": "perhaps"}, "ALLOW_FAULTS is 'perhaps'"),
         ({"HOST": "0.0.0.0"}, "set PACELINE_SERVING_CONTROL_TOKEN"),
+        ({"KEYS": "k", "RATE_PER_S": "fast"}, "RATE_PER_S is 'fast'"),
+        ({"KEYS": "k", "RATE_PER_S": "nan"}, "RATE_PER_S is 'nan'"),
+        ({"KEYS": "k", "RATE_PER_S": "0"}, "RATE_PER_S is '0'"),
+        ({"KEYS": "k", "RATE_PER_S": "5", "BURST": "0"}, "BURST is '0'"),
+        ({"KEYS": "k", "RATE_PER_S": "5", "BURST": "1.5"}, "BURST is '1.5'"),
+        ({"KEYS": "k", "BURST": "5"}, "needs PACELINE_SERVING_RATE_PER_S"),
+        ({"RATE_PER_S": "5"}, "set PACELINE_SERVING_KEYS"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name(changes: dict[str, Any], text: str) -> None:
@@ -39,3 +47,10 @@ def test_others_may_reach_a_server_that_has_a_token_which_is_never_shown() -> No
     settings = read_settings(environment(HOST="0.0.0.0", CONTROL_TOKEN="secret-word"))
     assert settings.control_token == "secret-word"
     assert "secret-word" not in repr(settings)
+
+
+def test_the_file_of_the_keys_and_the_usual_limit_are_settings_and_none_by_default() -> None:
+    usual = read_settings(environment())
+    assert (usual.keys, usual.rate_per_s, usual.burst) == (None, None, None)
+    named = read_settings(environment(KEYS="keys.json", RATE_PER_S="2.5", BURST="9"))
+    assert (named.keys, named.rate_per_s, named.burst) == (Path("keys.json"), 2.5, 9)

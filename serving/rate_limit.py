@@ -1,0 +1,90 @@
+"""Rate limits: one token bucket a client, in memory. Pure but for its own state: the caller brings the clock."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`burst` requests at once, and `rate_per_s` in the long run.
+
+    `headers` tells it as `RateLimit-Limit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-06): `burst`
+    requests in the seconds that an empty bucket needs to fill.
+    """
+
+    rate_per_s: float
+    burst: int
+    headers: Headers = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate_per_s < math.inf or self.burst < 1:
+            raise ValueError(
+                f"found {self.rate_per_s} requests a second and a burst of {self.burst}, expected both > 0"
+            )
+        window_s = math.ceil(self.burst / self.rate_per_s)
+        told = ((b"ratelimit-limit", b"%d" % self.burst), (b"ratelimit-policy", b"%d;w=%d" % (self.burst, window_s)))
+        object.__setattr__(self, "headers", told)
+
+    @classmethod
+    def of(cls, rate_per_s: float, burst: int | None) -> "Limit":
+        """Without a burst it is what one second brings, at least 1."""
+        return cls(rate_per_s, burst if burst is not None else max(1, math.ceil(rate_per_s)))
+
+
+class Allowance(NamedTuple):
+    """Whether one more request may come in; `retry_after_s` is until the next token, `full_after_s` until all."""
+
+    is_allowed: bool
+    remaining: int
+    retry_after_s: float
+    full_after_s: float
+
+
+@dataclass
+class _Bucket:
+    tokens: float
+    filled_at_s: float
+
+
+class RateLimiter:
+    """The buckets by client.
+
+    The keys of a client draw on one bucket, or a second key would double its rate. Where they have different limits,
+    the bucket fills at the rate of the key that asks and holds no more than its burst; so a client never gets more
+    than its largest limit, and a new key with a higher one is not held up by what the old key used.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, _Bucket] = {}
+
+    def take(self, client: str, limit: Limit, now_s: float) -> Allowance:
+        """Takes one token of `client`, where there is one; `now_s` is of a clock that never goes back."""
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = _Bucket(float(limit.burst), now_s)
+        else:
+            refilled = bucket.tokens + (now_s - bucket.filled_at_s) * limit.rate_per_s
+            bucket.tokens = min(float(limit.burst), refilled)
+            bucket.filled_at_s = now_s
+        is_allowed = bucket.tokens >= 1
+        if is_allowed:
+            bucket.tokens -= 1
+        left = bucket.tokens
+        return Allowance(
+            is_allowed=is_allowed,
+            remaining=int(left),
+            retry_after_s=max(0.0, 1 - left) / limit.rate_per_s,
+            full_after_s=(limit.burst - left) / limit.rate_per_s,
+        )
+
+    def keep_only(self, clients: Collection[str]) -> None:
+        """Forgets the buckets of all others, so that clients who come and go do not pile up."""
+        for client in self._buckets.keys() - clients:
+            del self._buckets[client]
+
+    def __len__(self) -> int:
+        return len(self._buckets)
