@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from serving.app import ModelServer
+from serving.http import PredictionConnection
 from serving.settings import PREFIX, Settings, SettingsError, read_settings
 
 GRACE_S = 10
@@ -43,7 +44,7 @@ def main() -> int:
         return 2
     config = uvicorn.Config(
         application,
-        http="httptools",
+        http=PredictionConnection,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",

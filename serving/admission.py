@@ -1,6 +1,5 @@
-"""What may come in: bodies up to a size and within a time, so many requests at once; and how answers go out."""
+"""What may come in: bodies up to a size and within a time, so many requests at once; and how refusals look."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
@@ -35,17 +34,26 @@ _TITLES = {
     422: "Invalid request",
     429: "Too many requests",
     500: "Internal error",
-    503: "Not ready",
+    431: "Headers too large",
+    503: "Not available",
+    504: "Out of time",
 }
 
 
 class RequestRefusedError(Exception):
     """A request that is answered with a problem."""
 
-    def __init__(self, status: int, detail: str, errors: Sequence[FieldProblem] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        errors: Sequence[FieldProblem] = (),
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         self.status = status
         self.detail = detail
         self.errors = tuple(errors)
+        self.headers = headers
         super().__init__(detail)
 
 
@@ -70,61 +78,17 @@ def problem_body(
     return msgspec.json.encode(Problem(title=title, status=status, detail=detail, errors=shown))
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body of a request.
-
-    Raises:
-        RequestRefusedError: it is larger than 4 MiB, or not here within 10 s.
-        ClientGoneError: the client hung up.
-    """
-    try:
-        async with asyncio.timeout(MAXIMUM_BODY_S):
-            message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body"):
-                body: bytes = message.get("body", b"")
-                _check_size(len(body))
-                return body
-            return await _read_pieces(message, receive)
-    except TimeoutError:
-        raise RequestRefusedError(408, f"the body was not complete after {MAXIMUM_BODY_S:g} s") from None
-
-
-async def _read_pieces(message: MutableMapping[str, Any], receive: Receive) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        piece = message.get("body", b"")
-        size += len(piece)
-        _check_size(size)
-        pieces.append(piece)
-        if not message.get("more_body"):
-            return b"".join(pieces)
-        message = await receive()
-
-
-def _check_size(size: int) -> None:
-    if size > MAXIMUM_BODY_BYTES:
-        raise RequestRefusedError(
-            413, f"the body is larger than {MAXIMUM_BODY_BYTES} bytes: send fewer records at once"
-        )
-
-
-def header(scope: Scope, name: bytes) -> str | None:
-    """The value of the request header `name` (lower case), or None."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
+def usable_request_id(found: bytes | None) -> str | None:
+    """A client's `x-request-id` where it is fit to be logged: printable ASCII up to 128 characters."""
+    if found and len(found) <= MAXIMUM_REQUEST_ID_CHARACTERS and found.isascii():
+        text = found.decode()
+        return text if text.isprintable() else None
     return None
 
 
 def client_request_id(scope: Scope) -> str | None:
-    """The `x-request-id` of the client, where it is fit to be logged: printable ASCII up to 128 characters."""
-    found = header(scope, b"x-request-id")
-    if found and len(found) <= MAXIMUM_REQUEST_ID_CHARACTERS and found.isascii() and found.isprintable():
-        return found
-    return None
+    """The usable `x-request-id` of an ASGI request."""
+    return usable_request_id(dict(scope["headers"]).get(b"x-request-id"))
 
 
 async def respond(

@@ -6,6 +6,7 @@ time, so that a large request gives the loop back between its pieces.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from contracts.assignment import position
 from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import InputSchema
-from serving.batching import MAXIMUM_ROWS, Batcher
+from serving.batching import MAXIMUM_ROWS, Batcher, DeadlineError, OverloadedError
 from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics, Totals
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
@@ -27,6 +28,8 @@ from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
 from serving.slots import Challenger, Slot, Slots, count_answer
 
+MAXIMUM_CHALLENGER_S = 1.0
+_NO_ERROR = (None,)
 _MAXIMUM_PROBLEMS = 100
 Record = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -46,7 +49,7 @@ class ChampionFailedError(Exception):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Request:
     """One request on its way: `answers` fills up row by row."""
 
@@ -56,6 +59,9 @@ class _Request:
     entities: Sequence[str]
     rollout: str | None
     share: float
+    deadline_s: float
+    client: str | None
+    is_counted: bool
     answers: list[Prediction | None] = field(default_factory=list)
 
 
@@ -101,17 +107,24 @@ class Answerer:
         self._chance = random.Random().random
 
     async def answer(
-        self, records: Sequence[Record], request_id: str, *, champion_only: bool = False
+        self,
+        records: Sequence[Record],
+        request_id: str,
+        *,
+        champion_only: bool = False,
+        deadline_s: float = math.inf,
+        client: str | None = None,
     ) -> PredictResponse:
-        """One prediction for each of `records`.
+        """One prediction for each of `records`, for a request that `serving.suspension` drives.
 
         With `champion_only` the client asked for the champion's version: its rows are not assigned by chance, so they
-        stay out of the counts that the judge compares.
+        stay out of the counts that the judge compares. `deadline_s` is by `time.perf_counter`; `client` is who asks.
 
         Raises:
             NotReadyError: there is no champion.
             InvalidRecordError: the schema refuses a record.
             ChampionFailedError: the champion itself failed.
+            OverloadedError, DeadlineError: it could not be done in time.
         """
         champion = self._slots.champion
         if champion is None:
@@ -125,8 +138,68 @@ class Answerer:
             entities=[entity_of(schema, record) for record in records],
             rollout=challenger.rollout if challenger else None,
             share=challenger.share if challenger else 0.0,
-            answers=[None] * len(records),
+            deadline_s=deadline_s,
+            client=client,
+            is_counted=not champion_only,
         )
+        if len(records) == 1 and (challenger is None or not _is_for(challenger, request.entities[0])):
+            answer = await self._answer_one(request, champion)
+            if answer is not None:
+                return answer
+        return await self._answer_many(request, champion, challenger)
+
+    async def _answer_one(self, request: _Request, champion: Slot) -> PredictResponse | None:
+        """The request that most are: one record, answered by the champion; None where that goes wrong."""
+        model = champion.model
+        started = time.perf_counter()
+        features = model.encoder.encode_rows(request.records)
+        try:
+            (score,) = await self._batcher.score(model, features, request.deadline_s)
+        except ScoringError:
+            return None
+        if problem_of(score) is not None:
+            return None
+        seconds = time.perf_counter() - started
+        if request.is_counted:
+            champion.counts.requests += 1
+            count_answer(champion.counts, seconds, score)
+        self._metrics.of(model.version, "champion").answered(seconds, score)
+        prediction = Prediction(self._ids.next(), score, score >= model.threshold, model.version, "champion")
+        self._writer.append(
+            LoggedGroup(
+                served_at_s=request.served_at_s,
+                request_id=request.request_id,
+                schema=model.schema,
+                version=model.version,
+                bundle=model.bundle.id,
+                slot="champion",
+                rollout=request.rollout,
+                share=request.share,
+                latency_us=int(seconds * 1e6),
+                records=request.records,
+                entities=request.entities,
+                prediction_ids=(prediction.prediction_id,),
+                scores=(score,),
+                decisions=(prediction.decision,),
+                errors=_NO_ERROR,
+            )
+        )
+        if request.is_counted:
+            shadowing = self._slots.shadowing()
+            if shadowing is not None:
+                self._offer(shadowing, request, model, request.records, request.entities, (score,))
+        return PredictResponse(
+            predictions=[prediction],
+            rollout=request.rollout,
+            share=request.share,
+            model_version=model.version,
+            bundle=model.bundle.id,
+        )
+
+    async def _answer_many(self, request: _Request, champion: Slot, challenger: Challenger | None) -> PredictResponse:
+        """Any request: the rows in a group for each slot."""
+        records = request.records
+        request.answers = [None] * len(records)
         own, others = _split(request.entities, challenger)
         started = time.perf_counter()
         features = await _encode(champion.model, records, own)
@@ -134,7 +207,7 @@ class Answerer:
         retried: list[int] = []
         if challenger is not None and others:
             retried = await self._ask_challenger(request, challenger, others, champion)
-        await self._ask_champion(request, champion, own, retried, features, encoding_s, is_counted=not champion_only)
+        await self._ask_champion(request, champion, own, retried, features, encoding_s)
         return PredictResponse(
             predictions=[answer for answer in request.answers if answer is not None],
             rollout=request.rollout,
@@ -150,7 +223,11 @@ class Answerer:
         encoded, refused = await _encode_what_fits(challenger.model, request.records, rows, champion.model)
         group = _Group(challenger, "challenger", [*encoded.rows, *refused])
         group.seconds = encoded.seconds
-        await self._score(group, encoded.features)
+        now_s = time.perf_counter()
+        # the champion must still have time for what the challenger does not answer
+        await self._score_or_fail(
+            group, encoded.features, now_s + min(MAXIMUM_CHALLENGER_S, (request.deadline_s - now_s) / 2)
+        )
         group.errors.extend("the challenger's schema refuses what the champion's accepts" for _ in refused)
         group.scores.extend(float("nan") for _ in refused)
         if challenger.fault_share > 0:
@@ -181,8 +258,6 @@ class Answerer:
         retried: list[int],
         features: NDArray[np.float32],
         encoding_s: float,
-        *,
-        is_counted: bool,
     ) -> None:
         if not own and not retried:
             return
@@ -190,8 +265,8 @@ class Answerer:
         if retried:
             features = np.concatenate([features, await _encode(champion.model, request.records, retried)])
         group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started)
-        await self._score(group, features)
-        if is_counted:
+        await self._score(group, features, request.deadline_s)
+        if request.is_counted:
             for place in range(len(own)):  # a retried row is no answer to a request of the champion's own
                 champion.counts.requests += 1
                 if group.errors[place] is None:
@@ -204,26 +279,48 @@ class Answerer:
         if failed:
             reason = next(error for error in group.errors if error is not None)
             raise ChampionFailedError(champion.model.version, failed, reason)
-        shadowing = self._slots.shadowing() if is_counted else None
+        shadowing = self._slots.shadowing() if request.is_counted else None
         if shadowing is not None:
-            self._shadow.offer(
-                ShadowWork(
-                    challenger=shadowing,
-                    request_id=request.request_id,
-                    records=[request.records[row] for row in group.rows],
-                    entities=[request.entities[row] for row in group.rows],
-                    scores=group.scores,
-                    threshold=champion.model.threshold,
-                )
-            )
+            records = [request.records[row] for row in group.rows]
+            entities = [request.entities[row] for row in group.rows]
+            self._offer(shadowing, request, champion.model, records, entities, group.scores)
 
-    async def _score(self, group: _Group, features: NDArray[np.float32]) -> None:
+    def _offer(
+        self,
+        shadowing: Challenger,
+        request: _Request,
+        champion: Model,
+        records: Sequence[Record],
+        entities: Sequence[str],
+        scores: Sequence[float],
+    ) -> None:
+        self._shadow.offer(
+            ShadowWork(
+                challenger=shadowing,
+                request_id=request.request_id,
+                records=records,
+                entities=entities,
+                scores=scores,
+                threshold=champion.threshold,
+            )
+        )
+
+    async def _score_or_fail(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
+        """As `_score`; a challenger that is too slow has failed on these rows, and the champion answers them."""
+        try:
+            await self._score(group, features, deadline_s)
+        except (OverloadedError, DeadlineError) as error:
+            missing = len(features) - len(group.scores)
+            group.scores.extend(float("nan") for _ in range(missing))
+            group.errors.extend(f"the challenger is too slow: {error}" for _ in range(missing))
+
+    async def _score(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
         """Scores `features` for the group, adding to its seconds; a failed piece is an error for each of its rows."""
         for start in range(0, len(features), MAXIMUM_ROWS):
-            piece = features[start : start + MAXIMUM_ROWS]
+            piece = features[start : start + MAXIMUM_ROWS] if start or len(features) > MAXIMUM_ROWS else features
             started = time.perf_counter()
             try:
-                scores = await self._batcher.score(group.slot.model, piece)
+                scores = await self._batcher.score(group.slot.model, piece, deadline_s)
             except ScoringError as error:
                 group.scores.extend(float("nan") for _ in piece)
                 group.errors.extend(str(error) for _ in piece)
@@ -285,12 +382,15 @@ def _split(entities: Sequence[str], challenger: Challenger | None) -> tuple[list
     """The champion's rows and the challenger's."""
     if challenger is None:
         return list(range(len(entities))), []
-    salt, share = challenger.position_salt, challenger.share
     own: list[int] = []
     others: list[int] = []
     for row, entity in enumerate(entities):
-        (others if position(salt, entity) < share else own).append(row)
+        (others if _is_for(challenger, entity) else own).append(row)
     return own, others
+
+
+def _is_for(challenger: Challenger, entity: str) -> bool:
+    return position(challenger.position_salt, entity) < challenger.share
 
 
 @dataclass(eq=False)

@@ -19,6 +19,7 @@ from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from serving.admission import Receive, RequestRefusedError, Scope, Send, problem_body
 from serving.answering import Answerer
 from serving.auth import Access, AccessRefusedError, open_access, respond_refused, scope_of, with_headers
+from serving.batching import Batcher
 from serving.champion_file import Remembered, StateError, read_champion, write_champion
 from serving.engine import ModelRefusedError, load_model
 from serving.metrics import Metrics
@@ -48,7 +49,8 @@ class ModelServer:
         self._remembered = remembered
         self.slots = Slots(server=secrets.token_hex(6), remembered=remembered)
         self.writer = PredictionWriter(settings.predictions, project=settings.project, mask=Mask(_mask_key(settings)))
-        self.metrics = _Metrics(self.slots, self.writer, access=self._access)
+        batcher = Batcher(wait_s=settings.batch_wait_s)
+        self.metrics = _Metrics(self.slots, self.writer, batcher, access=self._access)
         ids = PredictionIds()
         self._shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.writer, ids=ids)
         answerer = Answerer(
@@ -57,29 +59,34 @@ class ModelServer:
             writer=self.writer,
             shadow=self._shadow,
             ids=ids,
-            batcher=self.metrics.batcher,
+            batcher=batcher,
         )
-        self._predictions = PredictionRoutes(
-            project=settings.project, slots=self.slots, answerer=answerer, metrics=self.metrics, ids=ids
+        self.predictions = PredictionRoutes(
+            project=settings.project,
+            slots=self.slots,
+            answerer=answerer,
+            metrics=self.metrics,
+            ids=ids,
+            access=self._access,
+            timeout_s=settings.timeout_s,
         )
         self._api = self._build_api()
         self._timers: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Prediction routes by themselves, everything else through FastAPI; both only for who may call them."""
+        """Every route but the predictions, which `serving.http` answers, for who may call it."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        is_prediction = scope["type"] == "http" and self._predictions.is_for(scope["path"])
         if self._access is not None:
-            needed = "predict" if is_prediction else scope_of(scope["path"])
+            needed = scope_of(scope["path"])
             if needed is not None:
                 try:
                     send = with_headers(send, self._access.admit(scope, needed))
                 except AccessRefusedError as refused:
                     await respond_refused(scope, send, refused)
                     return
-        await (self._predictions if is_prediction else self._api)(scope, receive, send)
+        await self._api(scope, receive, send)
 
     async def start(self) -> None:
         """Loads the remembered champion and starts the log, the shadow, and the timers of the lease and the keys."""

@@ -49,8 +49,7 @@ class AccessRefusedError(RequestRefusedError):
     """401, 403 or 429, with the headers that tell a client what to do about it."""
 
     def __init__(self, status: int, detail: str, headers: Headers) -> None:
-        super().__init__(status, detail)
-        self.headers = headers
+        super().__init__(status, detail, headers=headers)
 
 
 class _Entry(NamedTuple):

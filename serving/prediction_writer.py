@@ -34,6 +34,7 @@ FLUSH_EVERY_S = 1.0
 FLUSH_ROWS = 2_000
 _STOP_TIMEOUT_S = 10.0
 _MASK_PREFIX = "masked:"
+_MAXIMUM_SEQUENCE = 0xFFF
 _NODE = (1 << 48) - 1  # the last 48 bits of a UUID
 logger = logging.getLogger(__name__)
 
@@ -81,16 +82,23 @@ class PredictionIds:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._last = 0
-        self._random = random.SystemRandom().getrandbits(63)
-        self._bits = random.Random(self._random)
+        self._stamp = -1
+        self._sequence = 0
+        self._head = self._tail = ""
+        self._random = random.SystemRandom().getrandbits
 
     def next(self) -> str:
-        """One more id."""
-        stamp = int(self._clock() * 1000) << 12  # 48 bits of milliseconds, 12 of sequence
-        self._last = stamp = stamp if stamp > self._last else self._last + 1
-        tail = (0b10 << 62) | self._bits.getrandbits(62)
-        return f"{stamp >> 28:08x}-{stamp >> 12 & 0xFFFF:04x}-7{stamp & 0xFFF:03x}-{tail >> 48:04x}-{tail & _NODE:012x}"
+        """One more id: 48 bits of milliseconds, 12 of sequence, and 62 that are random for each millisecond."""
+        stamp = int(self._clock() * 1000)
+        if stamp > self._stamp or self._sequence == _MAXIMUM_SEQUENCE:
+            self._stamp = stamp = max(stamp, self._stamp + 1)
+            tail = (0b10 << 62) | self._random(62)
+            self._head = f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
+            self._tail = f"-{tail >> 48:04x}-{tail & _NODE:012x}"
+            self._sequence = 0
+        else:
+            self._sequence += 1
+        return f"{self._head}{self._sequence:03x}{self._tail}"
 
 
 class Mask:

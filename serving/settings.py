@@ -13,6 +13,7 @@ _YES, _NO = frozenset({"1", "yes", "true", "on"}), frozenset({"", "0", "no", "fa
 _KNOWN = (
     *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
     *("KEYS", "RATE_PER_S", "BURST"),
+    *("TIMEOUT_MS", "BATCH_WAIT_MS"),
 )
 
 
@@ -29,6 +30,7 @@ class Settings:
     stands for personal values in the log (None: a key of its own is kept in `state`). `allow_faults` opens
     `POST /control/fault`, for demonstrations and tests. `keys` is the file of the API keys' hashes (None: no keys, on
     loopback only); `rate_per_s` and `burst` limit the clients whose keys have no limit of their own (None: without).
+    `timeout_s` is how long a request is worked on at most, `batch_wait_s` how long a first row waits for others.
     """
 
     project: str
@@ -42,6 +44,8 @@ class Settings:
     keys: Path | None = None
     rate_per_s: float | None = None
     burst: int | None = None
+    timeout_s: float = 10.0
+    batch_wait_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.control_token:
@@ -86,6 +90,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         keys=Path(found["KEYS"]) if found.get("KEYS") else None,
         rate_per_s=_rate(found["RATE_PER_S"]) if found.get("RATE_PER_S") else None,
         burst=_burst(found["BURST"]) if found.get("BURST") else None,
+        timeout_s=_milliseconds("TIMEOUT_MS", found.get("TIMEOUT_MS") or "10000", 1, 600_000) / 1000,
+        batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
     )
 
 
@@ -112,6 +118,16 @@ def _burst(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAXIMUM_BURST:
         raise SettingsError(f"{PREFIX}BURST is {text!r}, expected a whole number from 1 to {MAXIMUM_BURST}")
     return int(text)
+
+
+def _milliseconds(name: str, text: str, least: float, most: float) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not least <= found <= most:  # NaN is refused too
+        raise SettingsError(f"{PREFIX}{name} is {text!r}, expected milliseconds from {least:g} to {most:g}")
+    return found
 
 
 def _yes_or_no(name: str, text: str) -> bool:

@@ -1,29 +1,31 @@
-"""The prediction routes, as bare ASGI: no framework, no pydantic between the socket and the model.
+"""The prediction routes: no framework, no pydantic, no task between the socket and the model.
 
 One engine, thin adapters: a protocol decodes a body to records, `Answerer.answer` answers them, the protocol encodes.
+`serving.http` asks `route_of` for a path, `admit` once the headers are there and `answer` once the body is.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from contracts.encoder import InvalidRecordError
+from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from serving.admission import (
     BINARY_TYPE,
     JSON_TYPE,
+    MAXIMUM_BODY_BYTES,
     MAXIMUM_IN_FLIGHT,
     ClientGoneError,
-    Receive,
     RequestRefusedError,
-    Scope,
-    Send,
-    client_request_id,
-    header,
-    read_body,
-    respond,
-    respond_problem,
+    problem_body,
+    usable_request_id,
 )
-from serving.answering import Answerer, ChampionFailedError, NotReadyError
+from serving.answering import Answerer, ChampionFailedError, NotReadyError, Record
+from serving.auth import Access, client_of
+from serving.batching import DeadlineError, OverloadedError
 from serving.metrics import Metrics
 from serving.prediction_writer import PredictionIds
 from serving.protocols import binary_tensors, instances, invocations, open_inference, records
@@ -31,10 +33,24 @@ from serving.slots import Slot, Slots
 
 PREDICT_PATH = "/v1/predict"
 INVOCATIONS_PATH = "/invocations"
+# Envoy and Istio tell the time that is left of a request in the second one
+TIMEOUT_HEADERS = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _INFER_PREFIX, _INFER = "/v2/models/", "/infer"
 _INSTANCES_PREFIX, _INSTANCES = "/v1/models/", ":predict"
 _TOLD_PROBLEMS = 3
+_MAXIMUM_TIMEOUT_DIGITS = 9
+_CLIENT_GONE = 499  # as nginx counts it: nobody reads the answer
+Headers = Sequence[tuple[bytes, bytes]]
 logger = logging.getLogger(__name__)
+
+
+class Response(NamedTuple):
+    """What goes out. `content_type` is a header of its own."""
+
+    status: int
+    body: bytes
+    content_type: str
+    headers: Headers
 
 
 class _Answer(NamedTuple):
@@ -45,11 +61,30 @@ class _Answer(NamedTuple):
     head_length: int | None = None
 
 
-class _Route(NamedTuple):
+@dataclass(slots=True, eq=False)
+class PredictionRequest:
+    """A request that has been admitted. `headers` are by lower-case name; `deadline_s` is by `time.perf_counter`."""
+
+    route: "Route"
+    path: str
+    headers: dict[bytes, bytes]
+    id: str
+    deadline_s: float
+    client: str | None
+    answer_headers: list[tuple[bytes, bytes]]
+    body: bytes = b""
+
+    def header(self, name: bytes) -> str | None:
+        """The value of the header `name` (lower case), or None."""
+        found = self.headers.get(name)
+        return None if found is None else str(found, "latin-1")
+
+
+class Route(NamedTuple):
     """How one protocol answers. `has_error_member`: its clients look for the text of a problem under `error`."""
 
     name: str
-    answer: Callable[[Scope, Receive, str], Awaitable[_Answer]]
+    answer: Callable[[PredictionRequest], Awaitable[_Answer]]
     has_error_member: bool
 
 
@@ -58,59 +93,37 @@ class PredictionRoutes:
 
     `POST /v1/predict`; `POST /v2/models/{project}[/versions/{version}]/infer` (Open Inference Protocol v2);
     `POST /v1/models/{project}[/versions/{version}]:predict` (TensorFlow Serving, KServe v1); `POST /invocations`
-    (SageMaker).
+    (SageMaker). `timeout_s` is the time of a request that brings none of its own.
     """
 
-    def __init__(self, *, project: str, slots: Slots, answerer: Answerer, metrics: Metrics, ids: PredictionIds) -> None:
+    def __init__(
+        self,
+        *,
+        project: str,
+        slots: Slots,
+        answerer: Answerer,
+        metrics: Metrics,
+        ids: PredictionIds,
+        access: Access | None = None,
+        timeout_s: float = math.inf,
+    ) -> None:
         self._project = project
         self._slots = slots
         self._answerer = answerer
         self._metrics = metrics
         self._ids = ids
+        self._access = access
+        self._timeout_s = timeout_s
         self._in_flight = 0
         self._by_path = {
-            PREDICT_PATH: _Route("predict", self._predict, has_error_member=False),
-            INVOCATIONS_PATH: _Route("invocations", self._invocations, has_error_member=False),
+            PREDICT_PATH: Route("predict", self._predict, has_error_member=False),
+            INVOCATIONS_PATH: Route("invocations", self._invocations, has_error_member=False),
         }
-        self._infer_route = _Route("infer", self._infer, has_error_member=True)
-        self._instances_route = _Route("instances", self._instances, has_error_member=True)
+        self._infer_route = Route("infer", self._infer, has_error_member=True)
+        self._instances_route = Route("instances", self._instances, has_error_member=True)
 
-    def is_for(self, path: str) -> bool:
-        """Whether `path` is a prediction route."""
-        return self._route_of(path) is not None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; every failure is a problem, and the request's id comes back in a header."""
-        route = self._route_of(scope["path"])
-        if route is None:
-            raise LookupError(f"{scope['path']} is no prediction route: ask `is_for` before")
-        request_id = client_request_id(scope) or self._ids.next()
-        headers = [(b"x-request-id", request_id.encode())]
-        status = 200
-        self._in_flight += 1
-        try:
-            self._admit(scope)
-            answer = await route.answer(scope, receive, request_id)
-            if answer.head_length is not None:
-                headers.append((binary_tensors.HEADER, str(answer.head_length).encode()))
-            await respond(send, 200, answer.body, answer.content_type, headers)
-        except ClientGoneError:
-            status = 499
-        except Exception as error:
-            refused = _refusal(error)
-            status = refused.status
-            if status == 500:
-                logger.exception("request %s failed", request_id)
-            if status == 405:
-                headers.append((b"allow", b"POST"))
-            if status == 503:
-                headers.append((b"retry-after", b"1"))
-            await respond_problem(send, refused, headers, is_open_inference=route.has_error_member)
-        finally:
-            self._in_flight -= 1
-            self._metrics.responded(route.name, status)
-
-    def _route_of(self, path: str) -> _Route | None:
+    def route_of(self, path: str) -> Route | None:
+        """The prediction route that `path` is; None for every other path."""
         found = self._by_path.get(path)
         if found is not None:
             return found
@@ -120,40 +133,96 @@ class PredictionRoutes:
             return self._instances_route
         return None
 
-    def _admit(self, scope: Scope) -> None:
-        if scope["method"] != "POST":
-            raise RequestRefusedError(405, f"found {scope['method']}, expected POST")
-        if header(scope, b"content-encoding") not in (None, "identity"):
+    def admit(self, route: Route, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> PredictionRequest:
+        """A request by its head, before its body is read. Raises RequestRefusedError."""
+        access = self._access
+        answer_headers: list[tuple[bytes, bytes]] = []
+        client: str | None = None
+        if access is not None:
+            scope = {"headers": headers, "path": path}
+            answer_headers.extend(access.admit(scope, "predict"))
+            client = client_of(scope)
+        if method != "POST":
+            raise RequestRefusedError(405, f"found {method}, expected POST")
+        by_name = dict(headers)
+        if by_name.get(b"content-encoding", b"identity") != b"identity":
             raise RequestRefusedError(415, "a compressed body is not read: send it as it is")
-        if self._in_flight > MAXIMUM_IN_FLIGHT:
+        length = by_name.get(b"content-length")
+        if length is not None and int(length) > MAXIMUM_BODY_BYTES:
+            raise too_large()
+        if self._in_flight >= MAXIMUM_IN_FLIGHT:
             raise RequestRefusedError(503, f"{MAXIMUM_IN_FLIGHT} requests are being answered already: try again soon")
+        request_id = usable_request_id(by_name.get(b"x-request-id")) or self._ids.next()
+        answer_headers.append((b"x-request-id", request_id.encode()))
+        deadline_s = time.perf_counter() + _timeout_s(by_name, self._timeout_s)
+        return PredictionRequest(route, path, by_name, request_id, deadline_s, client, answer_headers)
 
-    async def _predict(self, scope: Scope, receive: Receive, request_id: str) -> _Answer:
-        decoded = records.decode(await read_body(scope, receive))
-        return _Answer(records.encode(await self._answerer.answer(decoded, request_id)))
+    async def answer(self, request: PredictionRequest) -> Response:
+        """Answers one request; every failure is a problem, and the request's id comes back in a header."""
+        self._in_flight += 1
+        try:
+            answer = await request.route.answer(request)
+            headers = request.answer_headers
+            if answer.head_length is not None:
+                headers.append((binary_tensors.HEADER, str(answer.head_length).encode()))
+            self._metrics.responded(request.route.name, 200)
+            return Response(200, answer.body, answer.content_type, headers)
+        except Exception as error:
+            refused = _refusal(error)
+            if refused.status == 500:
+                logger.exception("request %s failed", request.id)
+            return self._problem(request.route, refused, request.answer_headers)
+        finally:
+            self._in_flight -= 1
 
-    async def _infer(self, scope: Scope, receive: Receive, request_id: str) -> _Answer:
-        version = self._version_of(scope["path"].removesuffix(_INFER))
-        head_length = header(scope, binary_tensors.HEADER)
-        request = open_inference.decode(await read_body(scope, receive), head_length)
-        found = open_inference.records_of(request, self._champion(version).model.schema)
-        answer = await self._answerer.answer(found, request_id, champion_only=version is not None)
-        body, length = open_inference.encode(self._project, answer, request, answer_id=request_id)
+    def refuse(self, route: Route, refused: RequestRefusedError, headers: Sequence[tuple[bytes, bytes]]) -> Response:
+        """The answer to a request with these `headers` that was not admitted, or whose body did not come."""
+        told = []
+        request_id = usable_request_id(dict(headers).get(b"x-request-id"))
+        if request_id is not None:
+            told.append((b"x-request-id", request_id.encode()))
+        return self._problem(route, refused, told)
+
+    def _problem(self, route: Route, refused: RequestRefusedError, headers: list[tuple[bytes, bytes]]) -> Response:
+        status = refused.status
+        self._metrics.responded(route.name, status)
+        headers.extend(refused.headers)
+        if status == 405:
+            headers.append((b"allow", b"POST"))
+        if status == 503:
+            headers.append((b"retry-after", b"1"))
+        body = problem_body(status, refused.detail, refused.errors, is_open_inference=route.has_error_member)
+        return Response(status, body, PROBLEM_TYPE, headers)
+
+    async def _predict(self, request: PredictionRequest) -> _Answer:
+        return _Answer(records.encode(await self._ask(request, records.decode(request.body))))
+
+    async def _infer(self, request: PredictionRequest) -> _Answer:
+        version = self._version_of(request.path.removesuffix(_INFER))
+        tensors = open_inference.decode(request.body, request.header(binary_tensors.HEADER))
+        found = open_inference.records_of(tensors, self._champion(version).model.schema)
+        answer = await self._ask(request, found, champion_only=version is not None)
+        body, length = open_inference.encode(self._project, answer, tensors, answer_id=request.id)
         return _Answer(body, JSON_TYPE if length is None else BINARY_TYPE, length)
 
-    async def _instances(self, scope: Scope, receive: Receive, request_id: str) -> _Answer:
-        version = self._version_of(scope["path"].removesuffix(_INSTANCES))
-        request = instances.decode(await read_body(scope, receive))
-        found = instances.records_of(request, self._champion(version).model.schema)
-        answer = await self._answerer.answer(found, request_id, champion_only=version is not None)
-        return _Answer(instances.encode(answer, request))
+    async def _instances(self, request: PredictionRequest) -> _Answer:
+        version = self._version_of(request.path.removesuffix(_INSTANCES))
+        given = instances.decode(request.body)
+        found = instances.records_of(given, self._champion(version).model.schema)
+        return _Answer(instances.encode(await self._ask(request, found, champion_only=version is not None), given))
 
-    async def _invocations(self, scope: Scope, receive: Receive, request_id: str) -> _Answer:
-        kind = invocations.content_type(header(scope, b"content-type"))
-        wanted = invocations.answer_type(header(scope, b"accept"))
-        body = await read_body(scope, receive)
-        found = invocations.decode(body, kind, self._champion(None).model.schema)
-        return _Answer(invocations.encode(await self._answerer.answer(found, request_id), wanted), wanted)
+    async def _invocations(self, request: PredictionRequest) -> _Answer:
+        kind = invocations.content_type(request.header(b"content-type"))
+        wanted = invocations.answer_type(request.header(b"accept"))
+        found = invocations.decode(request.body, kind, self._champion(None).model.schema)
+        return _Answer(invocations.encode(await self._ask(request, found), wanted), wanted)
+
+    async def _ask(
+        self, request: PredictionRequest, found: Sequence[Record], *, champion_only: bool = False
+    ) -> records.PredictResponse:
+        return await self._answerer.answer(
+            found, request.id, champion_only=champion_only, deadline_s=request.deadline_s, client=request.client
+        )
 
     def _champion(self, version: str | None) -> Slot:
         """The champion, which has `version` where the path names one."""
@@ -186,13 +255,35 @@ def _refusal(error: Exception) -> RequestRefusedError:
         return RequestRefusedError(422, _told(error), error.problems)
     if isinstance(error, records.MalformedRequestError):
         return RequestRefusedError(error.status, str(error))
-    if isinstance(error, NotReadyError):
+    if isinstance(error, NotReadyError | OverloadedError):
         return RequestRefusedError(503, str(error))
+    if isinstance(error, DeadlineError):
+        return RequestRefusedError(504, str(error))
+    if isinstance(error, ClientGoneError):
+        return RequestRefusedError(_CLIENT_GONE, "the client closed the connection")
     if isinstance(error, ChampionFailedError):
         return RequestRefusedError(500, str(error))
     if isinstance(error, RecursionError):  # JSON just shallow enough to be read, too deep to be shown or compared
         return RequestRefusedError(422, "found a value that is nested too deeply, expected a text, number or boolean")
     return RequestRefusedError(500, "the server failed on this request; its log has the reason under the request's id")
+
+
+def too_large() -> RequestRefusedError:
+    """The refusal of a body that is larger than the server reads."""
+    return RequestRefusedError(413, f"the body is larger than {MAXIMUM_BODY_BYTES} bytes: send fewer records at once")
+
+
+def _timeout_s(headers: dict[bytes, bytes], usual_s: float) -> float:
+    """The time that the client gives, in seconds; it can only shorten the usual one."""
+    for name in TIMEOUT_HEADERS:
+        given = headers.get(name)
+        if given is not None:
+            if not given.isdigit() or len(given) > _MAXIMUM_TIMEOUT_DIGITS or int(given) == 0:
+                raise RequestRefusedError(
+                    400, f"{name.decode()}: found {given[:40]!r}, expected a whole number of milliseconds above 0"
+                )
+            return min(int(given) / 1000, usual_s)
+    return usual_s
 
 
 def _told(error: InvalidRecordError) -> str:

@@ -8,20 +8,18 @@ from pathlib import Path
 import serving.__main__
 from serving.app import ModelServer
 from serving.settings import Settings
+from serving.suspension import as_future
 
 async def main():
     root, bundle = Path(sys.argv[1]), sys.argv[2]
     server = ModelServer(Settings(project="flight_delay", state=root / "state", predictions=root / "predictions"))
     await server.start()
-    answers = []
-    async def receive():
-        return {"type": "http.request", "body": Path(sys.argv[3]).read_bytes()}
-    async def send(message):
-        answers.append(message)
-    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "headers": []}
-    await server(scope, receive, send)
+    routes = server.predictions
+    request = routes.admit(routes.route_of("/v1/predict"), "POST", "/v1/predict", [])
+    request.body = Path(sys.argv[3]).read_bytes()
+    response = await as_future(routes.answer(request))
     await server.stop()
-    assert answers[0]["status"] == 200, answers
+    assert response.status == 200, response
     assert server.writer.written_rows == 1
     server.metrics.render()
 

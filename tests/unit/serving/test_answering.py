@@ -17,6 +17,7 @@ from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
 from serving.shadow import Shadow
 from serving.slots import Slots
+from serving.suspension import as_future
 from tests.fixtures.bundles import CARRIERS, TINY_SCHEMA, tiny_bundle, tiny_record
 
 STRICT_SCHEMA = msgspec.structs.replace(
@@ -81,7 +82,10 @@ class Parts:
         self.slots.set_share(SetShare(rollout="r1", share=share, shadow=shadow, lease_s=60))
 
     def answer(self, *records: Any, **more: Any) -> Any:
-        return asyncio.run(self.answerer.answer(records, "request", **more))
+        async def run() -> Any:
+            return await as_future(self.answerer.answer(records, "request", **more))
+
+        return asyncio.run(run())
 
 
 @pytest.fixture
@@ -210,7 +214,7 @@ def test_a_promotion_during_a_large_request_loses_no_row(parts: Parts, tmp_path:
 
     async def both() -> Any:
         records = [tiny_record(number % 30, tailnum=f"N{number}") for number in range(1000)]
-        answering = asyncio.create_task(parts.answerer.answer(records, "request"))
+        answering = as_future(parts.answerer.answer(records, "request"))
         await asyncio.sleep(0)
         parts.slots.promote(PromoteSlot(version="2", expected="1"), lambda _: None)
         return await answering
@@ -230,7 +234,8 @@ def test_a_large_request_lets_others_pass(parts: Parts) -> None:
     async def both() -> None:
         large = [tiny_record(number % 30) for number in range(1000)]
         await asyncio.gather(
-            note("large", parts.answerer.answer(large, "a")), note("small", parts.answerer.answer([tiny_record()], "b"))
+            note("large", as_future(parts.answerer.answer(large, "a"))),
+            note("small", as_future(parts.answerer.answer([tiny_record()], "b"))),
         )
 
     asyncio.run(both())
@@ -244,7 +249,7 @@ def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_pa
     async def run() -> None:
         parts.shadow.start()
         records = [tiny_record(0), tiny_record(1), tiny_record(2, distance=900)]
-        answer = await parts.answerer.answer(records, "request")
+        answer = await as_future(parts.answerer.answer(records, "request"))
         assert {each.slot for each in answer.predictions} == {"champion"}
         await until(lambda: parts.metrics.shadow_pairs == 3)
         await parts.shadow.stop()

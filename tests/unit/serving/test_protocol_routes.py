@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from serving.app import ModelServer
 from serving.champion_file import Remembered, write_champion
 from serving.settings import Settings
+from tests.fixtures.answers import answer_of
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
 
 Headers = dict[str, str]
@@ -37,18 +38,10 @@ def call() -> Iterator[Call]:
         runner.run(server.start())
 
         async def ask(path: str, body: bytes, headers: Headers) -> Answer:
-            sent: list[Any] = []
-
-            async def receive() -> dict[str, Any]:
-                return {"type": "http.request", "body": body}
-
-            async def send(message: Any) -> None:
-                sent.append(message)
-
             encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-            await server({"type": "http", "method": "POST", "path": path, "headers": encoded}, receive, send)
-            got = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-            return sent[0]["status"], got, sent[1]["body"]
+            response = await answer_of(server.predictions, path, body, encoded)
+            got = {name.decode(): value.decode() for name, value in response.headers}
+            return response.status, got | {"content-type": response.content_type}, response.body
 
         yield lambda path, body, **headers: runner.run(
             ask(path, body, {name.replace("_", "-"): value for name, value in headers.items()})

@@ -1,0 +1,351 @@
+"""The connection: uvicorn's own, on which prediction routes are answered without a task and without ASGI.
+
+Everything else of a connection stays uvicorn's: parsing, TLS, pipelining, the graceful stop, and every other route,
+which goes on to the ASGI application. A prediction is answered in the call that brings its last byte, or in the one
+that runs its graph (`serving.batching`).
+"""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from serving.admission import MAXIMUM_BODY_BYTES, ClientGoneError, RequestRefusedError
+from serving.routes.predict import PredictionRequest, PredictionRoutes, Response, Route, too_large
+from serving.suspension import Driven, drive
+
+MAXIMUM_REQUEST_S = 10.0  # for a request to come in, from its first byte to its last
+MAXIMUM_HEAD_BYTES = 64 << 10
+LINGER_S = 0.5  # when the server stops: for the request that a client is sending on a connection that was idle
+logger = logging.getLogger(__name__)
+
+
+class PredictionConnection(HttpToolsProtocol):
+    """One client's connection. `config.app.predictions` are the routes that are answered here."""
+
+    cycle: Any  # uvicorn's RequestResponseCycle or an Exchange
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.routes: PredictionRoutes = config.app.predictions  # type: ignore[union-attr]  # the ModelServer
+        self._answering: Exchange | None = None
+        self._is_receiving = self._is_in_head = False
+        self._head_bytes = 0
+        self._since_s = self.loop.time()  # of the request that comes in, or of the last answer
+        self._is_stopping = False
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._watch_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone, and with it what it waits for."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._answering is not None:
+            self._answering.abandon()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request, or of several."""
+        super().data_received(data)
+        if self._is_receiving and self.parser is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAXIMUM_HEAD_BYTES and self._is_in_head:
+                self._refuse_head(431, f"The request's headers are larger than {MAXIMUM_HEAD_BYTES} bytes.")
+
+    # -- the parser's callbacks ------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request; ASGI's scope is made only for routes that need one."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._is_receiving = self._is_in_head = True
+        self._head_bytes = 0
+        self._since_s = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is here."""
+        self._is_in_head = False
+        path, route = self._route()
+        if route is None:
+            self._give_to_asgi()
+            return
+        before = self.cycle
+        exchange = Exchange(self, route, path)
+        # uvicorn looks at its cycle for what a connection is doing: this one has what it looks at
+        self.cycle = exchange
+        if before is None or before.response_complete:
+            exchange.begin()
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        exchange = self.cycle
+        if isinstance(exchange, Exchange):
+            exchange.add(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._is_receiving = False
+        exchange = self.cycle
+        if isinstance(exchange, Exchange):
+            exchange.complete()
+        else:
+            super().on_message_complete()
+
+    def _route(self) -> tuple[str, Route | None]:
+        url = self.url
+        if b"?" in url or b"%" in url or not url.startswith(b"/"):
+            url = httptools.parse_url(url).path or b""
+        path = url.decode("latin-1")
+        return path, self.routes.route_of(path)
+
+    def _give_to_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    # -- the order of things on a connection -----------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: Any, app: ASGI3Application) -> None:
+        """Starts the next request of the pipeline, which may be a prediction."""
+        if isinstance(cycle, Exchange):
+            self.loop.call_soon(cycle.begin)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def answered(self) -> None:
+        """The prediction in hand has its answer."""
+        self._answering = None
+        self._since_s = self.loop.time()
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
+
+    def answering(self, exchange: "Exchange") -> None:
+        """`exchange` is the prediction in hand."""
+        self._answering = exchange
+
+    def pause_writing(self) -> None:
+        """A client that does not read its answers is not read from either."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._answering is None:
+            self.flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """The server stops: what is in hand is answered, and what a client is just sending as well."""
+        self._is_stopping = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+        else:
+            self.loop.call_later(LINGER_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._is_receiving and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this connection ends with its next answer."""
+        return self._is_stopping
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _watch_later(self) -> None:
+        """One timer a connection and not one a request: it looks often enough to end a connection in time."""
+        self._watch = self.loop.call_later(min(self.timeout_keep_alive, MAXIMUM_REQUEST_S) / 2, self._look)
+
+    def _look(self) -> None:
+        waited_s = self.loop.time() - self._since_s
+        if self._is_receiving and not self.flow.read_paused:
+            if waited_s >= MAXIMUM_REQUEST_S:
+                self._give_up()
+        elif self._is_idle() and waited_s >= self.timeout_keep_alive:
+            self.transport.close()
+        if not self.transport.is_closing():
+            self._watch_later()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _give_up(self) -> None:
+        exchange = self.cycle
+        if self._is_in_head or not isinstance(exchange, Exchange) or exchange.response_complete:
+            self._refuse_head(408, f"The request was not complete after {MAXIMUM_REQUEST_S:g} s.")
+        else:
+            exchange.keep_alive = False
+            exchange.refuse(RequestRefusedError(408, f"the body was not complete after {MAXIMUM_REQUEST_S:g} s"))
+
+    def _refuse_head(self, status: int, text: str) -> None:
+        content = text.encode()
+        self.transport.write(
+            b"%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
+            % (STATUS_LINE[status], len(content), content)
+        )
+        self.transport.close()
+
+
+class Exchange:
+    """One prediction request and its answer. Has what uvicorn asks of a cycle, and no more."""
+
+    __slots__ = (
+        "_connection",
+        "_driven",
+        "_headers",
+        "_is_begun",
+        "_method",
+        "_path",
+        "_request",
+        "_route",
+        "body",
+        "disconnected",
+        "expects_100",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
+    )
+
+    def __init__(self, connection: PredictionConnection, route: Route, path: str) -> None:
+        parser = connection.parser
+        self._connection = connection
+        self._route = route
+        self._path = path
+        self._method: bytes = parser.get_method()
+        self._headers = connection.headers
+        self._request: PredictionRequest | None = None
+        self._driven: Driven[Response] | None = None
+        self._is_begun = False
+        self.body: bytes | bytearray = b""
+        self.more_body = True
+        self.expects_100 = connection.expect_100_continue
+        self.keep_alive: bool = (
+            parser.should_keep_alive() and parser.get_http_version() != "1.0" and not connection.is_stopping
+        )
+        self.response_complete = False
+        self.disconnected = False
+        self.message_event = _NOBODY_WAITS
+
+    def begin(self) -> None:
+        """Its turn on the connection has come, and its headers are here."""
+        connection = self._connection
+        if connection.transport.is_closing():
+            return
+        self._is_begun = True
+        connection.answering(self)
+        try:
+            self._request = connection.routes.admit(self._route, self._method.decode(), self._path, self._headers)
+        except RequestRefusedError as refused:
+            self.refuse(refused)
+            return
+        if len(self.body) > MAXIMUM_BODY_BYTES:
+            self.refuse(too_large())
+        elif not self.more_body:
+            self._answer()
+        elif self.expects_100:
+            connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def add(self, piece: bytes) -> None:
+        """A piece of the body; of one that was refused already nothing is kept."""
+        if self.response_complete:
+            return
+        if not self.body:
+            self.body = piece
+        else:
+            if not isinstance(self.body, bytearray):
+                self.body = bytearray(self.body)
+            self.body += piece
+        if len(self.body) > MAXIMUM_BODY_BYTES and self._is_begun:
+            self.refuse(too_large())
+
+    def complete(self) -> None:
+        """The last byte is here."""
+        self.more_body = False
+        if self._is_begun and not self.response_complete:
+            self._answer()
+
+    def refuse(self, refused: RequestRefusedError) -> None:
+        """Answers with a problem at once."""
+        self._send(self._connection.routes.refuse(self._route, refused, self._headers))
+
+    def abandon(self) -> None:
+        """The client is gone: what still waits for a graph run is dropped."""
+        self.disconnected = True
+        if self._driven is not None:
+            self._driven.abandon(ClientGoneError())
+
+    def _answer(self) -> None:
+        request = self._request
+        if request is None:
+            raise RuntimeError("a request is answered after it was admitted")
+        request.body = bytes(self.body)
+        self._driven = drive(self._connection.routes.answer(request), self._send, self._fail)
+
+    def _fail(self, error: Exception) -> None:
+        logger.error("request %s failed", self._path, exc_info=error)
+        self._connection.transport.close()
+
+    def _send(self, response: Response) -> None:
+        if self.response_complete:
+            return
+        self.response_complete = True
+        self.body = b""
+        connection = self._connection
+        transport = connection.transport
+        if not transport.is_closing():
+            body = response.body
+            pieces = [STATUS_LINE[response.status]]
+            for name, value in (*connection.server_state.default_headers, *response.headers):
+                pieces += (name, b": ", value, b"\r\n")
+            pieces.append(
+                b"content-type: %s\r\ncontent-length: %d\r\n%s\r\n"
+                % (response.content_type.encode(), len(body), b"" if self.keep_alive else b"connection: close\r\n")
+            )
+            if self._method != b"HEAD":
+                pieces.append(body)
+            transport.write(b"".join(pieces))
+            if not self.keep_alive:
+                transport.close()
+        connection.answered()
+
+
+class _NobodyWaits:
+    """Stands where uvicorn wakes the task of a request: a prediction has none."""
+
+    def set(self) -> None:
+        """Wakes nobody."""
+
+
+_NOBODY_WAITS = _NobodyWaits()
