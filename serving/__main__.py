@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from serving.app import ModelServer
+from serving.garbage import settle
 from serving.http import PredictionConnection
 from serving.settings import PREFIX, Settings, SettingsError, read_settings
 
@@ -22,6 +23,11 @@ _KEEP_ALIVE_S = 30
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which ends with exit status 0 after a signal; uvicorn itself would raise the signal again."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The champion is loaded when this is over: the process has what it will keep."""
+        await super().startup(sockets)
+        settle()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

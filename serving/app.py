@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from prometheus_client.core import Metric
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from serving.admission import Receive, RequestRefusedError, Scope, Send, problem_body
@@ -24,10 +27,10 @@ from serving.champion_file import Remembered, StateError, read_champion, write_c
 from serving.engine import ModelRefusedError, load_model
 from serving.metrics import Metrics
 from serving.prediction_writer import Mask, PredictionIds, PredictionWriter
-from serving.routes.control import Control, control_refusal, control_router
-from serving.routes.health import health_router
-from serving.routes.model_status import model_status_router
-from serving.routes.openapi import docs_router
+from serving.routes.control import Control, control_refusal, control_routes
+from serving.routes.health import health_routes
+from serving.routes.model_status import model_status_routes
+from serving.routes.openapi import docs_routes
 from serving.routes.predict import PredictionRoutes
 from serving.settings import PREFIX, Settings, SettingsError
 from serving.shadow import Shadow
@@ -151,9 +154,8 @@ class ModelServer:
             await asyncio.sleep(LEASE_CHECK_EVERY_S)
             self.slots.expire()
 
-    def _build_api(self) -> FastAPI:
+    def _build_api(self) -> Starlette:
         settings = self._settings
-        api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         control = Control(
             project=settings.project,
             slots=self.slots,
@@ -161,16 +163,17 @@ class ModelServer:
             token=settings.control_token,
             allow_faults=settings.allow_faults,
         )
-        api.include_router(
-            health_router(project=settings.project, slots=self.slots, metrics=self.metrics, reason=self._why_not_ready)
+        reason = self._why_not_ready
+        routes = [
+            *health_routes(project=settings.project, slots=self.slots, metrics=self.metrics, reason=reason),
+            *model_status_routes(project=settings.project, slots=self.slots, reason=reason),
+            *control_routes(control),
+        ]
+        return Starlette(
+            routes=[*routes, *docs_routes(routes, project=settings.project, slots=self.slots)],
+            middleware=[Middleware(BaseHTTPMiddleware, dispatch=_answer_with_problems)],
+            exception_handlers={HTTPException: _on_http_error},
         )
-        api.include_router(model_status_router(project=settings.project, slots=self.slots, reason=self._why_not_ready))
-        api.include_router(control_router(control))
-        api.include_router(docs_router(api, project=settings.project, slots=self.slots))
-        api.middleware("http")(_answer_with_problems)
-        api.add_exception_handler(HTTPException, _on_http_error)
-        api.add_exception_handler(RequestValidationError, _on_invalid_parameters)
-        return api
 
 
 @dataclass(eq=False)
@@ -203,12 +206,6 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}; /docs lists the routes"
     return _problem(request, RequestRefusedError(status, detail), getattr(error, "headers", None))
-
-
-async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
-    found = error.errors() if isinstance(error, RequestValidationError) else []
-    detail = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found)
-    return _problem(request, RequestRefusedError(422, detail or str(error)))
 
 
 def _problem(request: Request, refused: RequestRefusedError, headers: dict[str, str] | None = None) -> Response:

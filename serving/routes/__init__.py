@@ -1,1 +1,1 @@
-"""The HTTP routes: predictions as bare ASGI, everything else (control, health, documentation) on FastAPI."""
+"""The HTTP routes: predictions as bare ASGI, everything else (control, health, documentation) on Starlette."""

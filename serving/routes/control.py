@@ -2,18 +2,20 @@
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
-from contracts.problem import Problem
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 from serving.admission import JSON_TYPE, RequestRefusedError
 from serving.champion_file import Remembered
 from serving.engine import ModelRefusedError, load_model
+from serving.routes.described import DescribedRoute, json_answer
 from serving.slots import SlotConflictError, SlotMessageError, Slots
 
 MAXIMUM_MESSAGE_BYTES = 64 << 10
@@ -40,7 +42,7 @@ class Control:
         self._allow_faults = allow_faults
         self._lock = asyncio.Lock()
 
-    async def authorise(self, request: Request) -> None:
+    def authorise(self, request: Request) -> None:
         """Refuses a request without the token, where the settings name one."""
         if self._token is None:
             return
@@ -94,52 +96,61 @@ class Control:
         return self._slots.observe()
 
 
-def control_router(control: Control) -> APIRouter:
+def control_routes(control: Control) -> list[DescribedRoute]:
     """The routes below `/control`. Each answers with the observation after it."""
-    router = APIRouter(prefix="/control", tags=["control"], dependencies=[Depends(control.authorise)])
 
-    def describes(message: type[Any] | None) -> dict[str, Any]:
-        answers: dict[str, Any] = {
-            "200": {"description": "The slots after it", "content": {JSON_TYPE: {"schema": _reference(Observation)}}},
-            "default": {
-                "description": "A problem",
-                "content": {"application/problem+json": {"schema": _reference(Problem)}},
-            },
-        }
-        described: dict[str, Any] = {"responses": answers}
-        if message is not None:
-            described["requestBody"] = {"required": True, "content": {JSON_TYPE: {"schema": _reference(message)}}}
-        return described
+    async def load(request: Request) -> Observation:
+        return await control.load(await _message(request, LoadSlot))
 
-    @router.put("/challenger", summary="Load a bundle as challenger", openapi_extra=describes(LoadSlot))
-    async def load(request: Request) -> Response:
-        return _answer(await control.load(await _message(request, LoadSlot)))
+    async def set_share(request: Request) -> Observation:
+        return await control.set_share(await _message(request, SetShare))
 
-    @router.put("/share", summary="Give the challenger a share, or let it shadow", openapi_extra=describes(SetShare))
-    async def set_share(request: Request) -> Response:
-        return _answer(await control.set_share(await _message(request, SetShare)))
+    async def renew(request: Request) -> Observation:
+        return await control.renew(await _message(request, RenewLease))
 
-    @router.put("/lease", summary="Renew the challenger's lease", openapi_extra=describes(RenewLease))
-    async def renew(request: Request) -> Response:
-        return _answer(await control.renew(await _message(request, RenewLease)))
+    async def promote(request: Request) -> Observation:
+        return await control.promote(await _message(request, PromoteSlot))
 
-    @router.post("/promote", summary="Make the challenger the champion", openapi_extra=describes(PromoteSlot))
-    async def promote(request: Request) -> Response:
-        return _answer(await control.promote(await _message(request, PromoteSlot)))
+    async def drop(request: Request) -> Observation:
+        rollout = request.query_params.get("rollout")
+        if rollout is None:
+            raise RequestRefusedError(422, "the query names no rollout: DELETE /control/challenger?rollout=…")
+        return await control.drop(rollout)
 
-    @router.delete("/challenger", summary="Drop the challenger of a rollout", openapi_extra=describes(None))
-    async def drop(rollout: Annotated[str, Query()]) -> Response:
-        return _answer(await control.drop(rollout))
+    async def observe(_: Request) -> Observation:
+        return await control.observe()
 
-    @router.get("/observation", summary="Observe both slots", openapi_extra=describes(None))
-    async def observe() -> Response:
-        return _answer(await control.observe())
+    async def inject_fault(request: Request) -> Observation:
+        return await control.inject_fault(await _message(request, InjectFault))
 
-    @router.post("/fault", summary="Make the challenger fail", openapi_extra=describes(InjectFault))
-    async def inject_fault(request: Request) -> Response:
-        return _answer(await control.inject_fault(await _message(request, InjectFault)))
+    def route(
+        method: str, path: str, action: Callable[[Request], Awaitable[Observation]], summary: str, **more: Any
+    ) -> DescribedRoute:
+        @wraps(action)
+        async def guarded(request: Request) -> Response:
+            control.authorise(request)
+            return json_answer(await action(request))
 
-    return router
+        return DescribedRoute(
+            method,
+            f"/control/{path}",
+            guarded,
+            tag="control",
+            summary=summary,
+            says="The slots after it",
+            answer=Observation,
+            **more,
+        )
+
+    return [
+        route("PUT", "challenger", load, "Load a bundle as challenger", message=LoadSlot),
+        route("PUT", "share", set_share, "Give the challenger a share, or let it shadow", message=SetShare),
+        route("PUT", "lease", renew, "Renew the challenger's lease", message=RenewLease),
+        route("POST", "promote", promote, "Make the challenger the champion", message=PromoteSlot),
+        route("DELETE", "challenger", drop, "Drop the challenger of a rollout", query=["rollout"]),
+        route("GET", "observation", observe, "Observe both slots"),
+        route("POST", "fault", inject_fault, "Make the challenger fail", message=InjectFault),
+    ]
 
 
 CONTROL_MESSAGES: tuple[type[Any], ...] = (LoadSlot, SetShare, RenewLease, PromoteSlot, InjectFault, Observation)
@@ -158,10 +169,6 @@ def control_refusal(error: Exception) -> RequestRefusedError | None:
     return None
 
 
-def _reference(message: type[Any]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{message.__name__}"}
-
-
 async def _message(request: Request, kind: type[Message]) -> Message:
     # a page elsewhere could send a plain-text form to loopback; JSON makes the browser ask first, and it is refused
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON_TYPE:
@@ -177,7 +184,3 @@ async def _message(request: Request, kind: type[Message]) -> Message:
         raise RequestRefusedError(422, f"this is no {kind.__name__}: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestRefusedError(400, f"the message is not JSON: {error}") from error
-
-
-def _answer(observation: Observation) -> Response:
-    return Response(msgspec.json.encode(observation), media_type=JSON_TYPE)

@@ -1,6 +1,6 @@
 """The page at `/docs`: it draws `/openapi.json` by itself, and loads nothing from elsewhere.
 
-FastAPI's own page fetches its scripts from a content delivery network, which a server without internet cannot reach.
+The usual pages fetch their scripts from a content delivery network, which a server without internet cannot reach.
 """
 
 DOCS_PAGE = """<!doctype html>

@@ -1,96 +1,123 @@
 """Health, metrics, the model card, and the parts of the Open Inference Protocol that predict nothing."""
 
 from collections.abc import Callable
+from typing import Any
 
-import msgspec
-from fastapi import APIRouter, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from contracts.prediction_row import API_VERSION
-from serving.admission import JSON_TYPE, RequestRefusedError
+from serving.admission import RequestRefusedError
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.protocols.open_inference import metadata
+from serving.routes.described import DescribedRoute, Endpoint, json_answer
 from serving.slots import Slot, Slots
 
 SERVER_NAME = "paceline"
+_READY = "Is there a champion that answers?"
 
 
-def health_router(*, project: str, slots: Slots, metrics: Metrics, reason: Callable[[], str | None]) -> APIRouter:
-    """`reason` says why the server is not ready, or None when it is."""
-    router = APIRouter()
+class _Ready:
+    """The slots, as far as these routes ask; `reason` says why the server is not ready, or None when it is."""
 
-    def require_ready() -> Slot:
-        why = reason()
-        if why is not None or slots.champion is None:
+    def __init__(self, slots: Slots, reason: Callable[[], str | None]) -> None:
+        self._slots = slots
+        self._reason = reason
+
+    def champion(self) -> Slot:
+        why = self._reason()
+        if why is not None or self._slots.champion is None:
             raise RequestRefusedError(503, why or "there is no champion yet: load a bundle and promote it")
-        return slots.champion
+        return self._slots.champion
 
-    def loaded(version: str) -> Slot:
-        for slot in (slots.champion, slots.challenger):
+    def loaded(self, version: str) -> Slot:
+        for slot in (self._slots.champion, self._slots.challenger):
             if slot is not None and slot.model.version == version:
                 return slot
-        raise RequestRefusedError(404, f"version {version!r} is not loaded; loaded: {', '.join(versions()) or 'none'}")
+        found = ", ".join(self.versions()) or "none"
+        raise RequestRefusedError(404, f"version {version!r} is not loaded; loaded: {found}")
 
-    def versions() -> list[str]:
-        return [slot.model.version for slot in (slots.champion, slots.challenger) if slot is not None]
+    def versions(self) -> list[str]:
+        slots = (self._slots.champion, self._slots.challenger)
+        return [slot.model.version for slot in slots if slot is not None]
 
-    def require_project(name: str) -> None:
-        if name != project:
-            raise RequestRefusedError(404, f"there is no model {name!r}; this server has {project!r}")
 
-    @router.get("/livez", tags=["health"], summary="Is the process alive?")
-    async def livez() -> Response:
-        return _json({"live": True})
+def health_routes(
+    *, project: str, slots: Slots, metrics: Metrics, reason: Callable[[], str | None]
+) -> list[DescribedRoute]:
+    """`reason` says why the server is not ready, or None when it is."""
+    ready = _Ready(slots, reason)
 
-    @router.get("/readyz", tags=["health"], summary="Is there a champion that answers?")
-    async def readyz() -> Response:
-        champion = require_ready()
-        return _json({"ready": True, "model_version": champion.model.version, "bundle": champion.model.bundle.id})
+    async def livez(_: Request) -> Response:
+        return json_answer({"live": True})
 
-    @router.get("/metrics", tags=["health"], summary="Prometheus metrics")
-    async def exposition() -> Response:
+    async def readyz(_: Request) -> Response:
+        model = ready.champion().model
+        return json_answer({"ready": True, "model_version": model.version, "bundle": model.bundle.id})
+
+    async def exposition(_: Request) -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
-    @router.get("/model-card", tags=["model"], summary="The champion's model card, as Markdown")
-    async def model_card() -> Response:
-        return Response(require_ready().model.bundle.card, media_type="text/plain; charset=utf-8")
+    async def model_card(_: Request) -> Response:
+        return Response(ready.champion().model.bundle.card, media_type="text/plain; charset=utf-8")
 
-    @router.get("/v2", tags=["open inference"], summary="Server metadata")
-    async def server_metadata() -> Response:
-        return _json({"name": SERVER_NAME, "version": API_VERSION, "extensions": ["binary_tensor_data"]})
+    def get(path: str, endpoint: Endpoint, summary: str, tag: str = "health", **more: Any) -> DescribedRoute:
+        return DescribedRoute("GET", path, endpoint, tag=tag, summary=summary, **more)
 
-    @router.get("/v2/health/live", tags=["open inference"], summary="Is the process alive?")
-    async def live() -> Response:
-        return _json({"live": True})
-
-    @router.get("/v2/health/ready", tags=["open inference"], summary="Is there a champion that answers?")
-    async def ready() -> Response:
-        require_ready()
-        return _json({"ready": True})
-
-    @router.get("/v2/models/{name}", tags=["open inference"], summary="Model metadata")
-    async def model_metadata(name: str) -> Response:
-        require_project(name)
-        return _json(metadata(project, versions(), require_ready().model.schema))
-
-    @router.get("/v2/models/{name}/ready", tags=["open inference"], summary="Is the model ready?")
-    async def model_ready(name: str) -> Response:
-        require_project(name)
-        require_ready()
-        return _json({"name": name, "ready": True})
-
-    @router.get("/v2/models/{name}/versions/{version}", tags=["open inference"], summary="Metadata of a version")
-    async def version_metadata(name: str, version: str) -> Response:
-        require_project(name)
-        return _json(metadata(project, [version], loaded(version).model.schema))
-
-    @router.get("/v2/models/{name}/versions/{version}/ready", tags=["open inference"], summary="Is a version ready?")
-    async def version_ready(name: str, version: str) -> Response:
-        require_project(name)
-        loaded(version)
-        return _json({"name": name, "ready": True})
-
-    return router
+    card = "The champion's model card, as Markdown"
+    return [
+        get("/livez", livez, "Is the process alive?"),
+        get("/readyz", readyz, _READY),
+        get("/metrics", exposition, "Prometheus metrics", answer_type="text/plain"),
+        get("/model-card", model_card, card, tag="model", answer_type="text/plain"),
+        *_open_inference_routes(project, ready),
+    ]
 
 
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type=JSON_TYPE)
+def _open_inference_routes(project: str, slots: _Ready) -> list[DescribedRoute]:
+    def require_project(request: Request) -> str:
+        if (name := request.path_params["name"]) != project:
+            raise RequestRefusedError(404, f"there is no model {name!r}; this server has {project!r}")
+        return project
+
+    async def server_metadata(_: Request) -> Response:
+        return json_answer({"name": SERVER_NAME, "version": API_VERSION, "extensions": ["binary_tensor_data"]})
+
+    async def live(_: Request) -> Response:
+        return json_answer({"live": True})
+
+    async def ready(_: Request) -> Response:
+        slots.champion()
+        return json_answer({"ready": True})
+
+    async def model_metadata(request: Request) -> Response:
+        require_project(request)
+        return json_answer(metadata(project, slots.versions(), slots.champion().model.schema))
+
+    async def model_ready(request: Request) -> Response:
+        name = require_project(request)
+        slots.champion()
+        return json_answer({"name": name, "ready": True})
+
+    async def version_metadata(request: Request) -> Response:
+        require_project(request)
+        version = request.path_params["version"]
+        return json_answer(metadata(project, [version], slots.loaded(version).model.schema))
+
+    async def version_ready(request: Request) -> Response:
+        name = require_project(request)
+        slots.loaded(request.path_params["version"])
+        return json_answer({"name": name, "ready": True})
+
+    def get(path: str, endpoint: Endpoint, summary: str) -> DescribedRoute:
+        return DescribedRoute("GET", f"/v2{path}", endpoint, tag="open inference", summary=summary)
+
+    return [
+        get("", server_metadata, "Server metadata"),
+        get("/health/live", live, "Is the process alive?"),
+        get("/health/ready", ready, _READY),
+        get("/models/{name}", model_metadata, "Model metadata"),
+        get("/models/{name}/ready", model_ready, "Is the model ready?"),
+        get("/models/{name}/versions/{version}", version_metadata, "Metadata of a version"),
+        get("/models/{name}/versions/{version}/ready", version_ready, "Is a version ready?"),
+    ]

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 
-import msgspec
-from fastapi import APIRouter, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
-from serving.admission import JSON_TYPE, RequestRefusedError
+from serving.admission import RequestRefusedError
 from serving.protocols import instances
+from serving.routes.described import DescribedRoute, Endpoint, json_answer
 from serving.slots import Slots
 
 
-def model_status_router(*, project: str, slots: Slots, reason: Callable[[], str | None]) -> APIRouter:
+def model_status_routes(*, project: str, slots: Slots, reason: Callable[[], str | None]) -> list[DescribedRoute]:
     """`reason` says why the server is not ready, or None when it is."""
-    router = APIRouter()
 
     def versions(name: str) -> list[str]:
         if name != project:
@@ -25,28 +25,32 @@ def model_status_router(*, project: str, slots: Slots, reason: Callable[[], str 
         if why is not None:
             raise RequestRefusedError(503, why)
 
-    @router.get("/v1/models", tags=["tensorflow serving"], summary="The models of this server")
-    async def models() -> Response:
-        return _json({"models": [project]})
+    async def models(_: Request) -> Response:
+        return json_answer({"models": [project]})
 
-    @router.get("/v1/models/{name}", tags=["tensorflow serving"], summary="Is the model ready, in which versions?")
-    async def model(name: str) -> Response:
-        return _json(instances.status(name, versions(name)))
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        return json_answer(instances.status(name, versions(name)))
 
-    @router.get("/v1/models/{name}/versions/{version}", tags=["tensorflow serving"], summary="Is a version ready?")
-    async def model_version(name: str, version: str) -> Response:
+    async def model_version(request: Request) -> Response:
+        name, version = request.path_params["name"], request.path_params["version"]
         loaded = versions(name)
         if version not in loaded:
             raise RequestRefusedError(404, f"version {version!r} is not loaded; loaded: {', '.join(loaded)}")
-        return _json(instances.status(name, [version]))
+        return json_answer(instances.status(name, [version]))
 
-    @router.get("/ping", tags=["sagemaker"], summary="Is there a champion that answers?")
-    async def ping() -> Response:
+    async def ping(_: Request) -> Response:
         require_ready()
         return Response(status_code=200)
 
-    return router
+    def of_models(path: str, endpoint: Endpoint, summary: str) -> DescribedRoute:
+        return DescribedRoute("GET", f"/v1/models{path}", endpoint, tag="tensorflow serving", summary=summary)
 
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type=JSON_TYPE)
+    return [
+        of_models("", models, "The models of this server"),
+        of_models("/{name}", model, "Is the model ready, in which versions?"),
+        of_models("/{name}/versions/{version}", model_version, "Is a version ready?"),
+        DescribedRoute(
+            "GET", "/ping", ping, tag="sagemaker", summary="Is there a champion that answers?", answer_type=None
+        ),
+    ]

@@ -1,10 +1,12 @@
-"""The OpenAPI description: FastAPI's for its own routes, and the prediction routes with the live model's schema."""
+"""The OpenAPI description: of the described routes, and of the prediction routes with the live model's schema."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Response
-from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from contracts.input_schema import Field
 from contracts.prediction_row import API_VERSION
@@ -17,6 +19,7 @@ from serving.protocols.instances import ColumnsResponse, InstancesRequest
 from serving.protocols.open_inference import InferRequest, InferResponse, metadata
 from serving.protocols.records import MAXIMUM_RECORDS, PredictRequest, PredictResponse
 from serving.routes.control import CONTROL_MESSAGES
+from serving.routes.described import json_answer, paths_of
 from serving.routes.docs_page import DOCS_PAGE
 from serving.routes.predict import INVOCATIONS_PATH, PREDICT_PATH
 from serving.slots import Slots
@@ -28,29 +31,20 @@ _POLICY = (
 )
 
 
-def docs_router(api: FastAPI, *, project: str, slots: Slots) -> APIRouter:
+def docs_routes(routes: Sequence[BaseRoute], *, project: str, slots: Slots) -> list[Route]:
     """`/docs` and `/openapi.json`, written anew for each call, since the live model may have changed."""
-    router = APIRouter(include_in_schema=False)
 
-    @router.get("/openapi.json")
-    async def description() -> Response:
-        return Response(msgspec.json.encode(describe(api, project, slots)), media_type=JSON_TYPE)
+    async def description(_: Request) -> Response:
+        return json_answer(describe(routes, project, slots))
 
-    @router.get("/docs")
-    async def page() -> Response:
+    async def page(_: Request) -> Response:
         return Response(DOCS_PAGE, media_type="text/html; charset=utf-8", headers={"content-security-policy": _POLICY})
 
-    return router
+    return [Route("/openapi.json", description), Route("/docs", page)]
 
 
-def describe(api: FastAPI, project: str, slots: Slots) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of the server as it is now."""
-    described = get_openapi(
-        title=f"Paceline: {project}",
-        version=API_VERSION,
-        description=f"Predictions of the project `{project}`, its health, and the control of its rollouts.",
-        routes=api.routes,
-    )
+def describe(routes: Sequence[BaseRoute], project: str, slots: Slots) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the server as it is now; `routes` are those beside the predictions."""
     model = slots.champion.model if slots.champion else None
     _, schemas = msgspec.json.schema_components(
         (
@@ -74,10 +68,16 @@ def describe(api: FastAPI, project: str, slots: Slots) -> dict[str, Any]:
         "maxItems": MAXIMUM_RECORDS,
         "description": "records; without them `inputs` has one list of values for each field",
     }
-    components = described.setdefault("components", {}).setdefault("schemas", {})
-    components.update(schemas)
-    described["paths"] = {**_prediction_paths(project, model), **described["paths"]}
-    return described
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"Paceline: {project}",
+            "description": f"Predictions of the project `{project}`, its health, and the control of its rollouts.",
+            "version": API_VERSION,
+        },
+        "paths": {**_prediction_paths(project, model), **paths_of(routes)},
+        "components": {"schemas": schemas},
+    }
 
 
 def record_schema(model: Model | None) -> dict[str, Any]:
