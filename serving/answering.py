@@ -62,7 +62,7 @@ class _Request:
     deadline_s: float
     client: str | None
     is_counted: bool
-    answers: list[Prediction | None] = field(default_factory=list)
+    answers: list[Prediction | None]
 
 
 @dataclass(eq=False)
@@ -131,6 +131,14 @@ class Answerer:
             raise NotReadyError("there is no champion yet: load a bundle and promote it")
         challenger = None if champion_only else self._slots.sharing()
         schema = champion.model.schema
+        if len(records) == 1:
+            entity = entity_of(schema, records[0])
+            if challenger is None or not _is_for(challenger, entity):
+                answer = await self._answer_one(
+                    champion, challenger, records, entity, request_id, deadline_s, client, is_counted=not champion_only
+                )
+                if answer is not None:
+                    return answer
         request = _Request(
             request_id=request_id,
             served_at_s=time.time(),
@@ -141,65 +149,73 @@ class Answerer:
             deadline_s=deadline_s,
             client=client,
             is_counted=not champion_only,
+            answers=[None] * len(records),
         )
-        if len(records) == 1 and (challenger is None or not _is_for(challenger, request.entities[0])):
-            answer = await self._answer_one(request, champion)
-            if answer is not None:
-                return answer
         return await self._answer_many(request, champion, challenger)
 
-    async def _answer_one(self, request: _Request, champion: Slot) -> PredictResponse | None:
-        """The request that most are: one record, answered by the champion; None where that goes wrong."""
+    async def _answer_one(
+        self,
+        champion: Slot,
+        challenger: Challenger | None,
+        records: Sequence[Record],
+        entity: str,
+        request_id: str,
+        deadline_s: float,
+        client: str | None,
+        *,
+        is_counted: bool,
+    ) -> PredictResponse | None:
+        """The request that most are, one record for the champion, with nothing that only others need.
+
+        None where its score cannot be given: what that means is found out the long way.
+        """
         model = champion.model
-        started = time.perf_counter()
-        features = model.encoder.encode_rows(request.records)
+        version, bundle = model.version, model.bundle.id
+        served_at_s, started = time.time(), time.perf_counter()
+        features = model.encoder.encode_rows(records)
         try:
-            (score,) = await self._batcher.score(model, features, request.deadline_s)
+            (score,) = scores = await self._batcher.score(model, features, deadline_s)
         except ScoringError:
             return None
         if problem_of(score) is not None:
             return None
         seconds = time.perf_counter() - started
-        if request.is_counted:
+        if is_counted:
             champion.counts.requests += 1
             count_answer(champion.counts, seconds, score)
-        self._metrics.of(model.version, "champion").answered(seconds, score)
-        prediction = Prediction(self._ids.next(), score, score >= model.threshold, model.version, "champion")
+        self._metrics.of(version, "champion").answered(seconds, score)
+        prediction_id, decision = self._ids.next(), score >= model.threshold
+        rollout, share = (challenger.rollout, challenger.share) if challenger else (None, 0.0)
         self._writer.append(
             LoggedGroup(
-                served_at_s=request.served_at_s,
-                request_id=request.request_id,
+                served_at_s=served_at_s,
+                request_id=request_id,
                 schema=model.schema,
-                version=model.version,
-                bundle=model.bundle.id,
+                version=version,
+                bundle=bundle,
                 slot="champion",
-                rollout=request.rollout,
-                share=request.share,
+                rollout=rollout,
+                share=share,
                 latency_us=int(seconds * 1e6),
-                records=request.records,
-                entities=request.entities,
-                prediction_ids=(prediction.prediction_id,),
-                scores=(score,),
-                decisions=(prediction.decision,),
+                records=records,
+                entities=(entity,),
+                prediction_ids=(prediction_id,),
+                scores=scores,
+                decisions=(decision,),
                 errors=_NO_ERROR,
             )
         )
-        if request.is_counted:
-            shadowing = self._slots.shadowing()
-            if shadowing is not None:
-                self._offer(shadowing, request, model, request.records, request.entities, (score,))
+        shadowing = self._slots.shadowing() if is_counted else None
+        if shadowing is not None:
+            self._offer(shadowing, request_id, model, records, (entity,), scores)
+        prediction = Prediction(prediction_id, score, decision, version, "champion")
         return PredictResponse(
-            predictions=[prediction],
-            rollout=request.rollout,
-            share=request.share,
-            model_version=model.version,
-            bundle=model.bundle.id,
+            predictions=[prediction], rollout=rollout, share=share, model_version=version, bundle=bundle
         )
 
     async def _answer_many(self, request: _Request, champion: Slot, challenger: Challenger | None) -> PredictResponse:
         """Any request: the rows in a group for each slot."""
         records = request.records
-        request.answers = [None] * len(records)
         own, others = _split(request.entities, challenger)
         started = time.perf_counter()
         features = await _encode(champion.model, records, own)
@@ -283,12 +299,12 @@ class Answerer:
         if shadowing is not None:
             records = [request.records[row] for row in group.rows]
             entities = [request.entities[row] for row in group.rows]
-            self._offer(shadowing, request, champion.model, records, entities, group.scores)
+            self._offer(shadowing, request.request_id, champion.model, records, entities, group.scores)
 
     def _offer(
         self,
         shadowing: Challenger,
-        request: _Request,
+        request_id: str,
         champion: Model,
         records: Sequence[Record],
         entities: Sequence[str],
@@ -297,7 +313,7 @@ class Answerer:
         self._shadow.offer(
             ShadowWork(
                 challenger=shadowing,
-                request_id=request.request_id,
+                request_id=request_id,
                 records=records,
                 entities=entities,
                 scores=scores,

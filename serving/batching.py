@@ -7,6 +7,7 @@ challenger nor a client that sends many rows at once holds up the others.
 """
 
 import asyncio
+import math
 import time
 from bisect import bisect_left
 from collections import deque
@@ -44,7 +45,8 @@ class Waiting(Suspension[list[float]]):
     __slots__ = ("deadline_s", "features", "since_s")
 
     def __init__(self, features: NDArray[np.float32], since_s: float, deadline_s: float) -> None:
-        super().__init__()
+        self.is_done = False
+        self._resume = self._value = self._error = None
         self.features = features
         self.since_s = since_s
         self.deadline_s = deadline_s
@@ -69,7 +71,7 @@ class Batcher:
         self.wait_sum_s = 0.0
         self._lanes: dict[Model, _Lane] = {}
 
-    def score(self, model: Model, features: NDArray[np.float32], deadline_s: float = np.inf) -> Waiting:
+    def score(self, model: Model, features: NDArray[np.float32], deadline_s: float = math.inf) -> Waiting:
         """At most 64 rows, to be awaited for their scores; `deadline_s` by `time.perf_counter`.
 
         Raises:
@@ -98,6 +100,7 @@ class _Lane:
     def __init__(self, batcher: Batcher, model: Model) -> None:
         self._batcher = batcher
         self._model = model
+        self._loop = asyncio.get_running_loop()  # asked once: in Python 3.11 each call is a system call
         self._small: deque[Waiting] = deque()
         self._large: deque[Waiting] = deque()
         self._alone: deque[Waiting] = deque()  # of a batch that failed
@@ -126,25 +129,23 @@ class _Lane:
             )
         (self._small if rows <= SMALL_ROWS else self._large).append(waiting)
         self._remember(rows)
-        loop = asyncio.get_running_loop()
-        if self._run_s > THREAD_FROM_S and waiting.deadline_s < np.inf:
+        if self._run_s > THREAD_FROM_S and waiting.deadline_s < math.inf:
             # of a run in the thread nobody knows how long it takes
-            loop.call_later(waiting.deadline_s - waiting.since_s, waiting.fail, DeadlineError(_TOO_LATE))
+            self._loop.call_later(waiting.deadline_s - waiting.since_s, waiting.fail, DeadlineError(_TOO_LATE))
         if not self._is_due and self._in_thread is None:
             self._is_due = True
             if batcher.wait_s:
-                loop.call_later(batcher.wait_s, self._run)
+                self._loop.call_later(batcher.wait_s, self._run)
             else:
-                loop.call_soon(self._run)
+                self._loop.call_soon(self._run)
 
     def _run(self) -> None:
         """One run; what does not fit waits for the next turn."""
         self._is_due = False
         batch = self._take()
         if batch:
-            loop = asyncio.get_running_loop()
             if self._run_s > THREAD_FROM_S:
-                self._run_in_thread(loop, batch)
+                self._run_in_thread(batch)
                 return
             self._answer(batch)
         self._go_on()
@@ -152,7 +153,7 @@ class _Lane:
     def _go_on(self) -> None:
         if self._rows and not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._run)
+            self._loop.call_soon(self._run)
 
     def _take(self) -> list[Waiting]:
         """What goes into the next run; rows that nobody waits for any more are dropped here."""
@@ -201,13 +202,13 @@ class _Lane:
             return
         self._done(batch, scores, time.perf_counter() - started)
 
-    def _run_in_thread(self, loop: asyncio.AbstractEventLoop, batch: list[Waiting]) -> None:
+    def _run_in_thread(self, batch: list[Waiting]) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{self._model.version}")
         started = time.perf_counter()
         self._in_thread = self._thread.submit(_score, self._model, batch)
         ended = partial(self._ended, batch, started)
-        self._in_thread.add_done_callback(lambda future: loop.call_soon_threadsafe(ended, future))
+        self._in_thread.add_done_callback(lambda future: self._loop.call_soon_threadsafe(ended, future))
 
     def _ended(self, batch: list[Waiting], started: float, future: "Future[list[float]]") -> None:
         self._in_thread = None

@@ -75,7 +75,10 @@ class Challenger(Slot):
 def count_answer(counts: SlotCounts | ShadowCounts, seconds: float, score: float) -> None:
     """Adds one answer's latency and score to the histograms of `counts`."""
     counts.latency[bisect_left(LATENCY_EDGES_S, seconds)] += 1
-    counts.scores[min(max(int(score * SCORE_BINS), 0), SCORE_BINS - 1)] += 1
+    place = int(score * SCORE_BINS)
+    if not 0 <= place < SCORE_BINS:
+        place = 0 if place < 0 else SCORE_BINS - 1
+    counts.scores[place] += 1
 
 
 class Slots:
