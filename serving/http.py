@@ -8,6 +8,7 @@ that runs its graph (`serving.batching`).
 import asyncio
 import logging
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 import httptools
 from uvicorn._types import ASGI3Application
@@ -115,7 +116,7 @@ class PredictionConnection(HttpToolsProtocol):
     def _route(self) -> tuple[str, Route | None]:
         url = self.url
         if b"?" in url or b"%" in url or not url.startswith(b"/"):
-            url = httptools.parse_url(url).path or b""
+            url = unquote_to_bytes(httptools.parse_url(url).path or b"")
         path = url.decode("latin-1")
         return path, self.routes.route_of(path)
 
@@ -162,6 +163,14 @@ class PredictionConnection(HttpToolsProtocol):
         super().resume_writing()
         if self._answering is None:
             self.flow.resume_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP: the request before it still gets its answer, the last one of this connection."""
+        if self._answering is not None and (self._is_in_head or not self._is_receiving):
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+        else:
+            super().send_400_response(msg)
 
     def shutdown(self) -> None:
         """The server stops: what is in hand is answered, and what a client is just sending as well."""

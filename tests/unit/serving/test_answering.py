@@ -1,6 +1,6 @@
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class Log(PredictionWriter):
 class Parts:
     """A server's parts without its HTTP, with version 1 as champion."""
 
-    def __init__(self, root: Path, champion: Bundle | None) -> None:
+    def __init__(self, root: Path, champion: Bundle | None, runner: asyncio.Runner) -> None:
+        self.run = runner.run
         self.slots = Slots(server="a")
         self.log = Log(root)
         self.metrics = Metrics(self.slots, self.log)
@@ -85,12 +86,18 @@ class Parts:
         async def run() -> Any:
             return await as_future(self.answerer.answer(records, "request", **more))
 
-        return asyncio.run(run())
+        return self.run(run())
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
-    return Parts(tmp_path, tiny_bundle(tmp_path))
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def parts(tmp_path: Path, runner: asyncio.Runner) -> Parts:
+    return Parts(tmp_path, tiny_bundle(tmp_path), runner)
 
 
 def fill(parts: Parts, tmp_path: Path, share: float, limits: HardLimits | None = None, **bundle: Any) -> None:
@@ -98,9 +105,9 @@ def fill(parts: Parts, tmp_path: Path, share: float, limits: HardLimits | None =
     parts.share(share)
 
 
-def test_without_a_champion_nobody_answers(tmp_path: Path) -> None:
+def test_without_a_champion_nobody_answers(tmp_path: Path, runner: asyncio.Runner) -> None:
     with pytest.raises(NotReadyError, match="promote"):
-        Parts(tmp_path, None).answer(tiny_record())
+        Parts(tmp_path, None, runner).answer(tiny_record())
 
 
 def test_each_row_is_answered_by_the_slot_of_its_entity_in_the_order_of_the_records(
@@ -199,8 +206,8 @@ def test_injected_faults_reach_no_client(parts: Parts, tmp_path: Path) -> None:
     assert {error for slot, _, error in parts.log.rows() if slot == "challenger"} == {"injected fault"}
 
 
-def test_a_champion_that_fails_is_an_error_that_names_the_rows(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, tiny_bundle(tmp_path, fail_above=500))
+def test_a_champion_that_fails_is_an_error_that_names_the_rows(tmp_path: Path, runner: asyncio.Runner) -> None:
+    parts = Parts(tmp_path, tiny_bundle(tmp_path, fail_above=500), runner)
     with pytest.raises(ChampionFailedError, match="the first is row 1: the score is nan") as failed:
         parts.answer(tiny_record(0), tiny_record(1, distance=900))
     assert failed.value.rows == (1,)
@@ -219,7 +226,7 @@ def test_a_promotion_during_a_large_request_loses_no_row(parts: Parts, tmp_path:
         parts.slots.promote(PromoteSlot(version="2", expected="1"), lambda _: None)
         return await answering
 
-    answer = asyncio.run(both())
+    answer = parts.run(both())
     assert len(answer.predictions) == 1000
     assert {each.slot for each in answer.predictions} == {"champion"}, "the slot was gone when their turn came"
 
@@ -238,7 +245,7 @@ def test_a_large_request_lets_others_pass(parts: Parts) -> None:
             note("small", as_future(parts.answerer.answer([tiny_record()], "b"))),
         )
 
-    asyncio.run(both())
+    parts.run(both())
     assert order == ["small", "large"]
 
 
@@ -254,7 +261,7 @@ def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_pa
         await until(lambda: parts.metrics.shadow_pairs == 3)
         await parts.shadow.stop()
 
-    asyncio.run(run())
+    parts.run(run())
     shadowed = parts.slots.observe().shadowed
     assert shadowed is not None
     # 0.52 and 0.53 stay below the threshold of 0.6 on the champion; half a logit more lifts both above it
