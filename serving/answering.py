@@ -5,22 +5,21 @@ The rows of a group join those of other requests of the same turn of the event l
 time, so that a large request gives the loop back between its pieces.
 """
 
-import asyncio
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.assignment import position
-from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import InputSchema
 from serving.batching import MAXIMUM_ROWS, Batcher, DeadlineError, OverloadedError
+from serving.cache import ScoreCache
+from serving.encoding import Record, encode, encode_what_fits, taken
 from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics, Totals
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
@@ -30,9 +29,6 @@ from serving.slots import Challenger, Slot, Slots, count_answer
 
 MAXIMUM_CHALLENGER_S = 1.0
 _NO_ERROR = (None,)
-_MAXIMUM_PROBLEMS = 100
-Record = Mapping[str, Any]
-Value = TypeVar("Value")
 
 
 class NotReadyError(Exception):
@@ -97,6 +93,7 @@ class Answerer:
         shadow: Shadow,
         ids: PredictionIds,
         batcher: Batcher,
+        cache: ScoreCache | None = None,
     ) -> None:
         self._slots = slots
         self._metrics = metrics
@@ -104,6 +101,7 @@ class Answerer:
         self._shadow = shadow
         self._ids = ids
         self._batcher = batcher
+        self._cache = cache
         self._chance = random.Random().random
 
     async def answer(
@@ -173,17 +171,24 @@ class Answerer:
         version, bundle = model.version, model.bundle.id
         served_at_s, started = time.time(), time.perf_counter()
         features = model.encoder.encode_rows(records)
+        shadowing = self._slots.shadowing() if is_counted else None
+        is_cached = False
         try:
-            (score,) = scores = await self._batcher.score(model, features, deadline_s)
+            # a rollout compares what both versions do with their requests: then each has a run of its own
+            if self._cache is None or challenger is not None or shadowing is not None:
+                (score,) = await self._batcher.score(model, features, deadline_s)
+            else:
+                score, is_cached = await self._score_once(self._cache, model, features, deadline_s)
         except ScoringError:
             return None
         if problem_of(score) is not None:
             return None
         seconds = time.perf_counter() - started
-        if is_counted:
-            champion.counts.requests += 1
-            count_answer(champion.counts, seconds, score)
-        self._metrics.of(version, "champion").answered(seconds, score)
+        if not is_cached:
+            if is_counted:
+                champion.counts.requests += 1
+                count_answer(champion.counts, seconds, score)
+            self._metrics.of(version, "champion").answered(seconds, score)
         prediction_id, decision = self._ids.next(), score >= model.threshold
         rollout, share = (challenger.rollout, challenger.share) if challenger else (None, 0.0)
         self._writer.append(
@@ -200,25 +205,45 @@ class Answerer:
                 records=records,
                 entities=(entity,),
                 prediction_ids=(prediction_id,),
-                scores=scores,
+                scores=(score,),
                 decisions=(decision,),
                 errors=_NO_ERROR,
             )
         )
-        shadowing = self._slots.shadowing() if is_counted else None
         if shadowing is not None:
-            self._offer(shadowing, request_id, model, records, (entity,), scores)
-        prediction = Prediction(prediction_id, score, decision, version, "champion")
+            self._offer(shadowing, request_id, model, records, (entity,), (score,))
+        prediction = Prediction(prediction_id, score, decision, version, "champion", is_cached)
         return PredictResponse(
             predictions=[prediction], rollout=rollout, share=share, model_version=version, bundle=bundle
         )
+
+    async def _score_once(
+        self, cache: ScoreCache, model: Model, features: NDArray[np.float32], deadline_s: float
+    ) -> tuple[float, bool]:
+        """The score of one row, and whether another request's run gave it."""
+        key = model.version, features.tobytes()
+        found = cache.find(key)
+        if found is None and (first := cache.join(key)) is not None:
+            found = await first
+            if found is None:  # the first one failed, or its client is gone
+                (score,) = await self._batcher.score(model, features, deadline_s)
+                return score, False
+        if found is not None:
+            return found, True
+        usable: float | None = None
+        try:
+            (score,) = await self._batcher.score(model, features, deadline_s)
+            usable = score if problem_of(score) is None else None
+        finally:
+            cache.settle(key, usable)
+        return score, False
 
     async def _answer_many(self, request: _Request, champion: Slot, challenger: Challenger | None) -> PredictResponse:
         """Any request: the rows in a group for each slot."""
         records = request.records
         own, others = _split(request.entities, challenger)
         started = time.perf_counter()
-        features = await _encode(champion.model, records, own)
+        features = await encode(champion.model, records, own)
         encoding_s = time.perf_counter() - started
         retried: list[int] = []
         if challenger is not None and others:
@@ -236,7 +261,7 @@ class Answerer:
         self, request: _Request, challenger: Challenger, rows: list[int], champion: Slot
     ) -> list[int]:
         """Answers `rows` by the challenger as far as it can; gives those back that the champion has to answer."""
-        encoded, refused = await _encode_what_fits(challenger.model, request.records, rows, champion.model)
+        encoded, refused = await encode_what_fits(challenger.model, request.records, rows, champion.model)
         group = _Group(challenger, "challenger", [*encoded.rows, *refused])
         group.seconds = encoded.seconds
         now_s = time.perf_counter()
@@ -250,19 +275,19 @@ class Answerer:
             for place, error in enumerate(group.errors):
                 if error is None and self._chance() < challenger.fault_share:
                     group.errors[place] = "injected fault"
-        taken: list[int] = []
+        kept: list[int] = []
         for place, error in enumerate(group.errors):
             # promoted, dropped or tripped meanwhile, perhaps by a row before this one: the rest is the champion's
             if self._slots.challenger is not challenger or challenger.tripped is not None:
                 break
-            taken.append(place)
+            kept.append(place)
             if error is None:
                 self._slots.count_challenger_answer(challenger, group.seconds, group.scores[place])
             else:
                 self._slots.count_challenger_error(challenger)
-        done = _Group(challenger, "challenger", [group.rows[place] for place in taken], group.seconds)
-        done.scores = [group.scores[place] for place in taken]
-        done.errors = [group.errors[place] for place in taken]
+        done = _Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
+        done.scores = [group.scores[place] for place in kept]
+        done.errors = [group.errors[place] for place in kept]
         self._record(request, done)
         return [row for row in rows if request.answers[row] is None]
 
@@ -279,7 +304,7 @@ class Answerer:
             return
         started = time.perf_counter()
         if retried:
-            features = np.concatenate([features, await _encode(champion.model, request.records, retried)])
+            features = np.concatenate([features, await encode(champion.model, request.records, retried)])
         group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started)
         await self._score(group, features, request.deadline_s)
         if request.is_counted:
@@ -378,8 +403,8 @@ class Answerer:
                     rollout=request.rollout,
                     share=request.share,
                     latency_us=int(group.seconds * 1e6),
-                    records=_taken(request.records, group.rows),
-                    entities=_taken(request.entities, group.rows),
+                    records=taken(request.records, group.rows),
+                    entities=taken(request.entities, group.rows),
                     prediction_ids=ids,
                     scores=scores,
                     decisions=decisions,
@@ -387,11 +412,6 @@ class Answerer:
                 )
             )
         return totals
-
-
-def _taken(values: Sequence[Value], rows: Sequence[int]) -> Sequence[Value]:
-    """The `rows` of `values`, in their order; without a copy for the request of one record, which most are."""
-    return values if len(values) == len(rows) == 1 else [values[row] for row in rows]
 
 
 def _split(entities: Sequence[str], challenger: Challenger | None) -> tuple[list[int], list[int]]:
@@ -407,59 +427,3 @@ def _split(entities: Sequence[str], challenger: Challenger | None) -> tuple[list
 
 def _is_for(challenger: Challenger, entity: str) -> bool:
     return position(challenger.position_salt, entity) < challenger.share
-
-
-@dataclass(eq=False)
-class _Encoded:
-    rows: list[int]
-    features: NDArray[np.float32]
-    seconds: float
-
-
-async def _encode(model: Model, records: Sequence[Record], rows: Sequence[int]) -> NDArray[np.float32]:
-    """The `rows` of `records` as features. Raises InvalidRecordError with the rows' positions in the request."""
-    pieces: list[NDArray[np.float32]] = []
-    problems: list[FieldProblem] = []
-    for start in range(0, len(rows), MAXIMUM_ROWS):
-        if start:
-            await asyncio.sleep(0)
-        piece = rows[start : start + MAXIMUM_ROWS]
-        try:
-            pieces.append(model.encoder.encode_rows(_taken(records, piece)))
-        except InvalidRecordError as refused:
-            problems.extend(msgspec.structs.replace(each, row=piece[each.row]) for each in refused.problems)
-            if len(problems) >= _MAXIMUM_PROBLEMS:
-                break
-    if problems:
-        raise InvalidRecordError(problems)
-    if len(pieces) == 1:
-        return pieces[0]
-    return np.concatenate(pieces) if pieces else np.empty((0, model.encoder.width), dtype=np.float32)
-
-
-async def _encode_what_fits(
-    challenger: Model, records: Sequence[Record], rows: list[int], champion: Model
-) -> tuple[_Encoded, list[int]]:
-    """The rows that the challenger's schema accepts, and those that only the champion's does.
-
-    Raises:
-        InvalidRecordError: the champion's schema refuses a row as well: then it is the client's error.
-    """
-    started = time.perf_counter()
-    try:
-        features = await _encode(challenger, records, rows)
-        return _Encoded(rows, features, time.perf_counter() - started), []
-    except InvalidRecordError:
-        await _encode(champion, records, rows)
-    good: list[int] = []
-    bad: list[int] = []
-    for row in rows:
-        try:
-            challenger.encoder.encode(records[row])
-        except InvalidRecordError:
-            bad.append(row)
-        else:
-            good.append(row)
-    started = time.perf_counter()
-    features = await _encode(challenger, records, good)
-    return _Encoded(good, features, time.perf_counter() - started), bad

@@ -23,6 +23,7 @@ from serving.admission import Receive, RequestRefusedError, Scope, Send, problem
 from serving.answering import Answerer
 from serving.auth import Access, AccessRefusedError, open_access, respond_refused, scope_of, with_headers
 from serving.batching import Batcher
+from serving.cache import ScoreCache
 from serving.champion_file import Remembered, StateError, read_champion, write_champion
 from serving.engine import ModelRefusedError, load_model
 from serving.metrics import Metrics
@@ -53,7 +54,8 @@ class ModelServer:
         self.slots = Slots(server=secrets.token_hex(6), remembered=remembered)
         self.writer = PredictionWriter(settings.predictions, project=settings.project, mask=Mask(_mask_key(settings)))
         batcher = Batcher(wait_s=settings.batch_wait_s)
-        self.metrics = _Metrics(self.slots, self.writer, batcher, access=self._access)
+        cache = ScoreCache(seconds=settings.cache_s, rows=settings.cache_rows) if settings.cache_s else None
+        self.metrics = _Metrics(self.slots, self.writer, batcher, cache, access=self._access)
         ids = PredictionIds()
         self._shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.writer, ids=ids)
         answerer = Answerer(
@@ -63,6 +65,7 @@ class ModelServer:
             shadow=self._shadow,
             ids=ids,
             batcher=batcher,
+            cache=cache,
         )
         self.predictions = PredictionRoutes(
             project=settings.project,

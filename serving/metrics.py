@@ -1,6 +1,6 @@
 """Prometheus metrics, read from plain counters when they are scraped: counting an answer costs a few additions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 
 from contracts.prediction_row import API_VERSION
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, SlotCounts
-from serving.batching import Batcher
+from serving.batching import SIZE_EDGES, WAIT_EDGES_S, Batcher
+from serving.cache import ScoreCache
 from serving.prediction_writer import PredictionWriter
 from serving.slots import Slots, count_answer
 
@@ -56,6 +57,7 @@ class Metrics(Collector):
     slots: Slots
     writer: PredictionWriter
     batcher: Batcher = field(default_factory=Batcher)
+    cache: ScoreCache | None = None
     totals: dict[tuple[str, str], Totals] = field(default_factory=dict)
     responses: dict[tuple[str, int], int] = field(default_factory=dict)
     shadow_pairs: int = 0
@@ -124,11 +126,26 @@ class Metrics(Collector):
     def _of_batches(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("paceline_queue_rows", "Rows that wait for their graph run: what to scale on")
         waiting.add_metric((), self.batcher.waiting_rows)
-        runs = CounterMetricFamily("paceline_graph_runs", "Runs of a graph for answers")
-        runs.add_metric((), self.batcher.runs)
-        rows = CounterMetricFamily("paceline_graph_rows", "Rows in those runs; by their number, the mean batch")
-        rows.add_metric((), self.batcher.rows)
-        yield from (waiting, runs, rows)
+        yield waiting
+        batcher = self.batcher
+        yield _histogram("paceline_graph_rows", "Rows in the runs of a graph", SIZE_EDGES, batcher.sizes, batcher.rows)
+        yield _histogram(
+            "paceline_queue_seconds",
+            "How long rows waited for their run",
+            WAIT_EDGES_S,
+            batcher.waits,
+            batcher.wait_sum_s,
+        )
+        yield CounterMetricFamily("paceline_rows_shed", "Rows refused: too many waited", value=batcher.shed)
+        yield CounterMetricFamily("paceline_rows_expired", "Rows dropped: their time was over", value=batcher.expired)
+        if self.cache is not None:
+            asked = CounterMetricFamily(
+                "paceline_cache", "Rows asked of the cache: kept, in another's run, or new", labels=("result",)
+            )
+            for result, count in (("hit", self.cache.hits), ("joined", self.cache.joined), ("miss", self.cache.misses)):
+                asked.add_metric((result,), count)
+            yield asked
+            yield _gauge("paceline_cache_rows", "Rows in the cache", len(self.cache))
 
     def _of_slots(self) -> Iterator[Metric]:
         seen = self.slots.observe()
@@ -162,6 +179,14 @@ class Metrics(Collector):
         yield CounterMetricFamily("paceline_log_failures", "Flushes that the disk refused", value=writer.failed_flushes)
         yield _gauge("paceline_log_buffered_rows", "Predictions not on disk yet", writer.buffered_rows)
         yield _gauge("paceline_log_lag_seconds", "Age of the oldest of them", writer.lag_s)
+
+
+def _histogram(name: str, text: str, edges: Sequence[float], counts: Sequence[int], total: float) -> Metric:
+    family = HistogramMetricFamily(name, text)
+    running = list(accumulate(counts))
+    buckets = [(f"{edge:g}", float(count)) for edge, count in zip(edges, running, strict=False)]
+    family.add_metric((), [*buckets, ("+Inf", running[-1])], total)
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

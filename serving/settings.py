@@ -13,7 +13,7 @@ _YES, _NO = frozenset({"1", "yes", "true", "on"}), frozenset({"", "0", "no", "fa
 _KNOWN = (
     *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
     *("KEYS", "RATE_PER_S", "BURST"),
-    *("TIMEOUT_MS", "BATCH_WAIT_MS"),
+    *("TIMEOUT_MS", "BATCH_WAIT_MS", "CACHE_MS", "CACHE_ROWS"),
 )
 
 
@@ -31,6 +31,7 @@ class Settings:
     `POST /control/fault`, for demonstrations and tests. `keys` is the file of the API keys' hashes (None: no keys, on
     loopback only); `rate_per_s` and `burst` limit the clients whose keys have no limit of their own (None: without).
     `timeout_s` is how long a request is worked on at most, `batch_wait_s` how long a first row waits for others.
+    `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
     """
 
     project: str
@@ -46,6 +47,8 @@ class Settings:
     burst: int | None = None
     timeout_s: float = 10.0
     batch_wait_s: float = 0.0
+    cache_s: float = 0.0
+    cache_rows: int = 10_000
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.control_token:
@@ -89,8 +92,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         allow_faults=_yes_or_no("ALLOW_FAULTS", found.get("ALLOW_FAULTS", "")),
         keys=Path(found["KEYS"]) if found.get("KEYS") else None,
         rate_per_s=_rate(found["RATE_PER_S"]) if found.get("RATE_PER_S") else None,
-        burst=_burst(found["BURST"]) if found.get("BURST") else None,
+        burst=_count("BURST", found["BURST"], MAXIMUM_BURST) if found.get("BURST") else None,
         timeout_s=_milliseconds("TIMEOUT_MS", found.get("TIMEOUT_MS") or "10000", 1, 600_000) / 1000,
+        cache_s=_milliseconds("CACHE_MS", found.get("CACHE_MS") or "0", 0, 60_000) / 1000,
+        cache_rows=_count("CACHE_ROWS", found.get("CACHE_ROWS") or "10000", 1_000_000),
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
     )
 
@@ -114,9 +119,9 @@ def _rate(text: str) -> float:
     return rate_per_s
 
 
-def _burst(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAXIMUM_BURST:
-        raise SettingsError(f"{PREFIX}BURST is {text!r}, expected a whole number from 1 to {MAXIMUM_BURST}")
+def _count(name: str, text: str, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise SettingsError(f"{PREFIX}{name} is {text!r}, expected a whole number from 1 to {most}")
     return int(text)
 
 

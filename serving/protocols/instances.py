@@ -13,10 +13,10 @@ import msgspec
 from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import InputSchema
 from serving.protocols.records import (
+    COLUMNS,
     MAXIMUM_COLUMNS,
     MAXIMUM_RECORDS,
     MalformedRequestError,
-    Prediction,
     PredictResponse,
     parse,
 )
@@ -82,7 +82,7 @@ def encode(answer: PredictResponse, request: InstancesRequest) -> bytes:
     """The answer in the form that `request` asks for."""
     if request.inputs is None:
         return msgspec.json.encode(answer)
-    columns = {name: [getattr(each, name) for each in answer.predictions] for name in Prediction.__struct_fields__}
+    columns = {name: [getattr(each, name) for each in answer.predictions] for name in COLUMNS}
     return msgspec.json.encode(ColumnsResponse(**msgspec.structs.asdict(answer), outputs=columns))
 
 

@@ -84,7 +84,7 @@ def encode(answer: PredictResponse, kind: str) -> bytes:
         return records.encode(answer)
     if kind == JSON_LINES:
         return b"".join(msgspec.json.encode(each) + b"\n" for each in answer.predictions)
-    return csv_of([msgspec.structs.asdict(each) for each in answer.predictions]).encode()
+    return csv_of([{name: getattr(each, name) for name in records.COLUMNS} for each in answer.predictions]).encode()
 
 
 def csv_of(rows: Sequence[dict[str, Any]]) -> str:

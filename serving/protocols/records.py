@@ -25,14 +25,22 @@ class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     records: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MAXIMUM_RECORDS)]
 
 
-class Prediction(msgspec.Struct, frozen=True):
-    """The answer to one record. `slot` says whether the champion or the challenger gave it."""
+class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to one record. `slot` says whether the champion or the challenger gave it.
+
+    `cached` says that another request for the same row was given this score within the last seconds.
+    """
 
     prediction_id: str
     score: float
     decision: bool
     model_version: str
     slot: str
+    cached: bool = False
+
+
+# the columns of answers that are tables; that a score is cached, their clients learn from the header x-cache
+COLUMNS = tuple(name for name in Prediction.__struct_fields__ if name != "cached")
 
 
 class PredictResponse(msgspec.Struct, frozen=True, kw_only=True):

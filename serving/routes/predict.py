@@ -23,9 +23,10 @@ from serving.admission import (
     problem_body,
     usable_request_id,
 )
-from serving.answering import Answerer, ChampionFailedError, NotReadyError, Record
+from serving.answering import Answerer, ChampionFailedError, NotReadyError
 from serving.auth import Access, client_of
 from serving.batching import DeadlineError, OverloadedError
+from serving.encoding import Record
 from serving.metrics import Metrics
 from serving.prediction_writer import PredictionIds
 from serving.protocols import binary_tensors, instances, invocations, open_inference, records
@@ -220,9 +221,12 @@ class PredictionRoutes:
     async def _ask(
         self, request: PredictionRequest, found: Sequence[Record], *, champion_only: bool = False
     ) -> records.PredictResponse:
-        return await self._answerer.answer(
+        answer = await self._answerer.answer(
             found, request.id, champion_only=champion_only, deadline_s=request.deadline_s, client=request.client
         )
+        if answer.predictions[0].cached:
+            request.answer_headers.append((b"x-cache", b"hit"))
+        return answer
 
     def _champion(self, version: str | None) -> Slot:
         """The champion, which has `version` where the path names one."""

@@ -62,8 +62,8 @@ def test_requests_at_once_share_runs_and_each_gets_its_own_score(server: ModelSe
         for family in text_string_to_metric_families(server.client.get("/metrics").text)
         for sample in family.samples
     }
-    assert metrics["paceline_graph_rows_total"] == 400
-    assert metrics["paceline_graph_runs_total"] < 204
+    assert metrics["paceline_graph_rows_sum"] == 400
+    assert metrics["paceline_graph_rows_count"] < 204
     assert metrics["paceline_queue_rows"] == 0
 
 

@@ -1,5 +1,7 @@
 import asyncio
 import math
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ from contracts.assignment import position
 from contracts.bundle import Bundle
 from contracts.encoder import InvalidRecordError
 from contracts.slots import HardLimits, LoadSlot, PromoteSlot, SetShare
+from serving import answering
 from serving.answering import Answerer, ChampionFailedError, NotReadyError, entity_of
-from serving.engine import load_model
+from serving.cache import ScoreCache
+from serving.engine import Model, load_model
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
 from serving.shadow import Shadow
 from serving.slots import Slots
-from serving.suspension import as_future
+from serving.suspension import as_future, drive
 from tests.fixtures.bundles import CARRIERS, TINY_SCHEMA, tiny_bundle, tiny_record
 
 STRICT_SCHEMA = msgspec.structs.replace(
@@ -50,7 +54,9 @@ class Log(PredictionWriter):
 class Parts:
     """A server's parts without its HTTP, with version 1 as champion."""
 
-    def __init__(self, root: Path, champion: Bundle | None, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, root: Path, champion: Bundle | None, runner: asyncio.Runner, cache: ScoreCache | None = None
+    ) -> None:
         self.run = runner.run
         self.slots = Slots(server="a")
         self.log = Log(root)
@@ -64,6 +70,7 @@ class Parts:
             shadow=self.shadow,
             ids=ids,
             batcher=self.metrics.batcher,
+            cache=cache,
         )
         if champion is not None:
             self.place(champion, "1", None)
@@ -98,6 +105,11 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture
 def parts(tmp_path: Path, runner: asyncio.Runner) -> Parts:
     return Parts(tmp_path, tiny_bundle(tmp_path), runner)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, runner: asyncio.Runner) -> Parts:
+    return Parts(tmp_path, tiny_bundle(tmp_path), runner, ScoreCache(seconds=60, rows=100))
 
 
 def fill(parts: Parts, tmp_path: Path, share: float, limits: HardLimits | None = None, **bundle: Any) -> None:
@@ -311,3 +323,82 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not holds():
             await asyncio.sleep(0.001)
+
+
+def test_with_a_cache_identical_records_share_one_run_are_marked_and_counted_once(cached: Parts) -> None:
+    async def three() -> list[Any]:
+        asked = [as_future(cached.answerer.answer([tiny_record(1)], f"r{number}")) for number in range(3)]
+        return [await each for each in asked]
+
+    together = [answer.predictions[0] for answer in cached.run(three())]
+    later = cached.answer(tiny_record(1)).predictions[0]
+    other = cached.answer(tiny_record(2)).predictions[0]
+    assert [each.cached for each in (*together, later, other)] == [False, True, True, True, False]
+    assert {each.score for each in (*together, later)} == {together[0].score}
+    assert len({each.prediction_id for each in (*together, later)}) == 4
+    champion = cached.slots.champion
+    assert champion is not None
+    assert champion.counts.requests == 2
+    assert len(cached.log.rows()) == 5, "who got which prediction is logged for all of them"
+
+
+def test_a_cached_score_of_one_version_is_not_given_for_another(cached: Parts, tmp_path: Path) -> None:
+    before = cached.answer(tiny_record(1)).predictions[0]
+    cached.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
+    cached.slots.promote(PromoteSlot(version="2", expected="1"), lambda _: None)
+    after = cached.answer(tiny_record(1)).predictions[0]
+    assert (after.model_version, after.cached) == ("2", False)
+    assert after.score != before.score
+
+
+@pytest.mark.parametrize("shadow", [True, False])
+def test_during_a_rollout_every_request_has_a_run_of_its_own(cached: Parts, tmp_path: Path, shadow: bool) -> None:
+    cached.answer(tiny_record(1))
+    cached.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
+    cached.share(0.0 if shadow else 1e-9, shadow=shadow)
+    assert not cached.answer(tiny_record(1)).predictions[0].cached
+    champion = cached.slots.champion
+    assert champion is not None
+    assert champion.counts.requests == 2
+
+
+def test_who_waits_for_a_run_whose_client_has_gone_gets_a_run_of_its_own(cached: Parts) -> None:
+    async def both() -> Any:
+        gone = drive(cached.answerer.answer([tiny_record(1)], "gone"), lambda _: None, lambda _: None)
+        stays = as_future(cached.answerer.answer([tiny_record(1)], "stays"))
+        gone.abandon(ConnectionError("gone"))
+        return await stays
+
+    answer = cached.run(both())
+    assert not answer.predictions[0].cached
+    assert answer.predictions[0].score == cached.answer(tiny_record(1)).predictions[0].score
+
+
+def test_a_challenger_that_is_too_slow_has_failed_and_the_champion_answers(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "MAXIMUM_CHALLENGER_S", 0.05)
+    fill(parts, tmp_path, 1.0)
+    challenger = parts.slots.challenger
+    assert challenger is not None
+    released = threading.Event()
+
+    class Slow(Model):
+        def score(self, features: Any) -> Any:
+            time.sleep(0.05)
+            released.wait(30)
+            return super().score(features)
+
+    challenger.model = Slow(**{name: getattr(challenger.model, name) for name in Model.__dataclass_fields__})
+    released.set()
+    assert parts.answer(tiny_record(0)).predictions[0].slot == "challenger"
+    released.clear()  # its first run told that it is slow: the next one hangs in the thread of its lane
+    try:
+        answer = parts.answer(tiny_record(1), tiny_record(2))
+    finally:
+        released.set()
+    assert {each.slot for each in answer.predictions} == {"champion"}
+    assert challenger.counts.errors == 2
+    slot, _, error = parts.log.rows()[1]
+    assert slot == "challenger"
+    assert "the challenger is too slow" in str(error)
