@@ -16,9 +16,11 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """One field of a record.
 
     `required` refuses a missing value; otherwise missing is NaN in the encoded row. A number outside
-    [`minimum`, `maximum`] is handled as `outside` says, a category outside `vocabulary` as `unseen` says.
-    A timestamp (local time, ISO 8601 without offset) becomes one column for each of `parts`. An identifier is
-    validated and logged, and is no feature. `personal` fields are never logged in clear.
+    [`minimum`, `maximum`], an infinity too, is handled as `outside` says, one that is NaN as `nan` says, a category
+    outside `vocabulary` as `unseen` says, and a value of another kind (or a text that is no local time) as `malformed`
+    says: what is taken as missing in this way is NaN also where a value is required. A timestamp (local time, ISO 8601
+    without offset) becomes one column for each of `parts`. An identifier is validated and logged, and is no feature.
+    `personal` fields are never logged in clear.
     """
 
     name: str
@@ -27,11 +29,19 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     minimum: float | None = None
     maximum: float | None = None
     outside: Literal["reject", "clip", "missing"] = "reject"
+    nan: Literal["reject", "missing"] = "reject"
     vocabulary: tuple[str, ...] = ()
     unseen: Literal["reject", "missing"] = "missing"
+    malformed: Literal["reject", "missing"] = "reject"
     parts: tuple[Part, ...] = ()
     personal: bool = False
     description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.nan == "missing" and self.kind != "number":
+            raise ValueError(f"{self.name!r} is a {self.kind}; nan: missing belongs to numbers")
+        if self.malformed == "missing" and self.kind == "identifier":
+            raise ValueError(f"{self.name!r} is an identifier; malformed: missing belongs to what becomes a column")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -64,6 +74,10 @@ class InputSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         for role, name in [("entity", self.entity), ("time", self.time), *(("key", key) for key in self.key)]:
             if name not in names:
                 raise ValueError(f"{role} names the field {name!r}, which is not declared; declared: {names}")
+            if self.fields[names.index(name)].malformed == "missing":
+                raise ValueError(
+                    f"{role} names the field {name!r}: it says what event a row is of, so malformed: reject"
+                )
         for field in self.fields:
             if field.kind == "category" and not field.vocabulary:
                 raise ValueError(f"the category {field.name!r} has no vocabulary: fit it or declare it")

@@ -35,7 +35,7 @@ FIELDS = InputSchema(
 def build(folder: Path, rows: int = 20_000) -> tuple[Bundle, list[dict[str, Any]]]:
     """A verified bundle below `folder`, and 500 different records for it."""
     random = np.random.default_rng(1)
-    records = [_record(random, number) for number in range(rows)]
+    records = [record_of(random, number) for number in range(rows)]
     features = Encoder(FIELDS).encode_rows(records)
     signal = features[:, 4] * 0.1 + np.sin(features[:, 5]) + (features[:, 2] == 3)
     labels = (random.random(rows) < 1 / (1 + np.exp(-signal + 1))).astype(np.float64)
@@ -73,7 +73,8 @@ def install(url: str, bundle: Bundle) -> None:
         client.post("/control/promote", json={"version": "1", "expected": None}).raise_for_status()
 
 
-def _record(random: np.random.Generator, number: int) -> dict[str, Any]:
+def record_of(random: np.random.Generator, number: int) -> dict[str, Any]:
+    """A made-up record by `FIELDS`; another for each `number`."""
     return {
         "tailnum": f"N{number:05}",
         "scheduled": f"2013-07-{number % 28 + 1:02}T{number % 24:02}:{number % 60:02}:00",

@@ -116,6 +116,8 @@ def _field_schema(field: Field) -> dict[str, Any]:
         else:
             schema["examples"] = list(field.vocabulary[:5])
             remarks.append(f"{len(field.vocabulary)} known words, another counts as missing")
+    if field.malformed == "missing":
+        remarks.append("a value of another kind counts as missing")
     if field.personal:
         remarks.append("personal: never logged in clear")
     if not field.required:
