@@ -14,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.logging import RichHandler
+from rich.text import Text
 
 app = typer.Typer(
     name="paceline",
@@ -349,6 +351,80 @@ def _show_lines(result: Any, as_json: bool, text: str) -> None:
         _show(result, as_json)
     else:
         sys.stdout.write(text + "\n")  # as it is: a key that the terminal's width breaks in two cannot be copied
+
+
+bench = typer.Typer(no_args_is_help=True, help="Load on a model server: what it can do, what its clients would feel.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("serve")
+def bench_serve(
+    url: Annotated[str, typer.Argument(metavar="URL", help="For example http://127.0.0.1:8500.")],
+    rate: Annotated[float | None, typer.Option(help="Requests a second, due whatever the answers do. [100]")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Instead of a rate: connections that each wait for their answer.")
+    ] = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="Search the largest rate that meets the objective, from --rate on.")
+    ] = False,
+    objective_p99_ms: Annotated[float, typer.Option("--objective-p99-ms", help="For --find-rate.")] = 10.0,
+    duration: Annotated[float, typer.Option(help="Seconds that count, of each load.")] = 10.0,
+    warmup: Annotated[float, typer.Option(help="Seconds before them that do not.")] = 1.0,
+    rows: Annotated[int, typer.Option(help="Records in each request.")] = 1,
+    protocol: Annotated[str, typer.Option(help="records, open-inference or open-inference-binary.")] = "records",
+    records: Annotated[
+        Path | None, typer.Option(help="One record a line, JSON; default: made from the live model's schema.")
+    ] = None,
+    connections: Annotated[int, typer.Option(help="The most that are open.")] = 256,
+    timeout: Annotated[float, typer.Option(help="Seconds that a client waits from when its request is due.")] = 5.0,
+    arrivals: Annotated[str, typer.Option(help="poisson (independent clients) or fixed.")] = "poisson",
+    seed: Annotated[int, typer.Option(help="Of the arrivals and the records.")] = 1,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PACELINE_API_KEY", help="With the scopes predict and metadata.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="For machines; - is standard output.")
+    ] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="A page with the plots.")] = None,
+) -> None:
+    """Send requests when they are due, count latency from then, and report. Ctrl-C ends it with what there is."""
+    from pipelines.tasks import benching
+
+    options = benching.Options(
+        rate=rate,
+        concurrency=concurrency,
+        find_rate=find_rate,
+        objective_p99_ms=objective_p99_ms,
+        duration_s=duration,
+        warmup_s=warmup,
+        rows=rows,
+        protocol=benching.protocol_of(protocol),
+        connections=connections,
+        timeout_s=timeout,
+        arrivals=benching.arrivals_of(arrivals),
+        seed=seed,
+        records=records,
+        api_key=api_key,
+    )
+    is_stdout = json_file == Path("-")
+    # drawn by the load itself, twice a second: a thread that draws would take the interpreter from it in between
+    with Live(console=err, auto_refresh=False, transient=True) as line, benching.event_loop() as runner:
+        result = runner.run(
+            _until_signal(
+                lambda stop: benching.bench_serve(
+                    url, options, stop=stop, on_progress=lambda text: line.update(Text(text), refresh=True)
+                )
+            )
+        )
+    benching.write_reports(result, json_file=None if is_stdout else json_file, html_file=html_file)
+    if is_stdout:
+        _show(benching.json_of(result), as_json=True)
+    else:
+        sys.stdout.write(benching.text_of(result) + "\n")
+        sys.stdout.flush()
+        for file in (json_file, html_file):
+            if file is not None:
+                err.print(f"written: {file}", highlight=False)
 
 
 @app.command()
