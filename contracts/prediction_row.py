@@ -1,10 +1,15 @@
 """The row that the model server logs for each prediction, and monitoring reads.
 
-Segments are Parquet files in `<root>/day=YYYY-MM-DD/`, by the UTC day on which the prediction was served.
+Rows lie in `<root>/day=YYYY-MM-DD/`, by the UTC day on which the prediction was served: in segments, which are Arrow
+IPC streams (`.arrows`, one record batch for each commit), until a past day's are compacted into one Parquet file.
+Whoever writes a segment holds it by an exclusive `flock`, and ends it with Arrow's end-of-stream mark when it is whole;
+a segment without that mark that nobody holds is a crashed writer's, whose last batch may be torn. Names that start with
+a dot are not to be read.
 """
 
 import msgspec
 
+END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's IPC format
 API_VERSION = "1.0.0"
 
 
@@ -12,7 +17,9 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     """One prediction. `event_time` is the record's own time, `served_at` the server's, both ISO 8601.
 
     `inputs` is the record as JSON, personal fields masked. A challenger's error that the champion answered is a row of
-    slot `challenger` with `error` set and no score, beside the champion's row with the same `request_id`.
+    slot `challenger` with `error` set and no score, beside the champion's row with the same `request_id`. `client` is
+    who got the prediction (None: a server without keys, or a shadow's row, which nobody got). `unusual` has the flags
+    of an unusual prediction, joined by commas: `extreme_score`, `outside_baseline:<field>`, `unseen_category:<field>`.
     """
 
     prediction_id: str
@@ -31,3 +38,5 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     latency_us: int
     error: str | None
     inputs: str
+    client: str | None = None
+    unusual: str | None = None

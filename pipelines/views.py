@@ -67,15 +67,17 @@ def lineage(prediction_id: str, project: str | None = None) -> dict[str, Any]:
     Raises:
         LookupError: no project's prediction log has that id.
     """
-    from pipelines.monitoring.predictions import find_prediction
+    from pipelines.monitoring.predictions import find_prediction, why_absent
 
     searched = [project] if project else list(projects())
     for name in searched:
         found = find_prediction(home().predictions(name), prediction_id)
         if found is not None:
             return _lineage(name, found)
+    known = [reason for name in searched if (reason := why_absent(home().predictions(name), prediction_id))]
     raise LookupError(
-        f"no prediction {prediction_id} in the log of {', '.join(searched)}; a row appears about a second later"
+        f"no prediction {prediction_id} in the log of {', '.join(searched)}; "
+        + ("; ".join(known) or "a row appears about a second later")
     )
 
 

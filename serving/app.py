@@ -52,9 +52,14 @@ class ModelServer:
         remembered = self._read_state()
         self._remembered = remembered
         self.slots = Slots(server=secrets.token_hex(6), remembered=remembered)
-        self.writer = PredictionWriter(settings.predictions, project=settings.project, mask=Mask(_mask_key(settings)))
         batcher = Batcher(wait_s=settings.batch_wait_s)
         cache = ScoreCache(seconds=settings.cache_s, rows=settings.cache_rows) if settings.cache_s else None
+        self.writer = PredictionWriter(
+            settings.predictions,
+            project=settings.project,
+            mask=Mask(_mask_key(settings)),
+            policy=settings.log_policy,
+        )
         self.metrics = _Metrics(self.slots, self.writer, batcher, cache, access=self._access)
         ids = PredictionIds()
         self._shadow = Shadow(slots=self.slots, metrics=self.metrics, writer=self.writer, ids=ids)
@@ -96,7 +101,7 @@ class ModelServer:
 
     async def start(self) -> None:
         """Loads the remembered champion and starts the log, the shadow, and the timers of the lease and the keys."""
-        self.writer.start()
+        self.writer.start(asyncio.get_running_loop())
         await self._load_champion()
         self._shadow.start()
         loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from contracts.bundle import Bundle, BundleError, ServingProfile, read_bundle
+from contracts.bundle import Baseline, Bundle, BundleError, ServingProfile, read_bundle
 from contracts.encoder import Encoder, InvalidRecordError
 from contracts.input_schema import InputSchema
 
@@ -41,6 +41,7 @@ class Model:
     encoder: Encoder
     threshold: float
     run: Callable[[NDArray[np.float32]], Any]
+    baseline: Baseline | None = None
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The scores of `features` (float32, rows × columns), shape (rows,).
@@ -82,6 +83,7 @@ def load_model(path: Path, bundle_id: str, version: str, project: str) -> Model:
             encoder=Encoder(schema),
             threshold=bundle.manifest.threshold,
             run=_session(bundle.model_path, bundle.manifest.serving, len(schema.columns)),
+            baseline=bundle.baseline,
         )
         _replay_golden_rows(model)
     except (BundleError, msgspec.DecodeError, OSError) as error:

@@ -176,6 +176,15 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "paceline_log_dropped", "Predictions never logged", value=writer.dropped_rows + writer.lost_rows
         )
+        yield CounterMetricFamily(
+            "paceline_log_refused", "Predictions not given: their rows could not be logged", value=writer.refused_rows
+        )
+        unusual = CounterMetricFamily(
+            "paceline_unusual_predictions", "Rows unlike the bundle's baseline", labels=(*_LABELS, "flag")
+        )
+        for key, rows in list(writer.unusual.items()):
+            unusual.add_metric(key, rows)
+        yield unusual
         yield CounterMetricFamily("paceline_log_failures", "Flushes that the disk refused", value=writer.failed_flushes)
         yield _gauge("paceline_log_buffered_rows", "Predictions not on disk yet", writer.buffered_rows)
         yield _gauge("paceline_log_lag_seconds", "Age of the oldest of them", writer.lag_s)

@@ -1,80 +1,62 @@
-"""The prediction log: groups of answered rows from the event loop, Parquet segments on disk by a thread.
+"""The prediction log: groups of answered rows from the event loop, segments on disk by a thread.
 
 The event loop only appends references; masking, JSON and Arrow happen in the thread, in pieces that give the
-interpreter back often. Segments appear by one rename, so that a reader never sees half a file. A full buffer drops
-rows and counts them: logging never holds up an answer.
+interpreter back often. All rows that wait are committed together, by one write and one fsync. What happens when the
+disk is full or slow is the policy:
+
+- `drop`: logging never holds up an answer. Rows wait in a bounded buffer until the disk takes them; what the full
+  buffer cannot take is dropped and counted. A killed process loses what it took in its last half second.
+- `fail`: an answer is sent only after its rows are durable, and refused where they cannot be. Rows that the disk has
+  refused are not tried again: their client was told that there is no prediction, so the log must not show one.
 """
 
+import asyncio
+import contextlib
 import logging
-import os
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import msgspec
-import pyarrow
-import pyarrow.json
-import pyarrow.parquet
+from serving.prediction_batch import DAY_S, BatchBuilder, LoggedGroup, Mask
+from serving.prediction_segments import Segments
+from serving.suspension import Suspension
 
-from contracts.encoder import parse_timestamp
-from contracts.input_schema import InputSchema
-from contracts.prediction_row import PredictionRow
+__all__ = [
+    "LogFailedError",
+    "LogFullError",
+    "LogPolicy",
+    "LoggedGroup",
+    "Mask",
+    "PredictionIds",
+    "PredictionWriter",
+]
 
+LogPolicy = Literal["drop", "fail"]
 MAXIMUM_BUFFERED_ROWS = 100_000
-MAXIMUM_SEGMENT_ROWS = 10_000
-FLUSH_EVERY_S = 1.0
+MAXIMUM_BATCH_GROUPS = 5_000
+MAXIMUM_UNUSUAL_SERIES = 500  # versions × slots × flags that are counted; the oldest go
+FLUSH_EVERY_S = 0.5  # a kill loses at most this and one write
 FLUSH_ROWS = 2_000
+COMMIT_EVERY_S = 0.002  # with the policy `fail`, at most: a commit has a price of its own, which its rows share
+RETRY_AFTER_S = 1.0
+_PAUSE_S = 2e-5  # sleep(0) would take the interpreter back before anybody else has woken up
 _STOP_TIMEOUT_S = 10.0
-_MASK_PREFIX = "masked:"
 _MAXIMUM_SEQUENCE = 0xFFF
+_KEPT_FAILURES = 64
 _NODE = (1 << 48) - 1  # the last 48 bits of a UUID
 logger = logging.getLogger(__name__)
 
-_TYPES: dict[Any, pyarrow.DataType] = {
-    str: pyarrow.string(),
-    float: pyarrow.float64(),
-    int: pyarrow.int64(),
-    bool: pyarrow.bool_(),
-}
+
+class LogFullError(Exception):
+    """The prediction log of an audited project takes no rows now: its buffer is full, or the disk has refused."""
 
 
-def _arrow_type(annotation: Any) -> pyarrow.DataType:
-    found = [kind for kind in _TYPES if kind is annotation or kind in getattr(annotation, "__args__", ())]
-    return _TYPES[found[0]]
-
-
-SEGMENT_SCHEMA: pyarrow.Schema = pyarrow.schema(
-    [(column.name, _arrow_type(column.type)) for column in msgspec.structs.fields(PredictionRow)]
-)
-
-
-@dataclass(slots=True, eq=False)
-class LoggedGroup:
-    """Rows of one request that one slot answered; the sequences are parallel. `served_at_s` is since the epoch."""
-
-    served_at_s: float
-    request_id: str
-    schema: InputSchema
-    version: str
-    bundle: str
-    slot: str
-    rollout: str | None
-    share: float
-    latency_us: int
-    records: Sequence[Mapping[str, Any]]
-    entities: Sequence[str]
-    prediction_ids: Sequence[str]
-    scores: Sequence[float | None]
-    decisions: Sequence[bool | None]
-    errors: Sequence[str | None]
+class LogFailedError(Exception):
+    """The disk has refused rows that an answer waited for; they are not in the log, and will not be."""
 
 
 class PredictionIds:
@@ -101,27 +83,6 @@ class PredictionIds:
         return f"{self._head}{self._sequence:03x}{self._tail}"
 
 
-class Mask:
-    """Stands a keyed hash in for personal values: equal values stay equal, and nobody without the key can try them."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = blake2b(key, digest_size=32).digest()
-
-    def value(self, value: Any) -> str:
-        """The mask of `value`."""
-        return _MASK_PREFIX + blake2b(str(value).encode(), digest_size=16, key=self._key).hexdigest()
-
-    def record(self, record: Mapping[str, Any], personal: Sequence[str]) -> Mapping[str, Any]:
-        """`record` with its `personal` fields masked; missing values stay missing."""
-        if not personal:
-            return record
-        masked = dict(record)
-        for name in personal:
-            if masked.get(name) is not None:
-                masked[name] = self.value(masked[name])
-        return masked
-
-
 class PredictionWriter:
     """Writes segments below `root`; `start` before the first `append`, `stop` flushes what is left."""
 
@@ -131,24 +92,38 @@ class PredictionWriter:
         *,
         project: str,
         mask: Mask,
+        policy: LogPolicy = "drop",
         maximum_rows: int = MAXIMUM_BUFFERED_ROWS,
         flush_every_s: float = FLUSH_EVERY_S,
     ) -> None:
         self._root = root
-        self._project = project
-        self._mask = mask
+        self._is_audited = policy == "fail"
         self._maximum_rows = maximum_rows
         self._flush_every_s = flush_every_s
+        self._segments = Segments(root)
+        self._builder = BatchBuilder(project, mask, lambda: time.sleep(_PAUSE_S))
         self._groups: deque[LoggedGroup] = deque()
+        self._in_hand: list[LoggedGroup] = []
         self._wake = threading.Event()
-        self._stopping = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction-writer", daemon=True)
-        # each counter has one writing thread: the first two the event loop's, the others this writer's
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # positions count groups from the first on: what waits for position 7 waits for the first seven
+        self._appended = 0
+        self._settled = 0
+        self._waiters: deque[tuple[int, Suspension[None]]] = deque()
+        self._failures: deque[tuple[int, int, LogFailedError]] = deque(maxlen=_KEPT_FAILURES)
+        self._refused_until_s = 0.0
+        self._is_refusing = False
+        # each counter has one writing thread: the first three the event loop's, the others this writer's
         self.accepted_rows = 0
         self.dropped_rows = 0
+        self.refused_rows = 0
         self.written_rows = 0
         self.lost_rows = 0
         self.failed_flushes = 0
+        self._taken_rows = 0
+        self.unusual: dict[tuple[str, str, str], int] = {}  # version, slot, flag → rows
 
     @property
     def buffered_rows(self) -> int:
@@ -158,132 +133,182 @@ class PredictionWriter:
     @property
     def lag_s(self) -> float:
         """The age of the oldest row that is not on disk yet."""
-        try:
-            return max(0.0, time.time() - self._groups[0].served_at_s)
-        except IndexError:
-            return 0.0
+        for waiting in (self._in_hand, self._groups):
+            with contextlib.suppress(IndexError):
+                return max(0.0, time.time() - waiting[0].served_at_s)
+        return 0.0
 
-    def start(self) -> None:
-        """Starts the thread."""
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Starts the thread. `loop` is where `committed` is awaited; the policy `fail` needs it."""
+        if self._is_audited and loop is None:
+            raise ValueError("with the policy fail the log needs the event loop on which answers wait for it")
+        self._loop = loop
         self._root.mkdir(parents=True, exist_ok=True)
         self._thread.start()
 
     def append(self, group: LoggedGroup) -> None:
-        """Takes a group over, or drops and counts it when the buffer is full."""
+        """Takes a group over. Where the buffer is full, `drop` drops and counts it.
+
+        Raises:
+            LogFullError: with the policy `fail`, when the buffer is full or the disk has refused within a second.
+        """
         rows = len(group.prediction_ids)
-        if self.buffered_rows + rows > self._maximum_rows:
+        accepted = self.accepted_rows
+        if accepted + rows - self.written_rows - self.lost_rows > self._maximum_rows:
+            if self._is_audited:
+                self._refuse(rows, f"{self.buffered_rows} predictions wait for the disk")
             self.dropped_rows += rows
             return
+        if self._is_audited and time.monotonic() < self._refused_until_s:
+            self._refuse(rows, "the disk has refused predictions")
         self._groups.append(group)
-        self.accepted_rows += rows
-        if self.buffered_rows >= FLUSH_ROWS:
+        self._appended += 1
+        self.accepted_rows = accepted + rows
+        if accepted + rows - self._taken_rows >= FLUSH_ROWS:
             self._wake.set()
+
+    def committed(self) -> Suspension[None] | None:
+        """What an answer waits for before it is sent; None where it need not wait (`drop`).
+
+        It is resolved on the event loop once all rows appended so far are durable. It fails with LogFailedError when
+        the disk refused those appended last, or when one of them cannot be logged.
+        """
+        if not self._is_audited:
+            return None
+        waiter: Suspension[None] = Suspension()
+        self._waiters.append((self._appended, waiter))
+        self._wake.set()
+        return waiter
 
     def stop(self) -> None:
         """Flushes what is left and ends the thread; rows that the disk refuses are logged as lost."""
-        self._stopping = True
+        self._stop.set()
         self._wake.set()
         self._thread.join(_STOP_TIMEOUT_S)
         if self.buffered_rows:
             logger.error("%d predictions could not be written below %s", self.buffered_rows, self._root)
 
+    def _refuse(self, rows: int, reason: str) -> None:
+        self.refused_rows += rows
+        raise LogFullError(f"{reason}, and this project's predictions must be logged")
+
+    # -- in the thread ---------------------------------------------------------------------------------------------
+
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stop.is_set():
             self._wake.wait(self._flush_every_s)
             self._wake.clear()
+            started_s = time.monotonic()
             self._flush()
+            self._segments.retire()
+            if self._is_audited:
+                time.sleep(max(0.0, started_s + COMMIT_EVERY_S - time.monotonic()))
+            elif self._is_refusing:
+                self._stop.wait(self._flush_every_s)  # a full buffer must not ask the disk without a pause
         self._flush()
+        self._segments.close()
 
     def _flush(self) -> None:
-        """Writes what waits now as segments; on a refusal of the disk the rows stay, for the next time.
+        """Commits what waits now, a batch for each day; what comes meanwhile waits for the next flush.
 
-        What comes meanwhile waits for the next flush: written at once it would make a stream of tiny segments, each
-        with its own fsync, which cost half of the server's time.
+        Written at once it would make a stream of tiny batches, each with its own fsync.
         """
         waiting = len(self._groups)
         while waiting:
-            taken: list[LoggedGroup] = []
-            rows = 0
-            for group in islice(tuple(self._groups), waiting):
-                if taken and (rows + len(group.prediction_ids) > MAXIMUM_SEGMENT_ROWS or _day(group) != _day(taken[0])):
-                    break
-                taken.append(group)
-                rows += len(group.prediction_ids)
-            try:
-                written = self._write_segment(taken)
-            except OSError:
-                self.failed_flushes += 1
-                logger.exception("the prediction log below %s cannot be written; %d rows wait", self._root, rows)
-                return
+            day, taken = self._take(waiting)
             waiting -= len(taken)
-            for _ in taken:
-                self._groups.popleft()
-            self.written_rows += written
-            self.lost_rows += rows - written
-
-    def _write_segment(self, groups: Sequence[LoggedGroup]) -> int:
-        lines: list[bytes] = []
-        for group in groups:
             try:
-                lines.extend(msgspec.json.encode(row) for row in self._rows(group))
-            except Exception:  # one request that cannot be written must not stop the log for all others
-                logger.exception("the predictions of request %s cannot be logged", group.request_id)
-        if not lines:
-            return 0
-        # Arrow parses JSON without holding the interpreter; building arrays from lists would hold up the answers
-        content = b"\n".join(lines)
-        table = pyarrow.json.read_json(
-            pyarrow.BufferReader(content),
-            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(content) + 1),
-            parse_options=pyarrow.json.ParseOptions(explicit_schema=SEGMENT_SCHEMA, unexpected_field_behavior="error"),
-        )
-        folder = self._root / f"day={_day(groups[0])}"
-        folder.mkdir(parents=True, exist_ok=True)
-        name = groups[0].prediction_ids[0]
-        draft = folder / f".{name}.draft"
+                given_back = self._commit(day, taken)
+            except OSError as error:
+                self.failed_flushes += 1
+                if not self._is_refusing:
+                    self._is_refusing = True
+                    logger.exception("the prediction log below %s cannot be written", self._root)
+                if not self._is_audited:
+                    self._give_back(taken)
+                    self._in_hand = []
+                    return
+                self._refused_until_s = time.monotonic() + RETRY_AFTER_S
+                self._lose(taken, f"the prediction log cannot be written: {error}")
+            except Exception:
+                logger.exception("%d predictions cannot be logged", _rows(taken))
+                self._lose(taken, "the predictions cannot be logged")
+            else:
+                waiting += given_back
+                if self._is_refusing:
+                    self._is_refusing = False
+                    logger.warning("the prediction log below %s is written again", self._root)
+            self._in_hand = []
+        self._settle()
+
+    def _take(self, waiting: int) -> tuple[int, list[LoggedGroup]]:
+        """The first of the groups that wait, as far as they are of the same day."""
+        taken = [self._groups.popleft()]
+        day = int(taken[0].served_at_s // DAY_S)
+        for _ in range(min(waiting, MAXIMUM_BATCH_GROUPS) - 1):
+            if self._groups[0].served_at_s // DAY_S != day:
+                break
+            taken.append(self._groups.popleft())
+        self._in_hand = taken
+        self._taken_rows += _rows(taken)
+        return day, taken
+
+    def _commit(self, day: int, groups: list[LoggedGroup]) -> int:
+        """Writes `groups`, durably; gives those back that were too many for one batch, and says how many."""
+        batch = self._builder.build(day, groups)
+        if batch.rows:
+            self._segments.append(day, groups[0].prediction_ids[0], batch.content)
+        too_many = groups[batch.taken :]
+        self._give_back(too_many)
+        del groups[batch.taken :]
+        if batch.refused:
+            error = LogFailedError("the predictions of one of the requests committed together cannot be logged")
+            self._failures.append((self._settled + batch.refused[0], self._settled + batch.taken, error))
+        self._count_unusual(batch.unusual)
+        self.written_rows += batch.rows
+        self.lost_rows += _rows(groups) - batch.rows
+        self._settled += batch.taken
+        self._settle()
+        return len(too_many)
+
+    def _count_unusual(self, found: Mapping[tuple[str, str, str], int]) -> None:
+        for key, rows in found.items():
+            self.unusual[key] = self.unusual.get(key, 0) + rows
+        while len(self.unusual) > MAXIMUM_UNUSUAL_SERIES:
+            del self.unusual[next(iter(self.unusual))]
+
+    def _give_back(self, groups: Sequence[LoggedGroup]) -> None:
+        self._groups.extendleft(reversed(groups))
+        self._taken_rows -= _rows(groups)
+
+    def _lose(self, groups: Sequence[LoggedGroup], reason: str) -> None:
+        self._failures.append((self._settled, self._settled + len(groups), LogFailedError(reason)))
+        self.lost_rows += _rows(groups)
+        self._settled += len(groups)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Hands the answers whose rows have been dealt with back to the event loop, all in one call."""
+        due: list[tuple[Suspension[None], LogFailedError | None]] = []
+        while self._waiters and self._waiters[0][0] <= self._settled:
+            position, waiter = self._waiters.popleft()
+            failed = [error for start, end, error in self._failures if start < position <= end]
+            due.append((waiter, failed[0] if failed else None))
+        if due and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_wake_up, due)
+
+
+def _rows(groups: Sequence[LoggedGroup]) -> int:
+    return sum(len(group.prediction_ids) for group in groups)
+
+
+def _wake_up(due: Sequence[tuple[Suspension[None], LogFailedError | None]]) -> None:
+    for waiter, error in due:
         try:
-            with draft.open("wb") as file:
-                pyarrow.parquet.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(folder / f"{name}.parquet")
-        finally:
-            draft.unlink(missing_ok=True)
-        return len(lines)
-
-    def _rows(self, group: LoggedGroup) -> list[PredictionRow]:
-        schema = group.schema
-        personal = [field.name for field in schema.fields if field.personal]
-        served_at = datetime.fromtimestamp(group.served_at_s, UTC).isoformat(timespec="microseconds")
-        return [
-            PredictionRow(
-                prediction_id=group.prediction_ids[row],
-                request_id=group.request_id,
-                served_at=served_at,
-                event_time=_event_time(record.get(schema.time)),
-                project=self._project,
-                version=group.version,
-                bundle=group.bundle,
-                slot=group.slot,
-                rollout=group.rollout,
-                share=group.share,
-                entity=self._mask.value(group.entities[row]) if schema.entity in personal else group.entities[row],
-                score=group.scores[row],
-                decision=group.decisions[row],
-                latency_us=group.latency_us,
-                error=group.errors[row],
-                inputs=msgspec.json.encode(self._mask.record(record, personal)).decode(),
-            )
-            for row, record in enumerate(group.records)
-        ]
-
-
-def _day(group: LoggedGroup) -> str:
-    return datetime.fromtimestamp(group.served_at_s, UTC).date().isoformat()
-
-
-def _event_time(value: Any) -> str:
-    try:
-        return parse_timestamp(value).isoformat()
-    except (TypeError, ValueError):
-        return "" if value is None else str(value)  # a challenger's schema may have refused it: keep what was sent
+            if error is None:
+                waiter.resolve(None)
+            else:
+                waiter.fail(error)
+        except Exception:  # one answer that cannot be sent must not hold up those beside it
+            logger.exception("an answer that waited for the prediction log failed")

@@ -5,6 +5,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from contracts.access import MAXIMUM_BURST, MAXIMUM_RATE_PER_S, MINIMUM_RATE_PER_S
 
@@ -14,6 +15,7 @@ _KNOWN = (
     *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
     *("KEYS", "RATE_PER_S", "BURST"),
     *("TIMEOUT_MS", "BATCH_WAIT_MS", "CACHE_MS", "CACHE_ROWS"),
+    "LOG_POLICY",
 )
 
 
@@ -32,6 +34,7 @@ class Settings:
     loopback only); `rate_per_s` and `burst` limit the clients whose keys have no limit of their own (None: without).
     `timeout_s` is how long a request is worked on at most, `batch_wait_s` how long a first row waits for others.
     `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
+    `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
     """
 
     project: str
@@ -49,6 +52,7 @@ class Settings:
     batch_wait_s: float = 0.0
     cache_s: float = 0.0
     cache_rows: int = 10_000
+    log_policy: Literal["drop", "fail"] = "drop"
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.control_token:
@@ -97,6 +101,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_s=_milliseconds("CACHE_MS", found.get("CACHE_MS") or "0", 0, 60_000) / 1000,
         cache_rows=_count("CACHE_ROWS", found.get("CACHE_ROWS") or "10000", 1_000_000),
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
+        log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
     )
 
 
@@ -133,6 +138,14 @@ def _milliseconds(name: str, text: str, least: float, most: float) -> float:
     if not least <= found <= most:  # NaN is refused too
         raise SettingsError(f"{PREFIX}{name} is {text!r}, expected milliseconds from {least:g} to {most:g}")
     return found
+
+
+def _log_policy(text: str) -> Literal["drop", "fail"]:
+    match text:
+        case "drop" | "fail":
+            return text
+        case _:
+            raise SettingsError(f"{PREFIX}LOG_POLICY is {text!r}, expected drop (rows) or fail (the answer)")
 
 
 def _yes_or_no(name: str, text: str) -> bool:

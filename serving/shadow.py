@@ -4,6 +4,7 @@ Nobody waits for it. The queue is bounded; what does not fit is dropped and coun
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from contracts.encoder import InvalidRecordError
 from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics
-from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
+from serving.prediction_writer import LogFullError, LoggedGroup, PredictionIds, PredictionWriter
 from serving.slots import Challenger, Slots, count_answer
 
 MAXIMUM_QUEUED_ROWS = 4_000
@@ -115,25 +116,26 @@ class Shadow:
             counts.absolute_difference_sum += abs(score - theirs)
             count_answer(counts, shadowed.seconds, score)
             totals.answered(shadowed.seconds, score)
-        self._writer.append(
-            LoggedGroup(
-                served_at_s=time.time(),
-                request_id=work.request_id,
-                schema=model.schema,
-                version=model.version,
-                bundle=model.bundle.id,
-                slot="shadow",
-                rollout=challenger.rollout,
-                share=0.0,
-                latency_us=int(shadowed.seconds * 1e6),
-                records=work.records,
-                entities=work.entities,
-                prediction_ids=[self._ids.next() for _ in work.records],
-                scores=shadowed.scores,
-                decisions=[None if score is None else score >= model.threshold for score in shadowed.scores],
-                errors=shadowed.errors,
-            )
+        group = LoggedGroup(  # without features: the champion's row has the flags of the same inputs
+            served_at_s=time.time(),
+            request_id=work.request_id,
+            schema=model.schema,
+            version=model.version,
+            bundle=model.bundle.id,
+            slot="shadow",
+            rollout=challenger.rollout,
+            share=0.0,
+            latency_us=int(shadowed.seconds * 1e6),
+            records=work.records,
+            entities=work.entities,
+            prediction_ids=[self._ids.next() for _ in work.records],
+            scores=shadowed.scores,
+            decisions=[None if score is None else score >= model.threshold for score in shadowed.scores],
+            errors=shadowed.errors,
+            baseline=model.baseline,
         )
+        with contextlib.suppress(LogFullError):  # counted by the writer, and no client waits
+            self._writer.append(group)
 
 
 def _score(model: Model, records: Sequence[Mapping[str, Any]]) -> _Shadowed:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from pipelines.backtest.replay import Answer
+from pipelines.monitoring.predictions import predictions_table
 
 # Two-sided: an honest split falls outside in one step of five thousand, a whole rollout in one of a thousand.
 SPLIT_LEVEL = 0.0002
@@ -16,8 +17,8 @@ _REQUESTS = """
            bool_or(slot = 'challenger') AS challenger,
            any_value(share) AS share,
            min(served_at) AS moment
-    FROM read_parquet(?, union_by_name = true, hive_partitioning = false)
-    WHERE rollout = ? AND slot <> 'shadow' AND share > 0
+    FROM predictions
+    WHERE slot <> 'shadow' AND share > 0
     GROUP BY request_id
 """
 
@@ -83,7 +84,6 @@ def read_answers(path: Path) -> ClientView:
 
 def step_splits(predictions: Path, rollout: str) -> list[StepSplit]:
     """The split of each step of `rollout`, in the order of the shares."""
-    import duckdb
     from scipy.stats import binomtest
 
     query = f"""
@@ -91,8 +91,8 @@ def step_splits(predictions: Path, rollout: str) -> list[StepSplit]:
                count(DISTINCT entity) FILTER (challenger)
         FROM ({_REQUESTS}) GROUP BY share ORDER BY share
     """
-    with duckdb.connect() as connection:
-        rows = connection.execute(query, [_segments(predictions), rollout]).fetchall()
+    with predictions_table(predictions, "rollout = ?", [rollout]) as connection:
+        rows = connection.execute(query).fetchall()
     return [
         StepSplit(
             share=share,
@@ -108,8 +108,6 @@ def step_splits(predictions: Path, rollout: str) -> list[StepSplit]:
 
 def side_changes(predictions: Path, rollout: str) -> int:
     """How many entities came back from the challenger to the champion while `rollout` had a share. Must be 0."""
-    import duckdb
-
     query = f"""
         WITH ordered AS (
             SELECT entity, challenger,
@@ -118,19 +116,16 @@ def side_changes(predictions: Path, rollout: str) -> int:
         )
         SELECT count(DISTINCT entity) FROM ordered WHERE before AND NOT challenger
     """
-    with duckdb.connect() as connection:
-        row = connection.execute(query, [_segments(predictions), rollout]).fetchone()
+    with predictions_table(predictions, "rollout = ?", [rollout]) as connection:
+        row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
 
 
 def breakdown(predictions: Path, rollout: str) -> Breakdown | None:
     """What happened from the first error of the challenger of `rollout` on; None when it never failed."""
-    import duckdb
-
     query = """
         WITH logged AS (
-            SELECT request_id, slot, error, served_at
-            FROM read_parquet(?, union_by_name = true, hive_partitioning = false) WHERE rollout = ?
+            SELECT request_id, slot, error, served_at FROM predictions
         ), broken AS (SELECT min(served_at) AS moment FROM logged WHERE slot = 'challenger' AND error IS NOT NULL)
         SELECT (SELECT moment FROM broken),
                count(*) FILTER (slot = 'challenger'),
@@ -140,8 +135,8 @@ def breakdown(predictions: Path, rollout: str) -> Breakdown | None:
                    slot = 'champion' AND request_id IN (SELECT request_id FROM logged WHERE error IS NOT NULL))
         FROM logged WHERE served_at >= (SELECT moment FROM broken)
     """
-    with duckdb.connect() as connection:
-        row = connection.execute(query, [_segments(predictions), rollout]).fetchone()
+    with predictions_table(predictions, "rollout = ?", [rollout]) as connection:
+        row = connection.execute(query).fetchone()
     if row is None or row[0] is None:
         return None
     first, requests, errors, last, answered = row
@@ -157,20 +152,7 @@ def breakdown(predictions: Path, rollout: str) -> Breakdown | None:
 
 def random_prediction(predictions: Path, version: str) -> str | None:
     """The id of a prediction of `version`, picked at random."""
-    import duckdb
-
-    query = """
-        SELECT prediction_id FROM read_parquet(?, union_by_name = true, hive_partitioning = false)
-        WHERE version = ? AND error IS NULL AND slot <> 'shadow' ORDER BY random() LIMIT 1
-    """
-    with duckdb.connect() as connection:
-        row = connection.execute(query, [_segments(predictions), version]).fetchone()
+    chosen = "version = ? AND error IS NULL AND slot <> 'shadow'"
+    with predictions_table(predictions, chosen, [version]) as connection:
+        row = connection.execute("SELECT prediction_id FROM predictions ORDER BY random() LIMIT 1").fetchone()
     return None if row is None else str(row[0])
-
-
-def _segments(predictions: Path) -> list[str]:
-    """Finished segments only: a name that starts with a dot is still being written."""
-    found = sorted(str(path) for path in predictions.glob("day=*/*.parquet") if not path.name.startswith("."))
-    if not found:
-        raise LookupError(f"no predictions were logged below {predictions}")
-    return found

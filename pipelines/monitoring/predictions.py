@@ -1,23 +1,40 @@
-"""Reads the prediction log: Parquet segments in `<root>/day=YYYY-MM-DD/`, by DuckDB.
+"""Reads the prediction log: segments and Parquet files in `<root>/day=YYYY-MM-DD/`, together, by DuckDB.
 
-The model server renames a segment into place when it is whole; names that start with a dot are unfinished and are not
-read. A segment that cannot be read is named in the answer and skipped: one bad file does not blind the monitor, and
-does not go unnoticed either.
+Also the segment that the model server is writing is read, up to its last commit. A file that cannot be read is named in
+the answer: one bad file does not blind the monitor, and does not go unnoticed either. Of a damaged segment the batches
+before the damage are used, of a damaged Parquet file nothing.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from contracts.encoder import Encoder, InvalidRecordError
 from contracts.input_schema import InputSchema
+from pipelines.monitoring.segments import (
+    SAMPLED,
+    SAMPLING,
+    DamagedSegment,
+    DamagedStreamError,
+    Files,
+    consistently,
+    list_files,
+    read_stream,
+)
+
+if TYPE_CHECKING:
+    import duckdb
 
 # the columns of contracts.prediction_row.PredictionRow, as DuckDB types
 _TYPES = {
@@ -37,23 +54,19 @@ _TYPES = {
     "latency_us": "BIGINT",
     "error": "VARCHAR",
     "inputs": "VARCHAR",
+    "client": "VARCHAR",
+    "unusual": "VARCHAR",
 }
+_LATER = frozenset({"client", "unusual"})  # columns that older files do not have
 _ARROW = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "BIGINT": pa.int64()}
 PREDICTION_COLUMNS = pa.schema([(name, _ARROW[kind]) for name, kind in _TYPES.items()])
+_STREAM_COLUMNS = pa.schema([pa.field(name, _ARROW[kind], name in _LATER) for name, kind in _TYPES.items()])
 _SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in _TYPES.items())
 # ISO 8601 allows the short form, which DuckDB's cast does not know
 _EVENT_TIME = (
     "coalesce(try_cast(event_time AS TIMESTAMP),"
     " try_strptime(event_time, ['%Y%m%dT%H%M', '%Y%m%dT%H%M%S', '%Y-%m-%dT%H', '%Y%m%dT%H%M%S.%f']))"
 )
-
-
-@dataclass(frozen=True)
-class DamagedSegment:
-    """A segment that could not be read: its path below the root, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -84,22 +97,60 @@ def read_predictions(
     `served_from` (UTC) leaves out the folders of earlier days unread: give it where predictions are served near their
     events, and leave it out for a replay of history. A log that does not exist yet is empty.
     """
-    parameters = [_moment(start), _moment(end)]
-    paths = _segments(root, served_from)
-    found, damaged = _query(root, paths, f"WHERE {_EVENT_TIME} >= ? AND {_EVENT_TIME} < ?", parameters)
-    readable = [path for path in paths if path.relative_to(root).as_posix() not in {item.path for item in damaged}]
-    undated, _ = _query(root, readable, f"WHERE {_EVENT_TIME} IS NULL", [], select="prediction_id")
-    return PredictionLog(found, len(paths), damaged, undated.num_rows)
+    condition = f"WHERE ({_EVENT_TIME} >= ? AND {_EVENT_TIME} < ?) OR {_EVENT_TIME} IS NULL"
+    first = "" if served_from is None else served_from.isoformat()
+    found = _read(
+        root,
+        lambda day: day >= first,
+        condition,
+        [_moment(start), _moment(end)],
+        select=f"{_SELECT}, {_EVENT_TIME} IS NULL AS undated",
+    )
+    undated = found.table["undated"]
+    dated = found.table.filter(pc.invert(undated)).drop_columns(["undated"])
+    return PredictionLog(dated, found.files, found.damaged, found.table.num_rows - dated.num_rows)
 
 
 def find_prediction(root: Path, prediction_id: str) -> dict[str, Any] | None:
     """The row of one prediction, by the names of `contracts.prediction_row.PredictionRow`; None if there is none.
 
-    Damaged segments are skipped: None then means "in no segment that can be read".
+    Damaged files are skipped: None then means "in no file that can be read". `why_absent` may know more.
     """
-    found, _ = _query(root, _segments(root, None), "WHERE prediction_id = ?", [prediction_id])
-    rows: list[dict[str, Any]] = found.slice(0, 1).to_pylist()
+    days = _days_of(prediction_id)
+    found = _read(root, lambda day: not days or day in days, "WHERE prediction_id = ?", [prediction_id])
+    rows: list[dict[str, Any]] = found.table.slice(0, 1).to_pylist()
     return rows[0] if rows else None
+
+
+def why_absent(root: Path, prediction_id: str) -> str | None:
+    """What the log can say about a prediction that `find_prediction` did not find; None: nothing."""
+    days = _days_of(prediction_id)
+    for path in list_files(root, lambda day: day in days).tables:
+        if path.name.startswith(SAMPLED):
+            sampling = json.loads((pq.read_schema(path).metadata or {})[SAMPLING.encode()])
+            return (
+                f"the log of {path.parent.name.removeprefix('day=')}, when it would have been made, was reduced after "
+                f"{sampling['keep_days']} days to {sampling['kept_rows']} of {sampling['rows']} rows: those with "
+                f"errors or unusual flags, and {sampling['fraction']:.2%} of the others; it may have been among the rest"
+            )
+    return None
+
+
+@contextmanager
+def predictions_table(root: Path, condition: str, parameters: Sequence[Any]) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """A DuckDB connection in which the table `predictions` has the rows of the log that meet `condition` (SQL).
+
+    Raises:
+        LookupError: the log has no file.
+    """
+    import duckdb
+
+    found = _read(root, lambda day: True, f"WHERE {condition}", parameters)
+    if not found.files:
+        raise LookupError(f"no predictions were logged below {root}")
+    with duckdb.connect() as connection:
+        connection.register("predictions", found.table)
+        yield connection
 
 
 def encode_inputs(predictions: pa.Table, schema: InputSchema) -> EncodedInputs:
@@ -148,48 +199,117 @@ def _moment(when: date | datetime) -> datetime:
     return datetime(when.year, when.month, when.day)
 
 
-def _segments(root: Path, served_from: date | None) -> list[Path]:
-    first = "" if served_from is None else f"day={served_from.isoformat()}"
-    return sorted(
-        path
-        for path in root.glob("day=*/*.parquet")
-        if path.parent.name >= first and not path.name.startswith(".") and path.is_file()
-    )
+def _days_of(prediction_id: str) -> frozenset[str]:
+    """The days on which a prediction of this id was served, by the time in it; empty where it has none."""
+    parts = prediction_id.split("-")
+    if [len(part) for part in parts] != [8, 4, 4, 4, 12] or parts[2][0] != "7":
+        return frozenset()
+    try:
+        made = datetime.fromtimestamp(int(parts[0] + parts[1], 16) / 1000, UTC)
+        return frozenset((made + timedelta(days=days)).date().isoformat() for days in (-1, 0, 1))
+    except (ValueError, OverflowError):
+        return frozenset()
 
 
-def _query(
-    root: Path, paths: Sequence[Path], condition: str, parameters: Sequence[Any], select: str = _SELECT
-) -> tuple[pa.Table, tuple[DamagedSegment, ...]]:
-    """One query over all segments; only if that fails, one after the other, to name those that cannot be read."""
-    import duckdb
+@dataclass(frozen=True)
+class _Read:
+    table: pa.Table
+    files: int
+    damaged: tuple[DamagedSegment, ...]
 
-    if not paths:
-        return PREDICTION_COLUMNS.empty_table(), ()
-    with duckdb.connect() as connection:
 
-        def run(some: Sequence[Path]) -> pa.Table:
-            return connection.sql(
-                f"SELECT {select} FROM read_parquet(?, union_by_name=true, hive_partitioning=false) {condition}"
-                " ORDER BY prediction_id",
-                params=[[str(path) for path in some], *parameters],
-            ).to_arrow_table()
+def _read(
+    root: Path, is_wanted: Callable[[str], bool], condition: str, parameters: Sequence[Any], select: str = _SELECT
+) -> _Read:
+    """One query over all files; only if that fails, one after the other, to name those that cannot be read."""
 
+    def read() -> _Read:
+        import duckdb
+
+        files = list_files(root, is_wanted)
+        damaged = list(files.damaged)
+        query = f"{condition} ORDER BY prediction_id"
         try:
-            return run(paths), ()
+            table = _run(root, files, query, parameters, select, damaged)
         except duckdb.Error:
-            damaged = tuple(_find_damaged(root, paths, run))
-        names = {item.path for item in damaged}
-        readable = [path for path in paths if path.relative_to(root).as_posix() not in names]
-        return (run(readable) if readable else PREDICTION_COLUMNS.empty_table()), damaged
+            refused = {path: reason for path in files.tables if (reason := _refusal(path)) is not None}
+            damaged = [
+                *files.damaged,
+                *(DamagedSegment(path.relative_to(root).as_posix(), reason) for path, reason in refused.items()),
+            ]
+            readable = tuple(path for path in files.tables if path not in refused)
+            readable_files = Files(files.streams, readable, files.replaced, files.damaged)
+            table = _run(root, readable_files, query, parameters, select, damaged)
+        return _Read(table, len(files.all) + len(files.damaged), tuple(sorted(damaged, key=lambda each: each.path)))
+
+    return consistently(read)
 
 
-def _find_damaged(
-    root: Path, paths: Sequence[Path], run: Callable[[Sequence[Path]], pa.Table]
-) -> Iterator[DamagedSegment]:
+def _run(
+    root: Path,
+    files: Files,
+    query: str,
+    parameters: Sequence[Any],
+    select: str,
+    damaged: list[DamagedSegment],
+) -> pa.Table:
+    """`query` over `files`; adds streams with a damage to `damaged`. Raises duckdb.Error, FileNotFoundError."""
+    with connected(root, files, damaged) as connection:
+        return connection.sql(f"SELECT {select} FROM predictions {query}", params=parameters).to_arrow_table()
+
+
+@contextmanager
+def connected(root: Path, files: Files, damaged: list[DamagedSegment]) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """A DuckDB connection with the view `predictions` over `files`, which one query can read, once.
+
+    Adds streams with a damage to `damaged`. Raises FileNotFoundError at the end when a file went meanwhile.
+    """
     import duckdb
 
-    for path in paths:
+    gone: list[Path] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for path in files.streams:
+            try:
+                for batch in read_stream(path, _STREAM_COLUMNS):
+                    yield batch.cast(PREDICTION_COLUMNS)
+            except DamagedStreamError as error:
+                damaged.append(DamagedSegment(path.relative_to(root).as_posix(), str(error)))
+            except FileNotFoundError:
+                gone.append(path)
+
+    with duckdb.connect() as connection:
+        connection.register("streams", pa.RecordBatchReader.from_batches(PREDICTION_COLUMNS, batches()))
+        union = "SELECT * FROM streams"
+        if files.tables:
+            names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files.tables)  # a view binds nothing
+            union += (
+                f" UNION ALL BY NAME SELECT * FROM read_parquet([{names}], union_by_name=true, hive_partitioning=false)"
+            )
+        connection.execute(f"CREATE TEMP VIEW predictions AS {union}")
         try:
-            run([path])
-        except duckdb.Error as error:
-            yield DamagedSegment(path.relative_to(root).as_posix(), str(error).splitlines()[0])
+            yield connection
+        except duckdb.Error:
+            for path in files.tables:
+                path.stat()
+            raise
+    for path in gone:
+        raise FileNotFoundError(path)
+
+
+def _refusal(path: Path) -> str | None:
+    """Why the Parquet file at `path` cannot be read as predictions; None if it can. Raises FileNotFoundError."""
+    import duckdb
+
+    try:
+        names = pq.read_schema(path).names
+        if lacking := [name for name in _TYPES if name not in names and name not in _LATER]:
+            return f"it lacks the columns {', '.join(lacking)}"
+        with duckdb.connect() as connection:
+            every = ", ".join(f'max(CAST("{name}" AS {kind}))' for name, kind in _TYPES.items() if name in names)
+            connection.execute(f"SELECT {every} FROM read_parquet(?, hive_partitioning=false)", [str(path)]).fetchall()
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, duckdb.Error) as error:
+        return str(error).splitlines()[0]
+    return None

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow
-import pyarrow.parquet
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.assignment import position
 from tests.fixtures.bundles import tiny_bundle, tiny_record
 from tests.fixtures.model_servers import ModelServerProcess
+from tests.fixtures.prediction_log import logged_rows
 
 Start = Callable[..., ModelServerProcess]
 
@@ -35,9 +34,7 @@ def challenge(server: ModelServerProcess, share: float, **more: Any) -> None:
 
 
 def logged(server: ModelServerProcess) -> list[dict[str, Any]]:
-    tables = [pyarrow.parquet.ParquetFile(path).read() for path in sorted(server.predictions.glob("day=*/*.parquet"))]
-    rows: list[dict[str, Any]] = pyarrow.concat_tables(tables).to_pylist()
-    return rows
+    return logged_rows(server.predictions)
 
 
 def wait_until(holds: Callable[[], bool], timeout_s: float = 15.0) -> float:

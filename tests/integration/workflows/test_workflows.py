@@ -6,7 +6,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import httpx
 import pytest
 import yaml
@@ -14,6 +13,7 @@ import yaml
 from pipelines import views
 from pipelines.tasks import judging, releasing, retraining
 from pipelines.wiring import home, open_ledger, open_registry, projects_folder
+from tests.fixtures.prediction_log import logged_rows
 
 PROJECT = "flight_delay"
 Run = Callable[..., Any]
@@ -237,13 +237,7 @@ def _wait_for_predictions() -> None:
 
     deadline = time.monotonic() + 60
     while True:
-        try:
-            with duckdb.connect() as connection:
-                pattern = str(home().predictions(PROJECT) / "day=*" / "*.parquet")
-                count = connection.execute(f"SELECT count(*) FROM '{pattern}'").fetchone()
-        except duckdb.IOException:
-            count = None
-        if count is not None and count[0] > 500:
+        if len(logged_rows(home().predictions(PROJECT))) > 500:
             return
         assert time.monotonic() < deadline, "the prediction log stays small"
         time.sleep(0.2)
