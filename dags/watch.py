@@ -1,4 +1,7 @@
-"""`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due."""
+"""`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due.
+
+Beside it the prediction log of past days is compacted.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -38,6 +41,13 @@ def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | N
     return watching.due_retrain(project, observed)
 
 
+@task(execution_timeout=timedelta(hours=4))
+def compact_log(project: str) -> dict[str, Any]:
+    from pipelines.tasks import compacting
+
+    return compacting.compact(project, today=as_of_run(get_current_context()))
+
+
 def watch(project: Project) -> DAG:
     with DAG(
         **options(
@@ -58,6 +68,7 @@ def watch(project: Project) -> DAG:
             ),
         },
     ) as dag:
+        compact_log(project.name)
         observed = observe(project.name)
         report(project.name, observed)
         due = is_retrain_due(project.name, observed)

@@ -346,6 +346,30 @@ def revoke_key(
     _show_lines(revoked, as_json, f"{revoked['id']} of {revoked['client']} is revoked since {revoked['revoked']}")
 
 
+log = typer.Typer(no_args_is_help=True, help="The prediction log: compact it.")
+app.add_typer(log, name="log")
+
+
+@log.command("compact")
+def compact_log(
+    project: ProjectName,
+    keep_days: Annotated[
+        int | None, typer.Option(help="Keep every row this long; default: PACELINE_LOG_KEEP_DAYS, or 30.")
+    ] = None,
+    sample: Annotated[float, typer.Option(help="The share of the rows to keep of days before that.")] = 0.01,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One Parquet file for each past day; of days beyond the retention, counts and a sample."""
+    from pipelines.tasks import compacting
+
+    with err.status("looking for segments") as status:
+        done = compacting.compact(
+            project, keep_days=keep_days, sample=sample, is_dry_run=dry_run, progress=status.update
+        )
+    _show_lines(done, as_json, compacting.compacted_text(done))
+
+
 def _show_lines(result: Any, as_json: bool, text: str) -> None:
     if as_json:
         _show(result, as_json)

@@ -9,6 +9,7 @@
 | `PACELINE_MLFLOW_URI` | the registry | SQLite in `PACELINE_HOME` |
 | `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
+| `PACELINE_LOG_KEEP_DAYS` | for how many days the prediction log keeps every row; at least 30 | 30 |
 """
 
 import os
@@ -131,6 +132,14 @@ def open_platform(project: "Project") -> "LocalPlatform":
     from pipelines.rollout.platforms.local import LocalPlatform
 
     return LocalPlatform(server_url(project), token=os.environ.get("PACELINE_CONTROL_TOKEN"))
+
+
+def log_keep_days() -> int:
+    """For how many days the prediction log keeps every row. Raises ValueError when the setting is no number."""
+    found = os.environ.get("PACELINE_LOG_KEEP_DAYS") or "30"
+    if not found.isascii() or not found.isdigit():
+        raise ValueError(f"PACELINE_LOG_KEEP_DAYS is {found!r}, expected a number of days, at least 30")
+    return int(found)
 
 
 @cache

@@ -169,7 +169,9 @@ class BatchBuilder:
 
     def _encode(self, group: LoggedGroup, inputs: list[bytes], times: list[str]) -> None:
         """Appends the JSON and the event time of each record."""
-        known = self._known.get(group.bundle) or self._learn(group)
+        known = self._known.get(group.bundle)
+        if known is None or (known.reference is None and group.baseline is not None):
+            known = self._learn(group)
         time, personal, rows = known.time, known.personal, len(group.records)
         if rows != len(group.scores) or rows != len(group.prediction_ids) or rows != len(group.entities):
             raise ValueError(f"{rows} records have {len(group.scores)} scores, {len(group.prediction_ids)} ids")

@@ -60,8 +60,8 @@ _TYPES = {
 _LATER = frozenset({"client", "unusual"})  # columns that older files do not have
 _ARROW = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "BIGINT": pa.int64()}
 PREDICTION_COLUMNS = pa.schema([(name, _ARROW[kind]) for name, kind in _TYPES.items()])
-_STREAM_COLUMNS = pa.schema([pa.field(name, _ARROW[kind], name in _LATER) for name, kind in _TYPES.items()])
-_SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in _TYPES.items())
+STREAM_COLUMNS = pa.schema([pa.field(name, _ARROW[kind], name in _LATER) for name, kind in _TYPES.items()])
+SELECT_COLUMNS = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in _TYPES.items())
 # ISO 8601 allows the short form, which DuckDB's cast does not know
 _EVENT_TIME = (
     "coalesce(try_cast(event_time AS TIMESTAMP),"
@@ -104,7 +104,7 @@ def read_predictions(
         lambda day: day >= first,
         condition,
         [_moment(start), _moment(end)],
-        select=f"{_SELECT}, {_EVENT_TIME} IS NULL AS undated",
+        select=f"{SELECT_COLUMNS}, {_EVENT_TIME} IS NULL AS undated",
     )
     undated = found.table["undated"]
     dated = found.table.filter(pc.invert(undated)).drop_columns(["undated"])
@@ -131,7 +131,7 @@ def why_absent(root: Path, prediction_id: str) -> str | None:
             return (
                 f"the log of {path.parent.name.removeprefix('day=')}, when it would have been made, was reduced after "
                 f"{sampling['keep_days']} days to {sampling['kept_rows']} of {sampling['rows']} rows: those with "
-                f"errors or unusual flags, and {sampling['fraction']:.2%} of the others; it may have been among the rest"
+                f"errors or unusual flags, and {sampling['fraction']:.2%} of the others; it may be among the rest"
             )
     return None
 
@@ -219,7 +219,11 @@ class _Read:
 
 
 def _read(
-    root: Path, is_wanted: Callable[[str], bool], condition: str, parameters: Sequence[Any], select: str = _SELECT
+    root: Path,
+    is_wanted: Callable[[str], bool],
+    condition: str,
+    parameters: Sequence[Any],
+    select: str = SELECT_COLUMNS,
 ) -> _Read:
     """One query over all files; only if that fails, one after the other, to name those that cannot be read."""
 
@@ -232,7 +236,7 @@ def _read(
         try:
             table = _run(root, files, query, parameters, select, damaged)
         except duckdb.Error:
-            refused = {path: reason for path in files.tables if (reason := _refusal(path)) is not None}
+            refused = {path: reason for path in files.tables if (reason := refusal(path)) is not None}
             damaged = [
                 *files.damaged,
                 *(DamagedSegment(path.relative_to(root).as_posix(), reason) for path, reason in refused.items()),
@@ -260,7 +264,7 @@ def _run(
 
 @contextmanager
 def connected(root: Path, files: Files, damaged: list[DamagedSegment]) -> "Iterator[duckdb.DuckDBPyConnection]":
-    """A DuckDB connection with the view `predictions` over `files`, which one query can read, once.
+    """A DuckDB connection with the view `predictions` over `files`; where those have streams, for one query only.
 
     Adds streams with a damage to `damaged`. Raises FileNotFoundError at the end when a file went meanwhile.
     """
@@ -271,7 +275,7 @@ def connected(root: Path, files: Files, damaged: list[DamagedSegment]) -> "Itera
     def batches() -> Iterator[pa.RecordBatch]:
         for path in files.streams:
             try:
-                for batch in read_stream(path, _STREAM_COLUMNS):
+                for batch in read_stream(path, STREAM_COLUMNS):
                     yield batch.cast(PREDICTION_COLUMNS)
             except DamagedStreamError as error:
                 damaged.append(DamagedSegment(path.relative_to(root).as_posix(), str(error)))
@@ -279,7 +283,9 @@ def connected(root: Path, files: Files, damaged: list[DamagedSegment]) -> "Itera
                 gone.append(path)
 
     with duckdb.connect() as connection:
-        connection.register("streams", pa.RecordBatchReader.from_batches(PREDICTION_COLUMNS, batches()))
+        empty = PREDICTION_COLUMNS.empty_table()
+        streams = pa.RecordBatchReader.from_batches(PREDICTION_COLUMNS, batches()) if files.streams else empty
+        connection.register("streams", streams)
         union = "SELECT * FROM streams"
         if files.tables:
             names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files.tables)  # a view binds nothing
@@ -297,7 +303,7 @@ def connected(root: Path, files: Files, damaged: list[DamagedSegment]) -> "Itera
         raise FileNotFoundError(path)
 
 
-def _refusal(path: Path) -> str | None:
+def refusal(path: Path) -> str | None:
     """Why the Parquet file at `path` cannot be read as predictions; None if it can. Raises FileNotFoundError."""
     import duckdb
 

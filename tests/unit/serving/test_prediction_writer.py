@@ -6,36 +6,12 @@ from typing import Any
 
 import pyarrow.ipc
 
-from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
-from tests.fixtures.bundles import TINY_SCHEMA, tiny_record
+from serving.prediction_writer import Mask, PredictionIds
+from tests.fixtures.bundles import tiny_record
+from tests.fixtures.prediction_log import NOON_S
 from tests.fixtures.prediction_log import logged_rows as read
-
-NOON_S = 1_375_358_400.0  # 2013-08-01T12:00:00Z
-_ids = PredictionIds()
-
-
-def group(rows: int = 1, *, served_at_s: float = NOON_S, record: Callable[[int], Any] = tiny_record) -> LoggedGroup:
-    return LoggedGroup(
-        served_at_s=served_at_s,
-        request_id="request",
-        schema=TINY_SCHEMA,
-        version="7",
-        bundle="b",
-        slot="champion",
-        rollout=None,
-        share=0.0,
-        latency_us=12,
-        records=[record(row) for row in range(rows)],
-        entities=[f"N{row}" for row in range(rows)],
-        prediction_ids=[_ids.next() for _ in range(rows)],
-        scores=[0.25] * rows,
-        decisions=[False] * rows,
-        errors=[None] * rows,
-    )
-
-
-def writer(root: Path, **more: Any) -> PredictionWriter:
-    return PredictionWriter(root, project="flight_delay", mask=Mask(b"key"), **more)
+from tests.fixtures.prediction_log import tiny_group as group
+from tests.fixtures.prediction_log import tiny_writer as writer
 
 
 def test_what_is_left_is_written_when_the_writer_stops(tmp_path: Path) -> None:

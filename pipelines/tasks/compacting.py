@@ -1,0 +1,99 @@
+"""The prediction log kept small: past days compacted, days beyond the retention reduced to counts and a sample."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from pipelines.wiring import find_project, home, log_keep_days
+
+DEFAULT_SAMPLE = 0.01
+logger = logging.getLogger("paceline")
+
+
+def compact(
+    project: str,
+    *,
+    today: str | None = None,
+    keep_days: int | None = None,
+    sample: float = DEFAULT_SAMPLE,
+    is_dry_run: bool = False,
+    progress: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Compacts the days before `today` (UTC; at the latest the real one, which is the default), and reduces those that
+    are older than `keep_days`, by default what the environment says.
+
+    Safe to repeat; a bad day does not stop the others.
+
+    Raises:
+        ValueError: an option is not allowed.
+        CompactionRunsError: another compaction of this log is at work.
+        CompactionError: days could not be done; all others are.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    from pipelines.monitoring.compaction import CompactionError, compact_day, locked
+    from pipelines.monitoring.retention import MINIMUM_KEEP_DAYS, reduce_day
+    from pipelines.monitoring.segments import days_of
+
+    find_project(project)
+    keep_days = log_keep_days() if keep_days is None else keep_days
+    if keep_days < MINIMUM_KEEP_DAYS:
+        raise ValueError(f"predictions are kept for at least {MINIMUM_KEEP_DAYS} days, found {keep_days}")
+    if not 0 <= sample <= 1:
+        raise ValueError(f"the sample is a share of the rows from 0 to 1, found {sample}")
+    # a date in the future would take rows that are young
+    until = min(datetime.now(UTC).date(), date.max if today is None else date.fromisoformat(today))
+    oldest_kept = (until - timedelta(days=keep_days)).isoformat()
+    root = home().predictions(project)
+    compacted: list[dict[str, Any]] = []
+    reduced: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    with locked(root):
+        for day in days_of(root, lambda each: each < until.isoformat()):
+            progress(f"{project}: {day}")
+            try:
+                done = compact_day(root, day, is_dry_run=is_dry_run)
+                if done.merged or done.removed or done.held or done.damaged:
+                    compacted.append(msgspec.to_builtins(done))
+                if day < oldest_kept:
+                    less = reduce_day(root, day, keep_days=keep_days, fraction=sample, is_dry_run=is_dry_run)
+                    if less is not None:
+                        reduced.append(msgspec.to_builtins(less))
+            except (CompactionError, OSError, duckdb.Error, pa.ArrowException) as error:
+                logger.error("the log of %s could not be compacted: %s", day, error)
+                failed[day] = str(error).splitlines()[0]
+    if failed:
+        raise CompactionError("; ".join(f"{day}: {reason}" for day, reason in failed.items()))
+    return {
+        "project": project,
+        "before": until.isoformat(),
+        "keep_days": keep_days,
+        "sample": sample,
+        "is_dry_run": is_dry_run,
+        "compacted": compacted,
+        "reduced": reduced,
+    }
+
+
+def compacted_text(found: dict[str, Any]) -> str:
+    """What `compact` did, as lines for a terminal."""
+    would = "would become" if found["is_dry_run"] else "became"
+    lines = [f"{found['project']}: the log before {found['before']}, kept whole for {found['keep_days']} days"]
+    for day in found["compacted"]:
+        if day["merged"]:
+            lines.append(f"  {day['day']}: {day['merged']} files {would} one of {day['rows']:,} rows")
+        if day["removed"] and not found["is_dry_run"]:
+            lines.append(f"  {day['day']}: {day['removed']} files removed that an interrupted compaction had replaced")
+        if day["held"]:
+            lines.append(f"  {day['day']}: {day['held']} segments are still being written; next time")
+        lines += [f"  {day['day']}: {each['path']} is damaged and stays: {each['reason']}" for each in day["damaged"]]
+    for day in found["reduced"]:
+        would = "would be" if found["is_dry_run"] else "were"
+        lines.append(f"  {day['day']}: {day['rows']:,} rows {would} counted and reduced to {day['kept']:,}")
+    if len(lines) == 1:
+        lines.append("  nothing to do")
+    return "\n".join(lines)
