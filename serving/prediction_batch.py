@@ -153,7 +153,8 @@ class BatchBuilder:
                 del inputs[start:], times[start:]
                 refused.append(taken - 1)
             else:
-                good.append(group)
+                if group.records:
+                    good.append(group)
             if len(inputs) - looked_at >= PIECE_ROWS:
                 self._pause()
                 size += sum(map(len, inputs[looked_at:]))
@@ -207,7 +208,7 @@ class BatchBuilder:
     ) -> list[pyarrow.Array]:
         """In the order of `PredictionRow`'s fields; counts the flags of unusual rows in `counted`."""
         rows = [len(group.records) for group in groups]
-        is_flat = len(rows) == len(inputs)  # each request has one record, as most do
+        is_flat = len(rows) == len(inputs)  # each group has a record: then each has one, as most do
 
         def each(values: list[Any]) -> Any:
             return values if is_flat else list(chain.from_iterable(map(repeat, values, rows)))

@@ -154,6 +154,8 @@ class PredictionWriter:
         """
         rows = len(group.prediction_ids)
         accepted = self.accepted_rows
+        if not rows:
+            return
         if accepted + rows - self.written_rows - self.lost_rows > self._maximum_rows:
             if self._is_audited:
                 self._refuse(rows, f"{self.buffered_rows} predictions wait for the disk")
