@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
-from serving.admission import Receive, RequestRefusedError, Scope, Send, problem_body
+from serving.access import Access, open_access, scope_of
+from serving.access.asgi import admitted, head_of, respond_refused, with_headers
+from serving.admission import ClientGoneError, Receive, RequestRefusedError, Scope, Send, problem_body
 from serving.answering import Answerer
-from serving.auth import Access, AccessRefusedError, open_access, respond_refused, scope_of, with_headers
 from serving.batching import Batcher
 from serving.cache import ScoreCache
 from serving.champion_file import Remembered, StateError, read_champion, write_champion
@@ -93,10 +94,14 @@ class ModelServer:
             needed = scope_of(scope["path"])
             if needed is not None:
                 try:
-                    send = with_headers(send, self._access.admit(scope, needed))
-                except AccessRefusedError as refused:
+                    admission = self._access.admit(head_of(scope), needed)
+                    receive = await admitted(scope, receive, admission)
+                except RequestRefusedError as refused:
                     await respond_refused(scope, send, refused)
                     return
+                except ClientGoneError:
+                    return
+                send = with_headers(send, admission.headers)
         await self._api(scope, receive, send)
 
     async def start(self) -> None:

@@ -16,6 +16,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from serving.access import ClientCertificate, RequestHead
+from serving.access.certificates import certificate_of
 from serving.admission import MAXIMUM_BODY_BYTES, ClientGoneError, RequestRefusedError
 from serving.routes.predict import PredictionRequest, PredictionRoutes, Response, Route, too_large
 from serving.suspension import Driven, drive
@@ -40,6 +42,7 @@ class PredictionConnection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.routes: PredictionRoutes = config.app.predictions  # type: ignore[union-attr]  # the ModelServer
+        self.certificate: ClientCertificate | None = None
         self._answering: Exchange | None = None
         self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
@@ -50,6 +53,9 @@ class PredictionConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
         super().connection_made(cast(asyncio.Transport, transport))
+        self.certificate = certificate_of(transport)
+        if self.certificate is not None:
+            self.app_state = {**self.app_state, "certificate": self.certificate}
         self._watch_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -82,12 +88,14 @@ class PredictionConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is here."""
         self._is_in_head = False
-        path, route = self._route()
+        path, query = self._target()
+        decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+        route = self.routes.route_of(decoded)
         if route is None:
             self._give_to_asgi()
             return
         before = self.cycle
-        exchange = Exchange(self, route, path)
+        exchange = Exchange(self, route, decoded, self._head(path, query))
         # uvicorn looks at its cycle for what a connection is doing: this one has what it looks at
         self.cycle = exchange
         if before is None or before.response_complete:
@@ -113,12 +121,25 @@ class PredictionConnection(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
-    def _route(self) -> tuple[str, Route | None]:
+    def _target(self) -> tuple[bytes, bytes]:
+        """Path and query as they stand in the request line."""
         url = self.url
-        if b"?" in url or b"%" in url or not url.startswith(b"/"):
-            url = unquote_to_bytes(httptools.parse_url(url).path or b"")
-        path = url.decode("latin-1")
-        return path, self.routes.route_of(path)
+        if b"?" in url or not url.startswith(b"/"):
+            parsed = httptools.parse_url(url)
+            return parsed.path or b"", parsed.query or b""
+        return url, b""
+
+    def _head(self, path: bytes, query: bytes) -> RequestHead:
+        peer = self.client
+        return RequestHead(
+            self.parser.get_method().decode(),
+            path.decode("latin-1"),
+            query,
+            self.headers,
+            self.scheme or "http",
+            self.certificate,
+            peer[0] if peer else None,
+        )
 
     def _give_to_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -232,9 +253,8 @@ class Exchange:
     __slots__ = (
         "_connection",
         "_driven",
-        "_headers",
+        "_head",
         "_is_begun",
-        "_method",
         "_path",
         "_request",
         "_route",
@@ -247,13 +267,12 @@ class Exchange:
         "response_complete",
     )
 
-    def __init__(self, connection: PredictionConnection, route: Route, path: str) -> None:
+    def __init__(self, connection: PredictionConnection, route: Route, path: str, head: RequestHead) -> None:
         parser = connection.parser
         self._connection = connection
         self._route = route
         self._path = path
-        self._method: bytes = parser.get_method()
-        self._headers = connection.headers
+        self._head = head
         self._request: PredictionRequest | None = None
         self._driven: Driven[Response] | None = None
         self._is_begun = False
@@ -275,7 +294,7 @@ class Exchange:
         self._is_begun = True
         connection.answering(self)
         try:
-            self._request = connection.routes.admit(self._route, self._method.decode(), self._path, self._headers)
+            self._request = connection.routes.admit(self._route, self._path, self._head)
         except RequestRefusedError as refused:
             self.refuse(refused)
             return
@@ -307,7 +326,7 @@ class Exchange:
 
     def refuse(self, refused: RequestRefusedError) -> None:
         """Answers with a problem at once."""
-        self._send(self._connection.routes.refuse(self._route, refused, self._headers))
+        self._send(self._connection.routes.refuse(self._route, refused, self._head.headers))
 
     def abandon(self) -> None:
         """The client is gone: what still waits for a graph run is dropped."""
@@ -342,7 +361,7 @@ class Exchange:
                 b"content-type: %s\r\ncontent-length: %d\r\n%s\r\n"
                 % (response.content_type.encode(), len(body), b"" if self.keep_alive else b"connection: close\r\n")
             )
-            if self._method != b"HEAD":
+            if self._head.method != "HEAD":
                 pieces.append(body)
             transport.write(b"".join(pieces))
             if not self.keep_alive:

@@ -10,12 +10,14 @@ from typing import Literal
 from contracts.access import MAXIMUM_BURST, MAXIMUM_RATE_PER_S, MINIMUM_RATE_PER_S
 
 PREFIX = "PACELINE_SERVING_"
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _YES, _NO = frozenset({"1", "yes", "true", "on"}), frozenset({"", "0", "no", "false", "off"})
 _KNOWN = (
     *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
-    *("KEYS", "RATE_PER_S", "BURST"),
     *("TIMEOUT_MS", "BATCH_WAIT_MS", "CACHE_MS", "CACHE_ROWS"),
     "LOG_POLICY",
+    *("KEYS", "ACCESS", "RATE_PER_S", "BURST", "REDIS_URL"),
+    *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_REQUIRED"),
 )
 
 
@@ -31,7 +33,11 @@ class Settings:
     the bearer token that the control routes ask for (None: no token, on loopback only). `mask_key` keys the hash that
     stands for personal values in the log (None: a key of its own is kept in `state`). `allow_faults` opens
     `POST /control/fault`, for demonstrations and tests. `keys` is the file of the API keys' hashes (None: no keys, on
-    loopback only); `rate_per_s` and `burst` limit the clients whose keys have no limit of their own (None: without).
+    loopback only), `access` the file of issuers of tokens, client certificates and signing keys; `rate_per_s` and
+    `burst` limit the clients who have no limit of their own (None: without), and `redis_url` is where replicas share
+    what is left of the limits (None: each has its own). `tls_certificate` and `tls_key` make the server speak TLS,
+    `tls_client_ca` has the authorities of clients' certificates, which every connection needs where
+    `tls_client_required`.
     `timeout_s` is how long a request is worked on at most, `batch_wait_s` how long a first row waits for others.
     `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
     `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
@@ -46,8 +52,14 @@ class Settings:
     mask_key: str | None = field(default=None, repr=False)
     allow_faults: bool = False
     keys: Path | None = None
+    access: Path | None = None
     rate_per_s: float | None = None
     burst: int | None = None
+    redis_url: str | None = field(default=None, repr=False)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tls_client_required: bool = False
     timeout_s: float = 10.0
     batch_wait_s: float = 0.0
     cache_s: float = 0.0
@@ -60,10 +72,22 @@ class Settings:
                 f"{PREFIX}HOST is {self.host}, which others can reach: set {PREFIX}CONTROL_TOKEN, "
                 "or listen on 127.0.0.1"
             )
-        if self.rate_per_s is not None and self.keys is None:
-            raise SettingsError(f"{PREFIX}RATE_PER_S limits each client by its API key: set {PREFIX}KEYS")
+        if self.rate_per_s is not None and self.keys is None and self.access is None:
+            raise SettingsError(
+                f"{PREFIX}RATE_PER_S limits each client by its API key: set {PREFIX}KEYS, or {PREFIX}ACCESS"
+            )
         if self.burst is not None and self.rate_per_s is None:
             raise SettingsError(f"{PREFIX}BURST is {self.burst}, which needs {PREFIX}RATE_PER_S")
+        if self.redis_url is not None and self.keys is None and self.access is None:
+            raise SettingsError(f"{PREFIX}REDIS_URL shares the limits of clients: set {PREFIX}KEYS, or {PREFIX}ACCESS")
+        if self.redis_url is not None and not self.redis_url.startswith(_REDIS_SCHEMES):
+            raise SettingsError(f"{PREFIX}REDIS_URL begins with none of {', '.join(_REDIS_SCHEMES)}")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise SettingsError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together: set both, or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise SettingsError(f"{PREFIX}TLS_CLIENT_CA needs {PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY")
+        if self.tls_client_required and self.tls_client_ca is None:
+            raise SettingsError(f"{PREFIX}TLS_CLIENT_REQUIRED needs {PREFIX}TLS_CLIENT_CA")
 
     @property
     def is_loopback(self) -> bool:
@@ -94,15 +118,25 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         control_token=found.get("CONTROL_TOKEN") or None,
         mask_key=found.get("MASK_KEY") or None,
         allow_faults=_yes_or_no("ALLOW_FAULTS", found.get("ALLOW_FAULTS", "")),
-        keys=Path(found["KEYS"]) if found.get("KEYS") else None,
+        keys=_path(found, "KEYS"),
+        access=_path(found, "ACCESS"),
         rate_per_s=_rate(found["RATE_PER_S"]) if found.get("RATE_PER_S") else None,
         burst=_count("BURST", found["BURST"], MAXIMUM_BURST) if found.get("BURST") else None,
+        redis_url=found.get("REDIS_URL") or None,
+        tls_certificate=_path(found, "TLS_CERTIFICATE"),
+        tls_key=_path(found, "TLS_KEY"),
+        tls_client_ca=_path(found, "TLS_CLIENT_CA"),
+        tls_client_required=_yes_or_no("TLS_CLIENT_REQUIRED", found.get("TLS_CLIENT_REQUIRED", "")),
         timeout_s=_milliseconds("TIMEOUT_MS", found.get("TIMEOUT_MS") or "10000", 1, 600_000) / 1000,
         cache_s=_milliseconds("CACHE_MS", found.get("CACHE_MS") or "0", 0, 60_000) / 1000,
         cache_rows=_count("CACHE_ROWS", found.get("CACHE_ROWS") or "10000", 1_000_000),
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
         log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
     )
+
+
+def _path(found: Mapping[str, str], name: str) -> Path | None:
+    return Path(found[name]) if found.get(name) else None
 
 
 def _port(text: str) -> int:

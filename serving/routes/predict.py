@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from contracts.encoder import InvalidRecordError
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
+from serving.access import Access, RequestHead
 from serving.admission import (
     BINARY_TYPE,
     JSON_TYPE,
@@ -24,7 +25,6 @@ from serving.admission import (
     usable_request_id,
 )
 from serving.answering import Answerer, ChampionFailedError, NotReadyError
-from serving.auth import Access, client_of
 from serving.batching import DeadlineError, OverloadedError
 from serving.encoding import Record
 from serving.metrics import Metrics
@@ -64,7 +64,10 @@ class _Answer(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class PredictionRequest:
-    """A request that has been admitted. `headers` are by lower-case name; `deadline_s` is by `time.perf_counter`."""
+    """A request that has been admitted. `headers` are by lower-case name; `deadline_s` is by `time.perf_counter`.
+
+    `check_body`, of a signed request, raises AccessRefusedError where another body was signed.
+    """
 
     route: "Route"
     path: str
@@ -73,6 +76,7 @@ class PredictionRequest:
     deadline_s: float
     client: str | None
     answer_headers: list[tuple[bytes, bytes]]
+    check_body: Callable[[bytes], None] | None = None
     body: bytes = b""
 
     def header(self, name: bytes) -> str | None:
@@ -134,18 +138,18 @@ class PredictionRoutes:
             return self._instances_route
         return None
 
-    def admit(self, route: Route, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> PredictionRequest:
-        """A request by its head, before its body is read. Raises RequestRefusedError."""
+    def admit(self, route: Route, path: str, head: RequestHead) -> PredictionRequest:
+        """A request by its head, before its body is read; `path` is decoded. Raises RequestRefusedError."""
         access = self._access
         answer_headers: list[tuple[bytes, bytes]] = []
         client: str | None = None
+        check_body = None
         if access is not None:
-            scope = {"headers": headers, "path": path}
-            answer_headers.extend(access.admit(scope, "predict"))
-            client = client_of(scope)
-        if method != "POST":
-            raise RequestRefusedError(405, f"found {method}, expected POST")
-        by_name = dict(headers)
+            client, _, limit_headers, check_body = access.admit(head, "predict")
+            answer_headers.extend(limit_headers)
+        if head.method != "POST":
+            raise RequestRefusedError(405, f"found {head.method}, expected POST")
+        by_name = dict(head.headers)
         if by_name.get(b"content-encoding", b"identity") != b"identity":
             raise RequestRefusedError(415, "a compressed body is not read: send it as it is")
         length = by_name.get(b"content-length")
@@ -156,12 +160,14 @@ class PredictionRoutes:
         request_id = usable_request_id(by_name.get(b"x-request-id")) or self._ids.next()
         answer_headers.append((b"x-request-id", request_id.encode()))
         deadline_s = time.perf_counter() + _timeout_s(by_name, self._timeout_s)
-        return PredictionRequest(route, path, by_name, request_id, deadline_s, client, answer_headers)
+        return PredictionRequest(route, path, by_name, request_id, deadline_s, client, answer_headers, check_body)
 
     async def answer(self, request: PredictionRequest) -> Response:
         """Answers one request; every failure is a problem, and the request's id comes back in a header."""
         self._in_flight += 1
         try:
+            if request.check_body is not None:
+                request.check_body(request.body)
             answer = await request.route.answer(request)
             headers = request.answer_headers
             if answer.head_length is not None:

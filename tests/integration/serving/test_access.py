@@ -186,7 +186,7 @@ def test_a_broken_file_under_a_running_server_keeps_its_keys_and_is_logged_and_c
     file.write_bytes(whole[:-20])
     wait_until(lambda: samples(server, key)["paceline_key_reloads_total", "failed"] == 1)
     assert server.client.post("/v1/predict", json=BODY, headers=bearer(key)).status_code == 200
-    assert "the API keys in force stay" in server.log.read_text()
+    assert "the credentials in force stay" in server.log.read_text()
     file.write_bytes(whole)
     wait_until(lambda: samples(server, key)["paceline_key_reloads_total", "ok"] == 1)
     assert samples(server, key)[("paceline_keys_active",)] == 1

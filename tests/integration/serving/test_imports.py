@@ -6,6 +6,7 @@ _SERVE = """
 import asyncio, sys
 from pathlib import Path
 import serving.__main__
+from serving.access import RequestHead
 from serving.app import ModelServer
 from serving.settings import Settings
 from serving.suspension import as_future
@@ -15,7 +16,7 @@ async def main():
     server = ModelServer(Settings(project="flight_delay", state=root / "state", predictions=root / "predictions"))
     await server.start()
     routes = server.predictions
-    request = routes.admit(routes.route_of("/v1/predict"), "POST", "/v1/predict", [])
+    request = routes.admit(routes.route_of("/v1/predict"), "/v1/predict", RequestHead("POST", "/v1/predict", b"", []))
     request.body = Path(sys.argv[3]).read_bytes()
     response = await as_future(routes.answer(request))
     await server.stop()

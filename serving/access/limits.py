@@ -1,11 +1,11 @@
 """Rate limits: one token bucket a client, in memory. Pure but for its own state: the caller brings the clock."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Headers = tuple[tuple[bytes, bytes], ...]
+_SWEEP_AT = 1024
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,14 @@ class Allowance(NamedTuple):
     full_after_s: float
 
 
-@dataclass
+@dataclass(slots=True)
 class _Bucket:
     tokens: float
     filled_at_s: float
+    limit: Limit
+
+    def is_full(self, now_s: float) -> bool:
+        return self.tokens + (now_s - self.filled_at_s) * self.limit.rate_per_s >= self.limit.burst
 
 
 class RateLimiter:
@@ -60,31 +64,35 @@ class RateLimiter:
 
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
+        self._sweep_at = _SWEEP_AT
 
     def take(self, client: str, limit: Limit, now_s: float) -> Allowance:
         """Takes one token of `client`, where there is one; `now_s` is of a clock that never goes back."""
         bucket = self._buckets.get(client)
         if bucket is None:
-            bucket = self._buckets[client] = _Bucket(float(limit.burst), now_s)
+            if len(self._buckets) >= self._sweep_at:
+                self._forget_full(now_s)
+            bucket = self._buckets[client] = _Bucket(float(limit.burst), now_s, limit)
         else:
             refilled = bucket.tokens + (now_s - bucket.filled_at_s) * limit.rate_per_s
-            bucket.tokens = min(float(limit.burst), refilled)
+            bucket.tokens = refilled if refilled < limit.burst else float(limit.burst)
             bucket.filled_at_s = now_s
+            bucket.limit = limit
         is_allowed = bucket.tokens >= 1
         if is_allowed:
             bucket.tokens -= 1
         left = bucket.tokens
         return Allowance(
-            is_allowed=is_allowed,
-            remaining=int(left),
-            retry_after_s=max(0.0, 1 - left) / limit.rate_per_s,
-            full_after_s=(limit.burst - left) / limit.rate_per_s,
+            is_allowed,
+            int(left) if left > 0 else 0,
+            0.0 if left >= 1 else (1 - left) / limit.rate_per_s,
+            (limit.burst - left) / limit.rate_per_s,
         )
 
-    def keep_only(self, clients: Collection[str]) -> None:
-        """Forgets the buckets of all others, so that clients who come and go do not pile up."""
-        for client in self._buckets.keys() - clients:
-            del self._buckets[client]
+    def _forget_full(self, now_s: float) -> None:
+        """A full bucket says no more than none: so clients who come and go do not pile up."""
+        self._buckets = {client: bucket for client, bucket in self._buckets.items() if not bucket.is_full(now_s)}
+        self._sweep_at = max(_SWEEP_AT, 2 * len(self._buckets))
 
     def __len__(self) -> int:
         return len(self._buckets)

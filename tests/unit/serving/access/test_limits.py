@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.rate_limit import Limit, RateLimiter
+from serving.access.limits import Limit, RateLimiter
 
 
 def test_a_burst_comes_in_and_then_one_request_for_each_token_that_time_brings() -> None:
@@ -50,13 +50,16 @@ def test_a_second_key_with_a_higher_limit_is_not_held_up_by_the_first() -> None:
     assert [limiter.take("a", new, 1.1).is_allowed for _ in range(3)] == [True, True, True]
 
 
-def test_clients_who_are_gone_are_forgotten_and_the_others_are_not() -> None:
+def test_clients_whose_buckets_are_full_again_are_forgotten_and_the_others_are_not() -> None:
     limiter, limit = RateLimiter(), Limit(1.0, 1)
-    for client in ("a", "b"):
-        limiter.take(client, limit, 0.0)
-    limiter.keep_only({"b", "c"})
-    assert len(limiter) == 1
-    assert not limiter.take("b", limit, 0.0).is_allowed
+    for number in range(5000):
+        limiter.take(f"passing-{number}", limit, number * 1.0)
+    assert len(limiter) < 2000
+    slow = Limit(0.001, 1)
+    limiter.take("a", slow, 5000.0)
+    for number in range(5000):
+        limiter.take(f"again-{number}", limit, 5000.0 + number * 0.1)
+    assert not limiter.take("a", slow, 5500.0).is_allowed
 
 
 @given(

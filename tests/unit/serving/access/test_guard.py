@@ -1,3 +1,4 @@
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 
 from pipelines.tasks import keys
+from serving.access import Access, AccessRefusedError, RequestHead, open_access, scope_of
+from serving.access.asgi import admitted, client_of, head_of
+from serving.access.limits import Limit
 from serving.app import ModelServer
-from serving.auth import Access, AccessRefusedError, client_of, open_access, scope_of
-from serving.rate_limit import Limit
 from serving.settings import Settings, SettingsError
 
 Headers = list[tuple[bytes, bytes]]
@@ -28,9 +30,13 @@ def guard(file: Path, **more: Any) -> Access:
     return Access(file, project="flight_delay", **more)
 
 
+def head(headers: Headers) -> RequestHead:
+    return RequestHead("POST", "/v1/predict", b"", headers)
+
+
 def status_of(access: Access, headers: Headers, needed: Any = "predict") -> int:
     try:
-        access.admit({"headers": headers}, needed)
+        access.admit(head(headers), needed)
     except AccessRefusedError as refused:
         return refused.status
     return 200
@@ -51,12 +57,30 @@ def test_a_key_opens_what_it_is_for_in_either_header_and_its_client_is_known(fil
         [(b"x-api-key", made["key"].encode())],
         [(b"authorization", b"Basic Z2F0ZXdheQ=="), (b"x-api-key", made["key"].encode())],
     ):
+        admission = access.admit(head(headers), "predict")
+        assert admission == ("acme", made["id"], (), None)
         scope: dict[str, Any] = {"headers": headers}
-        assert access.admit(scope, "predict") == ()
+        assert asyncio.run(admitted(scope, _no_body, admission)) is _no_body
         assert scope["state"] == {"client": "acme", "key_id": made["id"]}
         assert client_of(scope) == "acme"
-        assert made["key"] not in str(scope["state"])
     assert client_of({"headers": []}) is None
+
+
+async def _no_body() -> dict[str, Any]:
+    raise AssertionError("nobody asks for the body of a request that is not signed")
+
+
+def test_the_head_of_an_asgi_request_has_its_path_as_it_was_sent() -> None:
+    scope = {
+        "method": "GET",
+        "path": "/a b",
+        "raw_path": b"/a%20b",
+        "query_string": b"c=d",
+        "headers": [],
+        "scheme": "https",
+        "client": ("10.0.0.1", 5),
+    }
+    assert head_of(scope) == RequestHead("GET", "/a%20b", b"c=d", [], "https", None, "10.0.0.1")
 
 
 def wrong_keys(right: str) -> list[Headers]:
@@ -81,7 +105,7 @@ def test_whatever_is_wrong_with_a_key_the_refusal_is_the_same(file: Path) -> Non
     told = set()
     for headers in [*wrong_keys(right), bearer(expired), bearer(revoked["key"]), bearer("pk_" + "0" * 56)]:
         with pytest.raises(AccessRefusedError) as refused:
-            access.admit({"headers": headers}, "predict")
+            access.admit(head(headers), "predict")
         told.add((refused.value.status, refused.value.detail, refused.value.headers))
     assert len(told) == 1
     [(status, detail, answer_headers)] = told
@@ -94,7 +118,7 @@ def test_a_key_without_the_scope_is_refused_and_told_which_is_missing(file: Path
     access = guard(file)
     assert [status_of(access, bearer(key), needed) for needed in ("predict", "metrics", "metadata")] == [403, 200, 403]
     with pytest.raises(AccessRefusedError, match="has not the scope 'predict'") as refused:
-        access.admit({"headers": bearer(key)}, "predict")
+        access.admit(head(bearer(key)), "predict")
     assert b'error="insufficient_scope", scope="predict"' in dict(refused.value.headers)[b"www-authenticate"]
 
 
@@ -124,16 +148,16 @@ def test_an_empty_bucket_is_told_with_when_to_come_back_and_time_fills_it(file: 
     key = keys.create(file, "acme", rate_per_s=0.5, burst=2)["key"]
     now_s = [0.0]
     access = guard(file, clock=lambda: now_s[0])
-    first = dict(access.admit({"headers": bearer(key)}, "predict"))
+    first = dict(access.admit(head(bearer(key)), "predict").headers)
     assert first == {
         b"ratelimit-limit": b"2",
         b"ratelimit-policy": b"2;w=4",
         b"ratelimit-remaining": b"1",
         b"ratelimit-reset": b"2",
     }
-    access.admit({"headers": bearer(key)}, "predict")
+    access.admit(head(bearer(key)), "predict")
     with pytest.raises(AccessRefusedError, match="acme has used its 2 requests") as refused:
-        access.admit({"headers": bearer(key)}, "predict")
+        access.admit(head(bearer(key)), "predict")
     told = dict(refused.value.headers)
     assert (refused.value.status, told[b"retry-after"], told[b"ratelimit-remaining"]) == (429, b"2", b"0")
     now_s[0] = 2.0
@@ -196,7 +220,7 @@ def test_a_broken_new_file_keeps_the_old_keys_and_is_logged_and_counted_once(
     access = guard(file)
     break_it(file)
     told: list[str] = []  # at the logger itself: a library that configures logging may repeat what reaches the root
-    monkeypatch.setattr("serving.auth.logger.error", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr("serving.access.credentials.logger.error", lambda text, *values: told.append(text % values))
     assert [access.reload(), access.reload()] == [False, False]
     assert status_of(access, bearer(key)) == 200
     assert [str(file) in message for message in told] == [True]
