@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from serving.access.tls import uvicorn_tls
 from serving.app import ModelServer
 from serving.garbage import settle
 from serving.http import PredictionConnection
@@ -44,6 +45,7 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         application = ModelServer(settings)
+        tls = uvicorn_tls(settings)
         listener = _listen(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  the one line that a person at the command line needs
@@ -61,11 +63,16 @@ def main() -> int:
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
+        **tls,
     )
     server = _Server(config)
     host, port = listener.getsockname()[:2]
     logging.getLogger("serving").info(
-        "the model server of %s listens on http://%s:%d, its API page is /docs", settings.project, host, port
+        "the model server of %s listens on %s://%s:%d, its API page is /docs",
+        settings.project,
+        "https" if tls else "http",
+        host,
+        port,
     )
     server.run(sockets=[listener])
     return 0 if server.started else 1

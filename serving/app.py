@@ -21,6 +21,7 @@ from starlette.responses import Response
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from serving.access import Access, open_access, scope_of
 from serving.access.asgi import admitted, head_of, respond_refused, with_headers
+from serving.access.openapi import secure
 from serving.admission import ClientGoneError, Receive, RequestRefusedError, Scope, Send, problem_body
 from serving.answering import Answerer
 from serving.batching import Batcher
@@ -182,8 +183,9 @@ class ModelServer:
             *model_status_routes(project=settings.project, slots=self.slots, reason=reason),
             *control_routes(control),
         ]
+        secured = partial(secure, access=self._access, has_control_token=settings.control_token is not None)
         return Starlette(
-            routes=[*routes, *docs_routes(routes, project=settings.project, slots=self.slots)],
+            routes=[*routes, *docs_routes(routes, project=settings.project, slots=self.slots, secure=secured)],
             middleware=[Middleware(BaseHTTPMiddleware, dispatch=_answer_with_problems)],
             exception_handlers={HTTPException: _on_http_error},
         )

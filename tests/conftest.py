@@ -1,5 +1,6 @@
 """Fixtures for all tests: small real bundles, and a real model server process."""
 
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +22,8 @@ def model_servers(tmp_path: Path) -> Iterator[Callable[..., ModelServerProcess]]
     """Starts real model servers below the test's folder, and ends what is left of them after the test."""
     started: list[ModelServerProcess] = []
 
-    def start(**settings: str) -> ModelServerProcess:
-        server = ModelServerProcess(tmp_path, **settings)
+    def start(*, tls: ssl.SSLContext | None = None, **settings: str) -> ModelServerProcess:
+        server = ModelServerProcess(tmp_path, tls=tls, **settings)
         started.append(server)
         server.wait_until_live()
         return server

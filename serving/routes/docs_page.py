@@ -34,11 +34,20 @@ DOCS_PAGE = """<!doctype html>
 </head>
 <body>
 <header><h1 id="title">API</h1><p id="about" role="status">Reading the description …</p></header>
+<form id="access" hidden>
+  <label>API key, or another bearer token <input id="key" type="password" autocomplete="off" spellcheck="false"></label>
+  <button>Use it</button>
+  <p>This page keeps it only until it is closed, and sends it to this server only.</p>
+</form>
 <main id="paths"></main>
 <noscript>This page needs JavaScript; <a href="/openapi.json">the description is here</a>.</noscript>
 <script>
 "use strict";
 let api;
+const credential = () => {
+  const key = document.getElementById("key").value.trim();
+  return !key ? {} : key.startsWith("pk_") ? { "x-api-key": key } : { authorization: "Bearer " + key };
+};
 const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -72,6 +81,8 @@ function table(name, seen) {
 
 function operation(path, method, described) {
   const inside = make("div", { class: "inside" });
+  const needed = described["x-required-scope"];
+  if (needed) inside.append(make("p", {}, "Needs a credential with the scope ", make("code", {}, needed), "."));
   if (described.description) inside.append(make("p", {}, described.description));
   const fields = {};
   for (const parameter of described.parameters || []) {
@@ -106,6 +117,7 @@ function operation(path, method, described) {
       else if (value && parameter.in === "header") headers[parameter.name] = value;
     }
     if (area) headers["content-type"] = kind.value;
+    if (!path.startsWith("/control")) Object.assign(headers, credential());
     if (token.value) headers.authorization = "Bearer " + token.value;
     output.hidden = false;
     output.textContent = "…";
@@ -130,7 +142,16 @@ function operation(path, method, described) {
 }
 
 async function draw() {
-  api = await (await fetch("/openapi.json")).json();
+  const answer = await fetch("/openapi.json", { headers: credential() });
+  const isRefused = answer.status === 401 || answer.status === 403 || answer.status === 429;
+  document.getElementById("access").hidden = !isRefused && !document.getElementById("key").value;
+  if (!answer.ok) {
+    const problem = await answer.json().catch(() => ({ detail: "" }));
+    const lead = isRefused ? "The description of this server is for its clients" : "The description cannot be read";
+    document.getElementById("about").textContent = lead + " (" + answer.status + "): " + problem.detail;
+    return;
+  }
+  api = await answer.json();
   document.title = document.getElementById("title").textContent = api.info.title;
   document.getElementById("about").textContent = api.info.description + " API version " + api.info.version + ".";
   const groups = new Map();
@@ -140,9 +161,13 @@ async function draw() {
       if (!groups.has(tag)) groups.set(tag, make("section", {}, make("h2", {}, tag)));
       groups.get(tag).append(operation(path, method, described));
     }
-  document.getElementById("paths").append(...groups.values());
+  document.getElementById("paths").replaceChildren(...groups.values());
 }
-draw().catch(error => { document.getElementById("about").textContent = "The description cannot be read: " + error; });
+const show = () => draw().catch(error => {
+  document.getElementById("about").textContent = "The description cannot be read: " + error;
+});
+document.getElementById("access").onsubmit = event => { event.preventDefault(); show(); };
+show();
 </script>
 </body>
 </html>

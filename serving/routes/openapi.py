@@ -1,6 +1,6 @@
 """The OpenAPI description: of the described routes, and of the prediction routes with the live model's schema."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -31,11 +31,16 @@ _POLICY = (
 )
 
 
-def docs_routes(routes: Sequence[BaseRoute], *, project: str, slots: Slots) -> list[Route]:
-    """`/docs` and `/openapi.json`, written anew for each call, since the live model may have changed."""
+def docs_routes(
+    routes: Sequence[BaseRoute], *, project: str, slots: Slots, secure: Callable[[dict[str, Any]], dict[str, Any]]
+) -> list[Route]:
+    """`/docs` and `/openapi.json`, written anew for each call, since the live model may have changed.
+
+    `secure` adds to the document who may call what.
+    """
 
     async def description(_: Request) -> Response:
-        return json_answer(describe(routes, project, slots))
+        return json_answer(secure(describe(routes, project, slots)))
 
     async def page(_: Request) -> Response:
         return Response(DOCS_PAGE, media_type="text/html; charset=utf-8", headers={"content-security-policy": _POLICY})
