@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,6 +18,9 @@ from pipelines.monitoring.predictions import (
     find_prediction,
     read_predictions,
 )
+from pipelines.monitoring.segments import Files, LogChangesError
+from serving.prediction_writer import LoggedGroup
+from tests.fixtures.prediction_log import tiny_group, tiny_writer, write_segment
 
 SCHEMA = InputSchema(
     version=1,
@@ -176,3 +180,109 @@ def test_inputs_are_encoded_as_the_model_saw_them_except_what_is_masked(tmp_path
 
 def test_no_predictions_are_encoded_as_no_rows() -> None:
     assert encode_inputs(PREDICTION_COLUMNS.empty_table(), SCHEMA).rows.shape == (0, 4)
+
+
+def _segment(root: Path, *groups: LoggedGroup) -> Path:
+    """A segment of one batch for each of `groups`, which its writer still holds."""
+    log = tiny_writer(root)
+    for group in groups:
+        log.append(group)
+        log._flush()
+    [path] = root.glob("day=*/*.arrows")
+    return path
+
+
+AUGUST = (date(2013, 1, 1), date(2014, 1, 1))
+
+
+def test_segments_and_parquet_files_are_read_together_also_the_segment_that_is_being_written(tmp_path: Path) -> None:
+    _write(tmp_path, "old.parquet", [_row(1)])
+    group = tiny_group(2, client="ada")
+    _segment(tmp_path, group)
+    log = read_predictions(tmp_path, *AUGUST)
+    assert log.table["prediction_id"].to_pylist() == sorted(["00000001", *group.prediction_ids])
+    assert log.table.schema == PREDICTION_COLUMNS
+    assert sorted(log.table["client"].to_pylist(), key=str) == [None, "ada", "ada"]
+    assert (log.segments, log.damaged) == (2, ())
+    assert find_prediction(tmp_path, "00000001") is not None
+    assert find_prediction(tmp_path, group.prediction_ids[1]) is not None
+
+
+def test_parquet_files_from_before_the_later_columns_are_read_with_nulls(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a.parquet", [_row(1)])
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["client", "unusual"]), path)
+    log = read_predictions(tmp_path, *AUGUST)
+    assert (log.table["client"].to_pylist(), log.table["unusual"].to_pylist()) == ([None], [None])
+    assert log.damaged == ()
+
+
+@pytest.mark.parametrize("cut", [1, 100, 1000])
+def test_a_torn_last_batch_is_no_damage_and_costs_no_other_row(tmp_path: Path, cut: int) -> None:
+    groups = [tiny_group(3) for _ in range(3)]
+    path = _segment(tmp_path, *groups)
+    path.write_bytes(path.read_bytes()[:-cut])
+    log = read_predictions(tmp_path, *AUGUST)
+    assert log.table["prediction_id"].to_pylist() == [each for group in groups[:2] for each in group.prediction_ids]
+    assert log.damaged == ()
+
+
+def test_a_damage_before_the_last_batch_is_named_and_the_batches_before_it_are_read(tmp_path: Path) -> None:
+    groups = [tiny_group(30) for _ in range(3)]
+    path = _segment(tmp_path, *groups)
+    content = bytearray(path.read_bytes())
+    second = content.index(b"\xff\xff\xff\xff", content.index(b"\x28\xb5\x2f\xfd"))  # after the first zstd frame
+    body = content.index(b"\x28\xb5\x2f\xfd", second)
+    content[body : body + 4] = b"\0\0\0\0"
+    path.write_bytes(content)
+    log = read_predictions(tmp_path, *AUGUST)
+    assert log.table["prediction_id"].to_pylist() == list(groups[0].prediction_ids)
+    [damaged] = log.damaged
+    assert damaged.path == path.relative_to(tmp_path).as_posix()
+    assert "from byte" in damaged.reason
+
+
+def test_a_segment_that_is_whole_has_no_torn_batch_only_a_damaged_one(tmp_path: Path) -> None:
+    write_segment(tmp_path, tiny_group(30))
+    [path] = tmp_path.glob("day=*/*.arrows")
+    content = bytearray(path.read_bytes())
+    frame = content.index(b"\x28\xb5\x2f\xfd")
+    content[frame : frame + 4] = b"\0\0\0\0"
+    path.write_bytes(content)
+    assert len(read_predictions(tmp_path, *AUGUST).damaged) == 1
+
+
+def test_a_segment_that_is_none_and_one_of_other_columns_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "day=2026-01-02"
+    folder.mkdir()
+    (folder / "a.arrows").write_bytes(b"not a stream")
+    table = pa.table({"prediction_id": ["x"]})
+    with pa.ipc.new_stream(folder / "b.arrows", table.schema) as stream:
+        stream.write_table(table)
+    (folder / "compacted-c.parquet").write_bytes(b"PAR1")
+    log = read_predictions(tmp_path, *AUGUST)
+    assert [each.path.partition("/")[2] for each in log.damaged] == ["a.arrows", "b.arrows", "compacted-c.parquet"]
+    assert "lacks the columns request_id" in log.damaged[1].reason
+    assert (log.table.num_rows, log.segments) == (0, 3)
+
+
+def test_a_prediction_is_looked_for_only_in_the_days_around_the_time_in_its_id(tmp_path: Path) -> None:
+    group = tiny_group(1)
+    write_segment(tmp_path, group)
+    (tmp_path / "day=2013-08-01").rename(tmp_path / "day=2013-08-02")  # as by a clock that runs behind
+    assert find_prediction(tmp_path, group.prediction_ids[0]) is not None
+    (tmp_path / "day=2013-08-02").rename(tmp_path / "day=2013-08-09")
+    assert find_prediction(tmp_path, group.prediction_ids[0]) is None
+
+
+def test_a_log_whose_files_go_faster_than_they_are_read_is_an_error_and_no_empty_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_segment(tmp_path, tiny_group(1))
+    [path] = tmp_path.glob("day=*/*.arrows")
+
+    def listed(root: Path, is_wanted: Any) -> Files:
+        return Files(streams=(path.with_name("gone.arrows"),), tables=(), replaced=(), damaged=())
+
+    monkeypatch.setattr("pipelines.monitoring.predictions.list_files", listed)
+    with pytest.raises(LogChangesError, match="were gone"):
+        read_predictions(tmp_path, *AUGUST)
