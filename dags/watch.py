@@ -43,9 +43,14 @@ def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | N
 
 @task(execution_timeout=timedelta(hours=4))
 def compact_log(project: str) -> dict[str, Any]:
+    from airflow.sdk.exceptions import AirflowSkipException
+
     from pipelines.tasks import compacting
 
-    return compacting.compact(project, today=as_of_run(get_current_context()))
+    try:
+        return compacting.compact(project, today=as_of_run(get_current_context()))
+    except compacting.CompactionRunsError as another:
+        raise AirflowSkipException(str(another)) from another
 
 
 def watch(project: Project) -> DAG:

@@ -5,11 +5,16 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import duckdb
 import msgspec
+import pyarrow as pa
 
+from pipelines.monitoring.compaction import CompactionError, CompactionRunsError, compact_day, locked
+from pipelines.monitoring.retention import DEFAULT_SAMPLE, MINIMUM_KEEP_DAYS, reduce_day
+from pipelines.monitoring.segments import days_of
 from pipelines.wiring import find_project, home, log_keep_days
 
-DEFAULT_SAMPLE = 0.01
+__all__ = ["CompactionRunsError", "compact", "compacted_text"]
 logger = logging.getLogger("paceline")
 
 
@@ -32,13 +37,6 @@ def compact(
         CompactionRunsError: another compaction of this log is at work.
         CompactionError: days could not be done; all others are.
     """
-    import duckdb
-    import pyarrow as pa
-
-    from pipelines.monitoring.compaction import CompactionError, compact_day, locked
-    from pipelines.monitoring.retention import MINIMUM_KEEP_DAYS, reduce_day
-    from pipelines.monitoring.segments import days_of
-
     find_project(project)
     keep_days = log_keep_days() if keep_days is None else keep_days
     if keep_days < MINIMUM_KEEP_DAYS:

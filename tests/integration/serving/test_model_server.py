@@ -344,6 +344,7 @@ def test_metrics_count_by_version_and_slot(server: ModelServerProcess) -> None:
     assert samples[("paceline_challenger_share",)] == 1.0
     assert 0 < samples[("paceline_lease_left_seconds",)] <= 60
     assert samples[("paceline_log_dropped_total",)] == 0
+    assert samples[("paceline_log_refused_total",)] == 0
     assert samples["paceline_responses_total", "200", "predict"] == 2
 
 

@@ -207,3 +207,14 @@ def test_a_disk_that_is_full_in_the_middle_of_a_batch_damages_nothing(tmp_path: 
         assert sorted(rows) == sorted(found["sent"])
         assert len(rows) == 20
         assert (len(found["failed"]), found["refused"], found["dropped"]) == (1000, 3000, 0)
+
+
+def test_unusual_predictions_are_counted_in_the_metrics(server: ModelServerProcess) -> None:
+    server.load(tiny_bundle(server.root / "bundles", bias=1.0), "2", "r1").raise_for_status()
+    server.share("r1", 0.0, shadow=True).raise_for_status()
+    server.predict(tiny_record(distance=900.0)).raise_for_status()  # a score that no test row had
+    expected = 'paceline_unusual_predictions_total{flag="extreme_score",slot="shadow",version="2"} 1.0'
+    deadline = time.monotonic() + 10
+    while expected not in server.client.get("/metrics").text.splitlines():
+        assert time.monotonic() < deadline, server.client.get("/metrics").text
+        time.sleep(0.05)

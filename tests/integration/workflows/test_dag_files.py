@@ -69,6 +69,11 @@ def test_the_retrain_goes_from_window_to_registration(dags: dict[str, Any]) -> N
     assert dag.get_task("train").is_mapped
 
 
+def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: dict[str, Any]) -> None:
+    task = dags["flight_delay.watch"].get_task("compact_log")
+    assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), set())
+
+
 def test_one_retrain_and_one_release_run_at_a_time(dags: dict[str, Any]) -> None:
     for name in ("retrain", "release"):
         assert dags[f"flight_delay.{name}"].max_active_runs == 1

@@ -166,6 +166,7 @@ def test_a_watch_measures_quality_and_drift_and_writes_its_report(
     _wait_for_predictions()
     watched = run("watch", as_of="2013-04-20", days=30)
     assert states(watched)["report"] == "success", states(watched)
+    assert states(watched)["compact_log"] == "success", states(watched)
     seen = open_ledger().entries(project=PROJECT, kinds=("watch",))[-1].body
     assert seen["predictions"] > 100
     assert seen["coverage"]["labelled"] > 100

@@ -36,6 +36,7 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_name() -> None:
         ({"KEYS": "k", "RATE_PER_S": "5", "BURST": "1.5"}, "BURST is '1.5'"),
         ({"KEYS": "k", "BURST": "5"}, "needs PACELINE_SERVING_RATE_PER_S"),
         ({"RATE_PER_S": "5"}, "set PACELINE_SERVING_KEYS"),
+        ({"LOG_POLICY": "keep"}, "LOG_POLICY is 'keep', expected drop"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name(changes: dict[str, Any], text: str) -> None:
@@ -54,3 +55,8 @@ def test_the_file_of_the_keys_and_the_usual_limit_are_settings_and_none_by_defau
     assert (usual.keys, usual.rate_per_s, usual.burst) == (None, None, None)
     named = read_settings(environment(KEYS="keys.json", RATE_PER_S="2.5", BURST="9"))
     assert (named.keys, named.rate_per_s, named.burst) == (Path("keys.json"), 2.5, 9)
+
+
+def test_rows_of_the_log_are_dropped_by_default_and_answers_fail_where_that_is_asked_for() -> None:
+    assert read_settings(environment()).log_policy == "drop"
+    assert read_settings(environment(LOG_POLICY="fail")).log_policy == "fail"
