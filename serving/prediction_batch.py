@@ -8,12 +8,12 @@ compression takes it away again.
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from serving.unusual import EXTREME_SCORE, Reference
 
 MAXIMUM_BATCH_BYTES = 64 << 20  # of inputs; far below what 32-bit offsets can address
 PIECE_ROWS = 128  # between two pauses, in which answers go on: some 250 µs
+_COLUMNS_AT_ONCE = 3
 COMPRESSED_ROWS = 16  # smaller batches only grow by it
 DAY_S = 86_400
 _KNOWN_BUNDLES = 16
@@ -57,7 +58,7 @@ STREAM_HEAD: bytes = SEGMENT_SCHEMA.serialize().to_pybytes()
 class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     """Rows of one request that one slot answered; the sequences are parallel. `served_at_s` is since the epoch.
 
-    `features` are the rows as encoded for that version (float32, rows × columns), `baseline` its bundle's: without one
+    `features` are the rows as encoded for that version (float32, rows × columns), `baseline` its bundle's: without both
     of them inputs, without the latter also scores are not looked at for what is unusual. `client` is who got the rows.
     """
 
@@ -164,7 +165,11 @@ class BatchBuilder:
         if not inputs:
             return Batch(b"", 0, taken, refused, {})
         unusual: Counter[tuple[str, str, str]] = Counter()
-        columns = self._columns(day, good, inputs, times, unusual)
+        columns: list[pyarrow.Array] = []
+        for column in self._columns(day, good, inputs, times, unusual):
+            columns.append(column)
+            if len(inputs) >= PIECE_ROWS and len(columns) % _COLUMNS_AT_ONCE == 0:
+                self._pause()
         batch = pyarrow.RecordBatch.from_arrays(columns, schema=SEGMENT_SCHEMA)
         return Batch(_message(batch), len(inputs), taken, refused, unusual)
 
@@ -205,7 +210,7 @@ class BatchBuilder:
         inputs: Sequence[bytes],
         times: Sequence[str],
         counted: Counter[tuple[str, str, str]],
-    ) -> list[pyarrow.Array]:
+    ) -> Iterator[pyarrow.Array]:
         """In the order of `PredictionRow`'s fields; counts the flags of unusual rows in `counted`."""
         rows = [len(group.records) for group in groups]
         is_flat = len(rows) == len(inputs)  # each group has a record: then each has one, as most do
@@ -219,32 +224,24 @@ class BatchBuilder:
         bundles = [group.bundle for group in groups]
         scores = np.array(per_row([group.scores for group in groups]), dtype=np.float64)  # None becomes NaN
         decisions = np.array(per_row([group.decisions for group in groups]), dtype=np.float32)
-        columns = [
-            _text(per_row([group.prediction_ids for group in groups])),
-            _text(each([group.request_id for group in groups])),
-            _moments(each([group.served_at_s for group in groups]), day),
-            _text(times),
-            _text([self._project] * len(inputs)),
-            _text(each([group.version for group in groups])),
-            _text(each(bundles)),
-            _text(each([group.slot for group in groups])),
-            _text_or_null(each([group.rollout for group in groups])),
-            _numbers(np.array(each([group.share for group in groups]), dtype=np.float64)),
-        ]
-        if len(inputs) >= PIECE_ROWS:
-            self._pause()
-        columns += [
-            _text(per_row(self._entities(groups, bundles))),
-            _numbers(scores),
-            _booleans(decisions),
-            _numbers(np.array(each([group.latency_us for group in groups]), dtype=np.int64)),
-            _text_or_null(per_row([group.errors for group in groups])),
-            _joined(inputs),
-            _text_or_null(each([group.client for group in groups])),
-        ]
-        if len(inputs) >= PIECE_ROWS:
-            self._pause()
-        return [*columns, self._unusual(groups, bundles, rows, scores, counted)]
+        yield _text(per_row([group.prediction_ids for group in groups]))
+        yield _text(each([group.request_id for group in groups]))
+        yield _moments(each([group.served_at_s for group in groups]), day)
+        yield _text(times)
+        yield _text([self._project] * len(inputs))
+        yield _text(each([group.version for group in groups]))
+        yield _text(each(bundles))
+        yield _text(each([group.slot for group in groups]))
+        yield _text_or_null(each([group.rollout for group in groups]))
+        yield _numbers(np.array(each([group.share for group in groups]), dtype=np.float64))
+        yield _text(per_row(self._entities(groups, bundles)))
+        yield _numbers(scores)
+        yield _booleans(decisions)
+        yield _numbers(np.array(each([group.latency_us for group in groups]), dtype=np.int64))
+        yield _text_or_null(per_row([group.errors for group in groups]))
+        yield _joined(inputs)
+        yield _text_or_null(each([group.client for group in groups]))
+        yield self._unusual(groups, bundles, rows, scores, counted)
 
     def _entities(self, groups: Sequence[LoggedGroup], bundles: Sequence[str]) -> list[Sequence[str]]:
         masking = {bundle for bundle in set(bundles) if self._known[bundle].masks_entity}
@@ -274,13 +271,15 @@ class BatchBuilder:
             owned = _places(starts[members], np.array(rows)[members])
             for row in owned[reference.flag_scores(scores[owned])].tolist():
                 flags.setdefault(row, []).append(EXTREME_SCORE)
-            members = [place for place in members if groups[place].features is not None]
+            encoded = [groups[place].features for place in members]
+            if [each is not None and len(each) for each in encoded] != [rows[place] for place in members]:
+                members = [place for place in members if _has_features(groups[place])]
+                owned = _places(starts[members], np.array(rows)[members])
+                encoded = [groups[place].features for place in members]
             if not members:
                 continue
-            owned = _places(starts[members], np.array(rows)[members])
-            features = np.concatenate([groups[place].features for place in members])
             records = list(chain.from_iterable([groups[place].records for place in members]))
-            for place, flag in reference.flag_inputs(features, records):
+            for place, flag in reference.flag_inputs(np.concatenate(cast(list[NDArray[np.float32]], encoded)), records):
                 flags.setdefault(int(owned[place]), []).append(flag)
         if not flags:
             return pyarrow.nulls(len(scores), pyarrow.string())
@@ -317,8 +316,14 @@ def _event_time(value: Any) -> str:
         return "" if value is None else str(value)  # a challenger's schema may have refused it
 
 
+def _has_features(group: LoggedGroup) -> bool:
+    return group.features is not None and len(group.features) == len(group.records)
+
+
 def _places(starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
     """The rows of all spans."""
+    if not len(starts):
+        return starts
     ends = np.cumsum(lengths)
     places: NDArray[np.intp] = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
     return places

@@ -155,6 +155,16 @@ def test_the_last_instant_of_a_day_stays_in_it() -> None:
     assert row.served_at == "2013-08-01T23:59:59.999999+00:00"
 
 
+def test_features_that_are_not_one_row_for_each_record_are_not_looked_at(tmp_path: Any) -> None:
+    baseline = tiny_bundle(tmp_path).baseline
+    far = np.array([[0, 9000.0, 50]], dtype=np.float32)
+    batch = build(
+        tiny_group(2, features=far, baseline=baseline, scores=[0.55, 0.55]),
+        tiny_group(1, features=far, baseline=baseline, scores=[0.55]),
+    )
+    assert [row.unusual for row in read(batch)] == [None, None, "outside_baseline:distance"]
+
+
 def test_unusual_rows_have_their_flags_and_are_counted_by_version_and_slot(tmp_path: Any) -> None:
     baseline = tiny_bundle(tmp_path).baseline
     encoder = Encoder(TINY_SCHEMA)
