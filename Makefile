@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check clean
+.PHONY: help install demo test test-all check bench-serving clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/.installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Paceline needs Python 3.11 or 3.12, and none was found. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -30,6 +30,9 @@ test: install check  ## the checks, then the tests
 
 test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow killed in a canary step
 	$(BIN)/pytest -m slow
+
+bench-serving: install  ## the model server beside bare uvicorn, FastAPI, MLServer, BentoML and LitServe; ARGS=--quick: a minute
+	$(BIN)/python benchmarks/serving/compare.py $(ARGS)
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted

@@ -61,6 +61,7 @@ class Load:
         *,
         connections: int = 64,
         timeout_s: float = 5.0,
+        queues: bool = True,
         classify: Classify | None = None,
         stop: asyncio.Event | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -71,6 +72,8 @@ class Load:
             requests: whole HTTP requests, sent in turns.
             connections: the most that are open, so the most requests on their way; further ones wait their turn.
             timeout_s: how long a client waits, from when its request was due.
+            queues: whether a request that is due while no connection is free waits for one. Without, it is given up at
+                once, so that what a server in overload gets is fresh, as from clients that are many.
             classify: the slot and the model version in the body of an answer with status 200.
             stop: ends the run early, with what is there.
         """
@@ -82,6 +85,7 @@ class Load:
         self._requests = requests
         self._limit = connections
         self._timeout_s = timeout_s
+        self._queues = queues
         self._classify = classify
         self._stop = stop or asyncio.Event()
         self._on_progress = on_progress
@@ -155,8 +159,12 @@ class Load:
             if connection.is_usable:
                 self._send(connection, due_s)
                 return
+        is_below_limit = len(self._open) + len(self._opening) < self._limit
+        if not is_below_limit and not self._queues:
+            self._fail(due_s, Label(0, error=NOT_SENT, given_up=True))
+            return
         self._waiting.append(due_s)
-        if len(self._open) + len(self._opening) < self._limit:
+        if is_below_limit:
             task = asyncio.get_running_loop().create_task(self._connect())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)

@@ -30,6 +30,14 @@ class ServerProcesses:
                 used += times.user + times.system
         return used
 
+    def rss_mb(self) -> float:
+        """Resident memory; what several processes share counts once for each."""
+        used = 0
+        for member in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used += member.memory_info().rss
+        return used / 1e6
+
     def resident_mb(self) -> float:
         """Memory in use: what several processes share counts once (PSS), where the system tells it."""
         used = 0

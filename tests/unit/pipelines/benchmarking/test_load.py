@@ -64,6 +64,17 @@ def test_requests_that_no_connection_was_free_for_are_told_and_count_as_waiting(
     assert measured.latency_ms.p50 >= 290
 
 
+def test_without_a_queue_a_request_that_finds_no_connection_is_given_up_at_once(server: TinyServer) -> None:
+    server.service_s = 60.0
+    target = target_of(server.url)
+    due = due_times(100, 0.5, arrivals="fixed")
+    requests = [request(target, "/", b"{}")]
+    load = Load(target, requests, connections=2, timeout_s=0.7, classify=slot_in_records, queues=False)
+    result = asyncio.run(load.open_loop(due))
+    measured = measure(result, due_s=due, rows=1, warmup_s=0.0, seconds=0.5)
+    assert (result.sent, measured.counts.not_sent) == (2, 48)
+
+
 def test_refusals_are_failures_with_their_first_answer_and_are_no_latency(server: TinyServer) -> None:
     server.status = 429
     _, measured = run(server, seconds=0.1)
