@@ -20,6 +20,7 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     slot `challenger` with `error` set and no score, beside the champion's row with the same `request_id`. `client` is
     who got the prediction (None: a server without keys, or a shadow's row, which nobody got). `unusual` has the flags
     of an unusual prediction, joined by commas: `extreme_score`, `outside_baseline:<field>`, `unseen_category:<field>`.
+    `cached`: the score is that of an identical row some seconds before, and the judge does not count the answer.
     """
 
     prediction_id: str
@@ -40,3 +41,4 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     inputs: str
     client: str | None = None
     unusual: str | None = None
+    cached: bool | None = None

@@ -69,6 +69,7 @@ class _Group:
     name: str
     rows: list[int]
     seconds: float = 0.0
+    features: NDArray[np.float32] | None = None
     scores: list[float] = field(default_factory=list)
     errors: list[str | None] = field(default_factory=list)
 
@@ -184,11 +185,6 @@ class Answerer:
         if problem_of(score) is not None:
             return None
         seconds = time.perf_counter() - started
-        if not is_cached:
-            if is_counted:
-                champion.counts.requests += 1
-                count_answer(champion.counts, seconds, score)
-            self._metrics.of(version, "champion").answered(seconds, score)
         prediction_id, decision = self._ids.next(), score >= model.threshold
         rollout, share = (challenger.rollout, challenger.share) if challenger else (None, 0.0)
         self._writer.append(
@@ -208,8 +204,20 @@ class Answerer:
                 scores=(score,),
                 decisions=(decision,),
                 errors=_NO_ERROR,
+                features=features,
+                baseline=model.baseline,
+                client=client,
+                cached=is_cached,
             )
         )
+        committed = self._writer.committed()
+        if committed is not None:
+            await committed
+        if not is_cached:
+            if is_counted:
+                champion.counts.requests += 1
+                count_answer(champion.counts, seconds, score)
+            self._metrics.of(version, "champion").answered(seconds, score)
         if shadowing is not None:
             self._offer(shadowing, request_id, model, records, (entity,), (score,))
         prediction = Prediction(prediction_id, score, decision, version, "champion", is_cached)
@@ -249,6 +257,9 @@ class Answerer:
         if challenger is not None and others:
             retried = await self._ask_challenger(request, challenger, others, champion)
         await self._ask_champion(request, champion, own, retried, features, encoding_s)
+        committed = self._writer.committed()
+        if committed is not None:
+            await committed
         return PredictResponse(
             predictions=[answer for answer in request.answers if answer is not None],
             rollout=request.rollout,
@@ -288,6 +299,8 @@ class Answerer:
         done = _Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
         done.scores = [group.scores[place] for place in kept]
         done.errors = [group.errors[place] for place in kept]
+        if not refused:  # of a row that the schema refuses there are no features
+            done.features = encoded.features[kept]
         self._record(request, done)
         return [row for row in rows if request.answers[row] is None]
 
@@ -305,7 +318,7 @@ class Answerer:
         started = time.perf_counter()
         if retried:
             features = np.concatenate([features, await encode(champion.model, request.records, retried)])
-        group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started)
+        group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started, features)
         await self._score(group, features, request.deadline_s)
         if request.is_counted:
             for place in range(len(own)):  # a retried row is no answer to a request of the champion's own
@@ -409,6 +422,9 @@ class Answerer:
                     scores=scores,
                     decisions=decisions,
                     errors=group.errors,
+                    features=group.features,
+                    baseline=model.baseline,
+                    client=request.client,
                 )
             )
         return totals

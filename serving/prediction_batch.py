@@ -59,7 +59,8 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     """Rows of one request that one slot answered; the sequences are parallel. `served_at_s` is since the epoch.
 
     `features` are the rows as encoded for that version (float32, rows × columns), `baseline` its bundle's: without both
-    of them inputs, without the latter also scores are not looked at for what is unusual. `client` is who got the rows.
+    of them inputs, without the latter also scores are not looked at for what is unusual. `client` is who got the rows,
+    `cached` whether another request's run gave their scores.
     """
 
     served_at_s: float
@@ -80,6 +81,7 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     features: NDArray[np.float32] | None = None
     baseline: Baseline | None = None
     client: str | None = None
+    cached: bool = False
 
 
 class Mask:
@@ -242,6 +244,7 @@ class BatchBuilder:
         yield _joined(inputs)
         yield _text_or_null(each([group.client for group in groups]))
         yield self._unusual(groups, bundles, rows, scores, counted)
+        yield _booleans(np.array(each([group.cached for group in groups]), dtype=np.float32))
 
     def _entities(self, groups: Sequence[LoggedGroup], bundles: Sequence[str]) -> list[Sequence[str]]:
         masking = {bundle for bundle in set(bundles) if self._known[bundle].masks_entity}

@@ -28,7 +28,7 @@ from serving.answering import Answerer, ChampionFailedError, NotReadyError
 from serving.batching import DeadlineError, OverloadedError
 from serving.encoding import Record
 from serving.metrics import Metrics
-from serving.prediction_writer import PredictionIds
+from serving.prediction_writer import LogFailedError, LogFullError, PredictionIds
 from serving.protocols import binary_tensors, instances, invocations, open_inference, records
 from serving.slots import Slot, Slots
 
@@ -265,7 +265,7 @@ def _refusal(error: Exception) -> RequestRefusedError:
         return RequestRefusedError(422, _told(error), error.problems)
     if isinstance(error, records.MalformedRequestError):
         return RequestRefusedError(error.status, str(error))
-    if isinstance(error, NotReadyError | OverloadedError):
+    if isinstance(error, NotReadyError | OverloadedError | LogFullError | LogFailedError):
         return RequestRefusedError(503, str(error))
     if isinstance(error, DeadlineError):
         return RequestRefusedError(504, str(error))

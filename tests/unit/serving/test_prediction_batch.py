@@ -65,6 +65,7 @@ def expected(group: LoggedGroup) -> list[PredictionRow]:
                 error=group.errors[row],
                 inputs=msgspec.json.encode(masked).decode(),
                 client=group.client,
+                cached=group.cached,
             )
         )
     return rows
@@ -104,6 +105,7 @@ def groups(draw: st.DrawFn) -> LoggedGroup:
         decisions=column(st.none() | st.booleans()),
         errors=column(st.none() | st.text(max_size=6)),
         client=draw(st.none() | st.text(max_size=4)),
+        cached=draw(st.booleans()),
     )
 
 

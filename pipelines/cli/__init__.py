@@ -1,0 +1,40 @@
+"""The command `paceline`: what the DAGs do, without Airflow, and what a model server needs beside it."""
+
+import logging
+import os
+import sys
+
+import typer
+from rich.logging import RichHandler
+
+from pipelines.cli import server, workflows
+from pipelines.cli.common import err
+
+app = typer.Typer(
+    name="paceline",
+    help="Continuous delivery of machine-learning models: validate, retrain, judge, and roll out without fear.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(workflows.app)
+app.add_typer(server.keys, name="keys")
+app.add_typer(server.log, name="log")
+app.add_typer(server.bench, name="bench")
+
+
+def main() -> None:
+    """Entry point; expected failures end with one line and exit code 1."""
+    logging.basicConfig(
+        level=os.environ.get("PACELINE_LOG_LEVEL", "WARNING"),
+        format="%(message)s",
+        datefmt="%X",
+        handlers=[RichHandler(console=err, show_path=False, show_level=False)],
+    )
+    logging.getLogger("paceline").setLevel(logging.INFO)
+    try:
+        app()
+    except (ValueError, LookupError, PermissionError, ConnectionError, RuntimeError, OSError) as error:
+        if os.environ.get("PACELINE_LOG_LEVEL") == "DEBUG":
+            raise
+        err.print(f"[bold red]paceline:[/] {type(error).__name__}: {error}", highlight=False)
+        sys.exit(1)

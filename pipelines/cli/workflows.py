@@ -1,0 +1,243 @@
+"""The commands that do what the DAGs do: data, training, rollouts, monitoring, and the demo."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.common import AsOf, Json, ProjectName, checked_date, err, show, until_signal
+
+app = typer.Typer()
+
+
+def _today(as_of: str) -> str:
+    return as_of or date.today().isoformat()
+
+
+@app.command()
+def ingest(project: ProjectName, as_json: Json = False) -> None:
+    """Load the project's source into the warehouse."""
+    from pipelines.tasks import ingesting
+
+    show(ingesting.ingest(project), as_json)
+
+
+@app.command()
+def snapshot(project: ProjectName, as_of: AsOf = "", as_json: Json = False) -> None:
+    """Take a snapshot of the labelled data as of a date, and validate it."""
+    from pipelines.tasks import retraining
+
+    windows = retraining.choose_window(project, _today(as_of))
+    taken = retraining.validate(project, retraining.take_snapshot(project, windows))
+    show({"snapshot": taken, "windows": windows}, as_json)
+
+
+@app.command()
+def train(
+    project: ProjectName,
+    snapshot: Annotated[str, typer.Option("--snapshot", help="The id that `paceline snapshot` printed.")],
+    trainer: Annotated[
+        list[str] | None, typer.Option("--trainer", help="Only this trainer's trials; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the project's trials on a snapshot, and optimise the best; prints the candidate's id for `evaluate`."""
+    from pipelines.tasks import artifacts, retraining
+
+    trials = [retraining.train(project, trial) for trial in retraining.plan_trials(project, snapshot, trainer)]
+    candidate = retraining.optimise(project, trials)
+    show({"candidate": artifacts.keep_json(candidate), **candidate}, as_json)
+
+
+@app.command()
+def evaluate(
+    project: ProjectName,
+    candidate: Annotated[str, typer.Option("--candidate", help="The id that `paceline train` printed.")],
+    register: Annotated[
+        bool, typer.Option("--register", help="Register it as challenger when every gate passes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a candidate by the gates, against the champion on the same held-out rows. Exit code 2 when a gate fails."""
+    from pipelines.tasks import artifacts, judging
+
+    evaluation = judging.evaluate(project, artifacts.read_json(candidate))
+    result = {key: value for key, value in evaluation.items() if key != "candidate"}
+    if register and evaluation["passed"]:
+        result["registered"] = judging.register(project, evaluation)
+    show(result, as_json)
+    if not evaluation["passed"]:
+        raise typer.Exit(2)
+
+
+@app.command()
+def retrain(
+    project: ProjectName,
+    as_of: AsOf = "",
+    trigger: Annotated[str, typer.Option(help="schedule, drift, performance, alert or manual.")] = "manual",
+    reason: Annotated[str, typer.Option(help="For the ledger.")] = "",
+    as_json: Json = False,
+) -> None:
+    """The whole way from data to a registered challenger. Exit code 2 when a gate fails."""
+    from pipelines.tasks import judging, retraining
+
+    windows = retraining.choose_window(project, _today(as_of), trigger, reason)
+    taken = retraining.validate(project, retraining.take_snapshot(project, windows))
+    trials = [retraining.train(project, trial) for trial in retraining.plan_trials(project, taken)]
+    evaluation = judging.evaluate(project, retraining.optimise(project, trials))
+    if not evaluation["passed"]:
+        err.print(f"the champion stays: {judging.failed_gates(evaluation)}")
+        raise typer.Exit(2)
+    show({**judging.register(project, evaluation), "gates": evaluation["gates"]}, as_json)
+
+
+@app.command()
+def release(
+    project: ProjectName,
+    version: Annotated[str | None, typer.Option(help="The version to offer; default: the challenger.")] = None,
+    note: Annotated[str | None, typer.Option(help="Needed for a version that was rolled back before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Roll a challenger out: shadow, steps, promotion, or back by itself. Exit code 2 unless it was promoted."""
+    from pipelines.tasks import releasing
+
+    opened = releasing.open_rollout(project, version, note)
+    if opened.offer is None:
+        err.print(f"nothing to roll out: {opened.reason}")
+        raise typer.Exit(2)
+    with err.status("waiting for the first look") as status:
+        outcome = asyncio.run(releasing.roll_out(project, opened.offer, lambda look: status.update(_look_line(look))))
+    settled = releasing.settle(project, outcome)
+    show(settled, as_json)
+    if settled["state"] != "promoted":
+        raise typer.Exit(2)
+
+
+def _look_line(look: Any) -> str:
+    requests = look.challenger.requests if look.challenger else 0
+    mode = "shadow" if look.shadow else f"{look.share:.0%} of the entities"
+    return f"{look.rollout}: {mode}, {requests} requests, lease {look.lease_left_s:.0f} s"
+
+
+@app.command()
+def rollback(
+    project: ProjectName,
+    version: Annotated[str | None, typer.Option(help="The version to put back; default: the champion before.")] = None,
+    reason: Annotated[str, typer.Option(help="For the ledger.")] = "rolled back by hand",
+    as_json: Json = False,
+) -> None:
+    """Make a kept version the champion again, at once."""
+    from pipelines.tasks import releasing
+
+    show(releasing.roll_back(project, version, reason), as_json)
+
+
+@app.command()
+def watch(
+    project: ProjectName,
+    as_of: AsOf = "",
+    days: Annotated[int, typer.Option(min=1, max=90, help="How many days of predictions before it.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Quality and drift of the live predictions, and whether a retrain is due."""
+    from pipelines.tasks import watching
+
+    observed = watching.observe(project, _today(as_of), days)
+    observed["report"] = watching.report(project, observed)
+    observed["due"] = watching.due_retrain(project, observed)
+    show(observed, as_json)
+
+
+@app.command()
+def serve(
+    project: ProjectName,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: the project's serving_port.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the model server of a project, in the foreground; with --json, where it listens is printed first."""
+    from pipelines.tasks.serving import server_environment
+
+    environment = server_environment(project, host, port)
+    if as_json:
+        url = f"http://{host}:{environment['PACELINE_SERVING_PORT']}"
+        show({"project": project, "url": url, "docs": f"{url}/docs"}, as_json)
+        sys.stdout.flush()
+    os.environ.update(environment)
+    os.execv(sys.executable, [sys.executable, "-m", "serving"])
+
+
+@app.command()
+def replay(
+    project: ProjectName,
+    start: Annotated[
+        str, typer.Option("--from", metavar="DATE", help="The first day to replay.", callback=checked_date)
+    ],
+    until: Annotated[
+        str, typer.Option("--until", metavar="DATE", help="The day after the last.", callback=checked_date)
+    ],
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 80.0,
+    url: Annotated[str | None, typer.Option(help="The model server; default: the project's.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="Write one JSON line for each answer to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send the real events of a period to the model server, in time order; Ctrl-C ends it with its summary."""
+    from pipelines.tasks import replaying
+
+    with _progress_line() as progress:
+        summary = asyncio.run(
+            until_signal(lambda stop: replaying.replay(project, start, until, rate, url, answers, stop, progress))
+        )
+    show(summary, as_json)
+
+
+@contextmanager
+def _progress_line() -> Iterator[Callable[[Any], None]]:
+    with err.status("reading the events") as status:
+        yield lambda p: status.update(f"{p.sent:,} sent, {p.failed} failed, by version {p.by_version}")
+
+
+@app.command()
+def status(project: ProjectName, as_json: Json = False) -> None:
+    """Who leads, what was offered and how it went, and what the last watch saw."""
+    from pipelines import views
+
+    found = views.status(project)
+    show(found, as_json, lambda: views.status_text(found))
+
+
+@app.command()
+def lineage(
+    prediction_id: Annotated[str, typer.Argument(metavar="PREDICTION_ID")],
+    project: Annotated[str | None, typer.Option(help="Default: all projects are searched.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where a prediction came from: version, bundle, snapshot, commit, parameters, lock, gates."""
+    from pipelines import views
+
+    found = views.lineage(prediction_id, project)
+    show(found, as_json, lambda: views.lineage_text(found))
+
+
+@app.command()
+def demo(
+    leave: Annotated[
+        bool, typer.Option("--exit", help="Stop by itself at the end; non-zero unless all went well.")
+    ] = False,
+    airflow_port: Annotated[int, typer.Option(help="Airflow's UI and API.")] = 8080,
+    mlflow_port: Annotated[int, typer.Option(help="The registry.")] = 5000,
+    server_port: Annotated[int, typer.Option(help="The model server.")] = 8500,
+    rate: Annotated[float, typer.Option(help="Replayed requests a second.")] = 80.0,
+) -> None:
+    """The main job on real flights, through Airflow: train, serve, replay the summer, retrain, roll out, roll back."""
+    from pipelines.demo.stack import Ports
+    from pipelines.demo.story import run_demo
+
+    ports = Ports(airflow=airflow_port, mlflow=mlflow_port, server=server_port)
+    raise typer.Exit(run_demo(ports, rate=rate, leave=leave))
