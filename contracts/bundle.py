@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from contracts.hashing import bytes_id, canonical_json, file_id
 from contracts.input_schema import InputSchema
+from contracts.providers import CPU, Provider, check_providers, with_hint
 
 FORMAT = 1
 MANIFEST, MODEL, SCHEMA, BASELINE, GOLDEN, CARD = (
@@ -34,11 +35,19 @@ class BundleError(ValueError):
 
 
 class ServingProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the graph is run: ONNX Runtime's providers by preference, the one that must be in use, threads."""
+    """How the graph is run: on what, by preference; on what it must run, or not at all; threads, and rows at once.
 
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    `providers` are names (cpu, cuda, tensorrt, or ONNX Runtime's own) or objects with options. `maximum_batch_rows` is
+    how many rows of different requests may share a run; None leaves it to the server: more on a GPU than on a CPU.
+    """
+
+    providers: tuple[str | Provider, ...] = (CPU,)
     require: str | None = None
-    intra_op_threads: int = 1
+    intra_op_threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 1
+    maximum_batch_rows: Annotated[int, msgspec.Meta(ge=1, le=65_536)] | None = None
+
+    def __post_init__(self) -> None:
+        check_providers(self.providers, self.require)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -171,7 +180,7 @@ def read_bundle(path: Path, expected_id: str | None = None) -> Bundle:
             raise BundleError(f"the bundle at {path} has format {found_format!r}, this version reads {FORMAT}")
         manifest = msgspec.json.decode(encoded, type=Manifest)
     except msgspec.DecodeError as error:
-        raise BundleError(f"the manifest of {path} cannot be read: {error}") from error
+        raise BundleError(f"the manifest of {path} cannot be read: {with_hint(str(error))}") from error
     found = {entry.name for entry in path.iterdir()} - {MANIFEST}
     if found != manifest.files.keys():
         raise BundleError(f"the bundle at {path} has the files {sorted(found)}, expected {sorted(manifest.files)}")

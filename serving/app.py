@@ -152,7 +152,12 @@ class ModelServer:
         champion = self._remembered
         try:
             model = await asyncio.to_thread(
-                load_model, Path(champion.path), champion.bundle, champion.version, self._settings.project
+                load_model,
+                Path(champion.path),
+                champion.bundle,
+                champion.version,
+                self._settings.project,
+                self._settings.execution,
             )
         except ModelRefusedError as error:
             self._not_ready = f"the champion, version {champion.version}, cannot be loaded: {error}"
@@ -176,6 +181,7 @@ class ModelServer:
             remember=partial(write_champion, settings.state),
             token=settings.control_token,
             allow_faults=settings.allow_faults,
+            execution=settings.execution,
         )
         reason = self._why_not_ready
         routes = [

@@ -2,24 +2,23 @@
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from contracts.bundle import Baseline, Bundle, BundleError, ServingProfile, read_bundle
+from contracts.bundle import Baseline, Bundle, BundleError, read_bundle
 from contracts.encoder import Encoder, InvalidRecordError
 from contracts.input_schema import InputSchema
+from serving.bound_runs import INPUT, OUTPUT, BoundRuns
+from serving.execution import AS_BUNDLED, Execution
+from serving.providers import Opened, ProviderError, open_session
 
-INPUT, OUTPUT = "features", "score"
+CPU_ROWS, DEVICE_ROWS = 64, 512  # rows of one run: trees on a CPU are no quicker beyond, a device wants more
 MAXIMUM_MEDIAN_ROW_S = 0.1  # a graph this slow on one row would hold up every other request
 _LATENCY_ROWS = 32
-_ERRORS_ONLY = 3
 _SCORE_SLACK = 1e-5  # float32 sigmoids and sums of leaves may leave [0, 1] by rounding
 
 
@@ -33,14 +32,23 @@ class ScoringError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A verified bundle under its registry version. `threshold` turns scores into decisions (`score >= threshold`)."""
+    """A verified bundle under its registry version. `threshold` turns scores into decisions (`score >= threshold`).
+
+    `providers` has for each execution provider in use how many of the graph's operators run on it, the first has most;
+    `gpu` is the number of the NVIDIA GPU, where one takes part; `maximum_rows` is how many rows a run should have at
+    most, `load_s` how long it took until the model could answer.
+    """
 
     version: str
     bundle: Bundle
     schema: InputSchema
     encoder: Encoder
     threshold: float
-    run: Callable[[NDArray[np.float32]], Any]
+    run: BoundRuns
+    providers: dict[str, int]
+    gpu: int | None
+    maximum_rows: int
+    load_s: float
     baseline: Baseline | None = None
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -65,62 +73,59 @@ def problem_of(score: float) -> str | None:
     return f"the score is {score}, expected 0 to 1"
 
 
-def load_model(path: Path, bundle_id: str, version: str, project: str) -> Model:
+def load_model(path: Path, bundle_id: str, version: str, project: str, execution: Execution = AS_BUNDLED) -> Model:
     """The bundle at `path`, verified, loaded, and replayed: its golden rows must give their scores again.
+
+    `execution` is what this server's settings say over the bundle's serving profile.
 
     Raises:
         ModelRefusedError: the bundle is damaged or another's, its graph cannot run here, or its scores differ.
     """
+    started = time.perf_counter()
     try:
         bundle = read_bundle(path, bundle_id)
         schema = bundle.schema
         if bundle.manifest.project != project:
             raise ModelRefusedError(f"the bundle is of project {bundle.manifest.project!r}, this server of {project!r}")
+        opened = _open(bundle, len(schema.columns), execution)
+        usual = DEVICE_ROWS if opened.has_device else CPU_ROWS
+        maximum_rows = bundle.manifest.serving.maximum_batch_rows or usual
         model = Model(
             version=version,
             bundle=bundle,
             schema=schema,
             encoder=Encoder(schema),
             threshold=bundle.manifest.threshold,
-            run=_session(bundle.model_path, bundle.manifest.serving, len(schema.columns)),
+            run=BoundRuns(opened.session, maximum_rows=maximum_rows, has_device=opened.has_device),
+            providers=opened.nodes,
+            gpu=opened.gpu,
+            maximum_rows=maximum_rows,
+            load_s=0.0,
             baseline=bundle.baseline,
         )
-        _replay_golden_rows(model)
+        _replay_golden_rows(model, has_device=opened.has_device)
     except (BundleError, msgspec.DecodeError, OSError) as error:
         raise ModelRefusedError(f"the bundle {bundle_id} cannot be read: {error}") from error
-    return model
+    return replace(model, load_s=time.perf_counter() - started)
 
 
-def _session(path: Path, profile: ServingProfile, width: int) -> Callable[[NDArray[np.float32]], Any]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = profile.intra_op_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
-    # by default idle threads spin, which doubles the CPU time of a server
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    available = onnxruntime.get_available_providers()
-    wanted = [provider for provider in profile.providers if provider in available]
+def _open(bundle: Bundle, width: int, execution: Execution) -> Opened:
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=wanted or ["CPUExecutionProvider"])
+        opened = open_session(bundle.model_path, bundle.manifest.serving, execution)
+    except ProviderError as error:
+        raise ModelRefusedError(str(error)) from error
     except Exception as error:  # ONNX Runtime's errors have no common class
-        raise ModelRefusedError(f"ONNX Runtime cannot load {path}: {error}") from error
-    # what is listed as available may still be missing on this machine: only a session tells what is in use
-    if profile.require is not None and profile.require not in session.get_providers():
-        raise ModelRefusedError(
-            f"the bundle requires {profile.require}, in use would be {', '.join(session.get_providers())}: "
-            "serve it where that provider runs, or build a bundle that does not require it"
-        )
-    inputs = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.get_inputs()]
+        raise ModelRefusedError(f"ONNX Runtime cannot load {bundle.model_path}: {error}") from error
+    inputs = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in opened.session.get_inputs()]
     if inputs != [(INPUT, "tensor(float)", [width])]:
         raise ModelRefusedError(f"the graph takes {inputs}, expected one float tensor {INPUT!r} of width {width}")
-    if OUTPUT not in [tensor.name for tensor in session.get_outputs()]:
-        names = [tensor.name for tensor in session.get_outputs()]
+    names = [tensor.name for tensor in opened.session.get_outputs()]
+    if OUTPUT not in names:
         raise ModelRefusedError(f"the graph gives {names}, expected an output {OUTPUT!r}")
-    outputs, run = [OUTPUT], session.run
-    return lambda features: run(outputs, {INPUT: features})[0]
+    return opened
 
 
-def _replay_golden_rows(model: Model) -> None:
+def _replay_golden_rows(model: Model, *, has_device: bool) -> None:
     golden = model.bundle.golden
     if not golden.records or len(golden.records) != len(golden.scores):
         raise ModelRefusedError(
@@ -129,24 +134,42 @@ def _replay_golden_rows(model: Model) -> None:
         )
     try:
         features = model.encoder.encode_rows(golden.records)
+        if has_device:
+            _warm_up(model, features)
         scores = model.score(features)
-        seconds = [_seconds(model, row) for row in features[:_LATENCY_ROWS]]
+        alone, seconds = _one_by_one(model, features[:_LATENCY_ROWS])
     except (InvalidRecordError, ScoringError) as error:
         raise ModelRefusedError(f"the golden rows cannot be scored: {error}") from error
-    differences = np.abs(scores.astype(np.float64) - np.asarray(golden.scores))
-    worst = int(np.argmax(differences))  # NaN counts as the largest
-    if not differences[worst] <= golden.tolerance:
-        raise ModelRefusedError(
-            f"golden row {worst} scores {scores[worst]:.7g} here, expected {golden.scores[worst]:.7g} "
-            f"within {golden.tolerance:g}"
-        )
+    for found in (scores, alone):
+        differences = np.abs(found.astype(np.float64) - np.asarray(golden.scores[: len(found)]))
+        worst = int(np.argmax(differences))  # NaN counts as the largest
+        if not differences[worst] <= golden.tolerance:
+            raise ModelRefusedError(
+                f"golden row {worst} scores {found[worst]:.7g} here, expected {golden.scores[worst]:.7g} "
+                f"within {golden.tolerance:g}"
+            )
     if any(problem_of(score) for score in scores.tolist()):
         raise ModelRefusedError(f"golden scores leave [0, 1]: from {scores.min():.7g} to {scores.max():.7g}")
     if (median := statistics.median(seconds)) > MAXIMUM_MEDIAN_ROW_S:
         raise ModelRefusedError(f"one row takes {median:.3f} s, this server allows {MAXIMUM_MEDIAN_ROW_S:g} s")
 
 
-def _seconds(model: Model, row: NDArray[np.float32]) -> float:
-    started = time.perf_counter()
-    model.score(row.reshape(1, -1))
-    return time.perf_counter() - started
+def _warm_up(model: Model, features: NDArray[np.float32]) -> None:
+    """One run of every size that there will be, so that no request waits for kernels or engines to be made.
+
+    The largest goes first: TensorRT builds an engine for the sizes between the ones that it has seen.
+    """
+    sizes = {model.maximum_rows, *(1 << power for power in range((model.maximum_rows - 1).bit_length()))}
+    for size in sorted(sizes, reverse=True):
+        model.score(np.resize(features, (size, features.shape[1])))
+
+
+def _one_by_one(model: Model, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[float]]:
+    """The score of each row alone and the seconds that it took. The first run of one row prepares, and is not timed."""
+    scores: list[NDArray[np.float32]] = []
+    seconds: list[float] = []
+    for row in [features[:1], *np.split(features, len(features))]:
+        started = time.perf_counter()
+        scores.append(model.score(row))
+        seconds.append(time.perf_counter() - started)
+    return np.concatenate(scores[1:]), seconds[1:]

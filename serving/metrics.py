@@ -19,6 +19,7 @@ from contracts.prediction_row import API_VERSION
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, SlotCounts
 from serving.batching import SIZE_EDGES, WAIT_EDGES_S, Batcher
 from serving.cache import ScoreCache
+from serving.gpu_memory import gpu_memory
 from serving.prediction_writer import PredictionWriter
 from serving.slots import Slots, count_answer
 
@@ -154,6 +155,7 @@ class Metrics(Collector):
             if slot is not None:
                 info.add_metric((slot.model.version, name, slot.model.bundle.id), 1)
         yield info
+        yield from self._of_models()
         api = GaugeMetricFamily("paceline_api_info", "The version of the prediction API", labels=("api_version",))
         api.add_metric((API_VERSION,), 1)
         yield api
@@ -169,6 +171,32 @@ class Metrics(Collector):
         yield CounterMetricFamily("paceline_shadow_pairs", "Rows that both versions scored", value=self.shadow_pairs)
         yield CounterMetricFamily("paceline_shadow_flips", "Pairs with another decision", value=self.shadow_flips)
         yield CounterMetricFamily("paceline_shadow_dropped", "Rows not shadowed: queue full", value=self.shadow_dropped)
+
+    def _of_models(self) -> Iterator[Metric]:
+        provider = GaugeMetricFamily(
+            "paceline_execution_provider",
+            "1 for what a graph really runs on: the provider of most of its operators",
+            labels=(*_LABELS, "provider"),
+        )
+        load = GaugeMetricFamily(
+            "paceline_model_load_seconds", "From a bundle's files to a model that can answer", labels=("version",)
+        )
+        gpus = set()
+        for name, slot in (("champion", self.slots.champion), ("challenger", self.slots.challenger)):
+            if slot is not None:
+                model = slot.model
+                provider.add_metric((model.version, name, next(iter(model.providers))), 1)
+                load.add_metric((model.version,), model.load_s)
+                gpus.add(model.gpu)
+        yield from (provider, load)
+        used = GaugeMetricFamily("paceline_gpu_memory_used_bytes", "Of a GPU that a model uses", labels=("device",))
+        total = GaugeMetricFamily("paceline_gpu_memory_total_bytes", "All that this GPU has", labels=("device",))
+        for gpu in sorted(gpu for gpu in gpus if gpu is not None):
+            found = gpu_memory(gpu)
+            if found is not None:
+                used.add_metric((str(gpu),), found.used)
+                total.add_metric((str(gpu),), found.total)
+        yield from (used, total)
 
     def _of_the_log(self) -> Iterator[Metric]:
         writer = self.writer

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.access import MAXIMUM_BURST, MAXIMUM_RATE_PER_S, MINIMUM_RATE_PER_S
+from serving.execution import AS_BUNDLED, Execution, read_execution
 
 PREFIX = "PACELINE_SERVING_"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -18,6 +19,7 @@ _KNOWN = (
     "LOG_POLICY",
     *("KEYS", "ACCESS", "RATE_PER_S", "BURST", "REDIS_URL"),
     *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_REQUIRED"),
+    *("PROVIDERS", "REQUIRE_PROVIDER"),
 )
 
 
@@ -41,6 +43,7 @@ class Settings:
     `timeout_s` is how long a request is worked on at most, `batch_wait_s` how long a first row waits for others.
     `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
     `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
+    `execution` is on what graphs run here, where that is not left to their bundles.
     """
 
     project: str
@@ -65,6 +68,7 @@ class Settings:
     cache_s: float = 0.0
     cache_rows: int = 10_000
     log_policy: Literal["drop", "fail"] = "drop"
+    execution: Execution = AS_BUNDLED
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.control_token:
@@ -132,11 +136,21 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_rows=_count("CACHE_ROWS", found.get("CACHE_ROWS") or "10000", 1_000_000),
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
         log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
+        execution=_execution(found.get("PROVIDERS", ""), found.get("REQUIRE_PROVIDER", "")),
     )
 
 
 def _path(found: Mapping[str, str], name: str) -> Path | None:
     return Path(found[name]) if found.get(name) else None
+
+
+def _execution(providers: str, require: str) -> Execution:
+    try:
+        return read_execution(providers, require)
+    except ValueError as error:
+        raise SettingsError(
+            f"{PREFIX}PROVIDERS is {providers!r} and {PREFIX}REQUIRE_PROVIDER is {require!r}: {error}"
+        ) from error
 
 
 def _port(text: str) -> int:

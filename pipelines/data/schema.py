@@ -61,6 +61,8 @@ class DeclaredSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
                 raise ValueError(f"{role}: {name!r} is not among the fields {', '.join(by_name)}")
             if not by_name[name].required:
                 raise ValueError(f"{role}: the field {name!r} must be required, found required: false")
+            if by_name[name].malformed != "reject":
+                raise ValueError(f"{role}: the field {name!r} says what event a row is of: malformed must be reject")
         if by_name[self.time].kind != "timestamp":
             raise ValueError(f"time: {self.time!r} must be of kind timestamp, found {by_name[self.time].kind}")
         for field in self.fields:

@@ -10,6 +10,7 @@ from typing import Annotated, cast
 
 import msgspec
 
+from contracts.bundle import ServingProfile
 from pipelines.data.expectations import ValidationRules
 from pipelines.data.schema import DeclaredSchema, Label
 from pipelines.data.sources import Source
@@ -67,6 +68,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     rollout: Plan = Plan()
     monitoring: MonitoringPolicy = MonitoringPolicy()
     schedules: Schedules = Schedules()
+    serving: ServingProfile = ServingProfile()
     serving_port: Annotated[int, msgspec.Meta(ge=1024, le=65535)] = 8500
 
     def __post_init__(self) -> None:

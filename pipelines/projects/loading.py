@@ -116,12 +116,15 @@ def _refuse_unknown_keys(file: Path, raw: object, expected: inspect.Type, path: 
 
 
 def _fields(expected: inspect.Type) -> dict[str, inspect.Type]:
-    """The keys of a mapping that becomes a Struct, also where null may stand instead; none for anything else."""
+    """The keys of a mapping that becomes a Struct, or one of several by its tag; none for anything else."""
     options = expected.types if isinstance(expected, inspect.UnionType) else (expected,)
+    fields: dict[str, inspect.Type] = {}
     for option in options:
         if isinstance(option, inspect.StructType):
-            return {field.encode_name: field.type for field in option.fields}
-    return {}
+            if option.tag_field is not None:
+                fields[option.tag_field] = inspect.StrType()
+            fields.update({field.encode_name: field.type for field in option.fields})
+    return fields
 
 
 def _explained(file: Path, raw: object, message: str) -> ProjectError:

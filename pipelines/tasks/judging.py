@@ -148,6 +148,7 @@ def _write_bundle(
         lock=lock_id(),
         threshold=project.decision_threshold,
         frameworks={name: version(name) for name in FRAMEWORKS} | {"onnxruntime": _onnxruntime_version()},
+        serving=project.serving,
     )
     training = encoded(project, snapshot, schema, "train")
     return write_bundle(

@@ -183,12 +183,15 @@ def encode(project: str, answer: PredictResponse, request: InferRequest, *, answ
     return Encoded(b"".join([head, *tail]), len(head)) if tail else Encoded(head, None)
 
 
-def metadata(project: str, versions: Sequence[str], schema: InputSchema) -> dict[str, Any]:
-    """The model's metadata: inputs by `schema`, outputs as `encode` gives them."""
+def metadata(
+    project: str, versions: Sequence[str], schema: InputSchema, parameters: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The model's metadata: inputs by `schema`, outputs as `encode` gives them; `parameters` are this server's own."""
     return {
         "name": project,
         "versions": list(versions),
         "platform": PLATFORM,
+        **({"parameters": parameters} if parameters is not None else {}),
         "inputs": [{"name": f.name, "datatype": _DATATYPES[f.kind][0], "shape": [-1]} for f in schema.fields],
         "outputs": [{"name": name, "datatype": column[0], "shape": [-1]} for name, column in _COLUMNS.items()],
     }

@@ -15,6 +15,7 @@ from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, Ren
 from serving.admission import JSON_TYPE, RequestRefusedError
 from serving.champion_file import Remembered
 from serving.engine import ModelRefusedError, load_model
+from serving.execution import AS_BUNDLED, Execution
 from serving.routes.described import DescribedRoute, json_answer
 from serving.slots import SlotConflictError, SlotMessageError, Slots
 
@@ -34,12 +35,14 @@ class Control:
         remember: Callable[[Remembered], None],
         token: str | None,
         allow_faults: bool,
+        execution: Execution = AS_BUNDLED,
     ) -> None:
         self._project = project
         self._slots = slots
         self._remember = remember
         self._token = token
         self._allow_faults = allow_faults
+        self._execution = execution
         self._lock = asyncio.Lock()
 
     def authorise(self, request: Request) -> None:
@@ -54,10 +57,15 @@ class Control:
         """Verifies the bundle, replays its golden rows, puts it into the challenger's slot."""
         async with self._lock:
             if not self._slots.is_in_place(message):
-                model = await asyncio.wait_for(
-                    asyncio.to_thread(load_model, Path(message.path), message.bundle, message.version, self._project),
-                    MAXIMUM_LOAD_S,
+                loading = asyncio.to_thread(
+                    load_model,
+                    Path(message.path),
+                    message.bundle,
+                    message.version,
+                    self._project,
+                    self._execution,
                 )
+                model = await asyncio.wait_for(loading, MAXIMUM_LOAD_S)
                 self._slots.place(message, model)
             return self._slots.observe()
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from contracts.prediction_row import API_VERSION
 from serving.admission import RequestRefusedError
+from serving.engine import Model
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.protocols.open_inference import metadata
 from serving.routes.described import DescribedRoute, Endpoint, json_answer
@@ -74,6 +75,15 @@ def health_routes(
     ]
 
 
+def _parameters(model: Model) -> dict[str, Any]:
+    """On what the graph really runs: for each execution provider how many of its operators, the first has most."""
+    return {
+        "execution_provider": next(iter(model.providers)),
+        "operators": model.providers,
+        "maximum_batch_rows": model.maximum_rows,
+    }
+
+
 def _open_inference_routes(project: str, slots: _Ready) -> list[DescribedRoute]:
     def require_project(request: Request) -> str:
         if (name := request.path_params["name"]) != project:
@@ -92,7 +102,8 @@ def _open_inference_routes(project: str, slots: _Ready) -> list[DescribedRoute]:
 
     async def model_metadata(request: Request) -> Response:
         require_project(request)
-        return json_answer(metadata(project, slots.versions(), slots.champion().model.schema))
+        model = slots.champion().model
+        return json_answer(metadata(project, slots.versions(), model.schema, _parameters(model)))
 
     async def model_ready(request: Request) -> Response:
         name = require_project(request)
@@ -101,8 +112,8 @@ def _open_inference_routes(project: str, slots: _Ready) -> list[DescribedRoute]:
 
     async def version_metadata(request: Request) -> Response:
         require_project(request)
-        version = request.path_params["version"]
-        return json_answer(metadata(project, [version], slots.loaded(version).model.schema))
+        model = slots.loaded(request.path_params["version"]).model
+        return json_answer(metadata(project, [model.version], model.schema, _parameters(model)))
 
     async def version_ready(request: Request) -> Response:
         name = require_project(request)

@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 
+from contracts.providers import Cuda
+from serving.execution import Execution
 from serving.settings import PREFIX, SettingsError, read_settings
 
 
@@ -37,6 +39,10 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_name() -> None:
         ({"KEYS": "k", "BURST": "5"}, "needs PACELINE_SERVING_RATE_PER_S"),
         ({"RATE_PER_S": "5"}, "set PACELINE_SERVING_KEYS"),
         ({"LOG_POLICY": "keep"}, "LOG_POLICY is 'keep', expected drop"),
+        ({"PROVIDERS": "cudda"}, r"PROVIDERS is 'cudda' .*did you mean cuda\?"),
+        ({"PROVIDERS": '[{"name": "cuda", "devce_id": 1}]'}, r"did you mean device_id\?"),
+        ({"REQUIRE_PROVIDER": "gpu"}, "REQUIRE_PROVIDER is 'gpu': 'gpu' is no execution provider"),
+        ({"PROVIDERS": "cpu", "REQUIRE_PROVIDER": "cuda"}, "cuda is required, and is not among the providers"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name(changes: dict[str, Any], text: str) -> None:
@@ -60,3 +66,10 @@ def test_the_file_of_the_keys_and_the_usual_limit_are_settings_and_none_by_defau
 def test_rows_of_the_log_are_dropped_by_default_and_answers_fail_where_that_is_asked_for() -> None:
     assert read_settings(environment()).log_policy == "drop"
     assert read_settings(environment(LOG_POLICY="fail")).log_policy == "fail"
+
+
+def test_the_machine_of_a_server_may_be_said_in_its_settings_and_is_left_to_the_bundle_by_default() -> None:
+    assert read_settings(environment()).execution == Execution()
+    found = read_settings(environment(PROVIDERS='[{"name": "cuda", "device_id": 1}, "cpu"]', REQUIRE_PROVIDER="cuda"))
+    assert found.execution == Execution(providers=(Cuda(device_id=1), "cpu"), require="CUDAExecutionProvider")
+    assert read_settings(environment(REQUIRE_PROVIDER="none")).execution == Execution(is_requirement_lifted=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from contracts.providers import Cuda, TensorRT
 from pipelines.projects import Project, ProjectError, load_project, load_projects
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -91,6 +92,8 @@ def test_an_unknown_key_is_refused_at_any_depth(folder: Path, path: str, key: st
         ("name", "Flight delay", "name", "found 'Flight delay', expected `str` matching regex"),
         ("owner", "", "owner", "found '', expected `str` of length >= 1"),
         ("schema.time", "when", "schema.time", "'when' is not among the fields tailnum, carrier"),
+        ("schema.fields.5.malformed", "missing", "schema.time", "says what event a row is of: malformed must be reject"),
+        ("schema.fields.6.nan", "never", "schema.fields[6].nan", "found 'never', expected one of missing, reject"),
         ("split.minimum_train_days", 400, "split.minimum_train_days", "400 is above train_days, 365"),
         ("rollout.steps.4.share", 0.9, "rollout", "the last of steps has share 1.0, found 0.9"),
         ("training.trials.0.trainer", "oracle", "training.trials[0].trainer", "found 'oracle', expected one of"),
@@ -195,3 +198,28 @@ def test_the_demonstration_rolls_out_in_five_growing_steps() -> None:
     assert [step.share for step in project.rollout.steps] == [0.05, 0.1, 0.25, 0.5, 1.0]
     assert (project.schedules.retrain, project.schedules.watch) == ("0 3 * * 1", "0 5 * * *")
     assert [trial.trainer for trial in project.training.trials] == ["boosted_trees", "neural_net"]
+
+
+def test_a_project_says_on_what_its_model_is_served(folder: Path) -> None:
+    providers = [{"name": "tensorrt", "trt_fp16_enable": True}, {"name": "cuda", "gpu_mem_limit": 1 << 30}, "cpu"]
+    change(folder, "serving", {"providers": providers, "require": "cuda", "maximum_batch_rows": 1024})
+    profile = load_project(folder).serving
+    assert profile.providers == (TensorRT(trt_fp16_enable=True), Cuda(gpu_mem_limit=1 << 30), "cpu")
+    assert (profile.require, profile.maximum_batch_rows) == ("cuda", 1024)
+
+
+@pytest.mark.parametrize(
+    ("provider", "problem"),
+    [
+        (
+            {"name": "cuda", "gpu_mem_limt": 1 << 30},
+            "serving.providers[0].gpu_mem_limt: no such key, did you mean gpu_mem_limit?",
+        ),
+        ({"name": "cuda", "trt_fp16_enable": True}, "unknown field `trt_fp16_enable`"),
+        ({"name": "cuda", "gpu_mem_limit": 5}, "67108864"),
+        ("cudda", "did you mean cuda?"),
+    ],
+)
+def test_a_provider_with_a_wrong_option_is_refused(folder: Path, provider: Any, problem: str) -> None:
+    change(folder, "serving", {"providers": [provider]})
+    assert problem in str(refusal(folder))
