@@ -1,6 +1,7 @@
 """Against a server that speaks the protocol of Redis and runs its scripts, and the real one where it is installed."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import socket
@@ -186,3 +187,26 @@ def test_while_redis_is_away_each_replica_has_the_full_limit_and_it_comes_back_b
     asyncio.run(run())
     told = [record.getMessage() for record in caplog.records if record.name == "serving.access.shared_limits"]
     assert [text.split(",")[0] for text in told] == ["Redis is away", "Redis is back", "Redis is away"]
+
+
+def test_it_ends_when_it_is_cancelled_also_where_the_cancellation_is_swallowed_below(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """redis-py does that when it comes while a connection is released."""
+
+    async def run() -> None:
+        entered = asyncio.Event()
+
+        async def swallow(self: SharedRateLimiter, client: Redis) -> bool:
+            entered.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(TIMEOUT_S)
+            return True
+
+        monkeypatch.setattr(SharedRateLimiter, "exchange", swallow)
+        task = asyncio.create_task(SharedRateLimiter("redis://127.0.0.1:1").run())
+        await entered.wait()
+        task.cancel()
+        await asyncio.wait_for(task, TIMEOUT_S / 2)
+
+    asyncio.run(run())

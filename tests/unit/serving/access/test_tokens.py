@@ -278,7 +278,7 @@ def test_a_token_of_a_key_that_was_taken_out_of_the_set_is_refused_also_where_it
     (tmp_path / "keys.json").write_bytes(issuer.key_set())
     fetch_all(access)
     assert [ask(access, token).client for token in (old, issuer.token())] == ["acme", "acme"]
-    del issuer.keys["key-1"]
+    issuer.retire_key("key-1")
     (tmp_path / "keys.json").write_bytes(issuer.key_set())
     fetch_all(access)
     assert refused(access, old).status == 401
