@@ -168,12 +168,30 @@ class BatchBuilder:
             return Batch(b"", 0, taken, refused, {})
         unusual: Counter[tuple[str, str, str]] = Counter()
         columns: list[pyarrow.Array] = []
-        for column in self._columns(day, good, inputs, times, unusual):
-            columns.append(column)
-            if len(inputs) >= PIECE_ROWS and len(columns) % _COLUMNS_AT_ONCE == 0:
-                self._pause()
-        batch = pyarrow.RecordBatch.from_arrays(columns, schema=SEGMENT_SCHEMA)
+        try:
+            for column in self._columns(day, good, inputs, times, unusual):
+                columns.append(column)
+                if len(inputs) >= PIECE_ROWS and len(columns) % _COLUMNS_AT_ONCE == 0:
+                    self._pause()
+            batch = pyarrow.RecordBatch.from_arrays(columns, schema=SEGMENT_SCHEMA)
+        except (TypeError, ValueError, OverflowError, AttributeError):
+            return self._build_without_culprits(day, groups[:taken])
         return Batch(_message(batch), len(inputs), taken, refused, unusual)
+
+    def _build_without_culprits(self, day: int, groups: Sequence[LoggedGroup]) -> Batch:
+        """Some value does not fit its column, which shows only when all are put together; whose, each alone tells.
+
+        Raises:
+            RuntimeError: it is nobody's.
+        """
+        if len(groups) == 1:
+            logger.exception("the predictions of request %s cannot be logged", groups[0].request_id)
+            return Batch(b"", 0, 1, [0], {})
+        refused = [place for place, group in enumerate(groups) if self.build(day, [group]).refused]
+        if not refused:
+            raise RuntimeError("a batch cannot be built of groups that all can be logged")
+        rest = self.build(day, [group for place, group in enumerate(groups) if place not in set(refused)])
+        return Batch(rest.content, rest.rows, len(groups), refused, rest.unusual)
 
     def _encode(self, group: LoggedGroup, inputs: list[bytes], times: list[str]) -> None:
         """Appends the JSON and the event time of each record."""

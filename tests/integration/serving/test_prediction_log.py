@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contracts.prediction_row import END_OF_STREAM
 from pipelines.monitoring.compaction import compact_day
 from pipelines.monitoring.predictions import find_prediction, read_predictions
 from tests.fixtures.bundles import tiny_bundle, tiny_record
@@ -199,6 +200,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_batch_damages_nothing(tmp_path: 
     log = read_predictions(tmp_path, date(2013, 1, 1), date(2014, 1, 1))
     rows = log.table["prediction_id"].to_pylist()
     assert log.damaged == ()
+    assert all(path.read_bytes().endswith(END_OF_STREAM) for path in tmp_path.glob("day=*/*.arrows"))  # cut back
     assert found["failed_flushes"] >= 1
     if policy == "drop":
         assert (len(rows), found["dropped"]) == (10 + 3000 + 10, 1000)

@@ -144,6 +144,15 @@ def test_a_request_whose_columns_do_not_fit_together_is_left_out_alone() -> None
     assert len(read(batch)) == 2
 
 
+def test_a_value_that_does_not_fit_its_column_costs_only_its_request() -> None:
+    odd: Any = ["high"]
+    some = [tiny_group(1), tiny_group(1, scores=odd), tiny_group(2), tiny_group(1, latency_us=2**70)]
+    batch = build(*some)
+    assert (batch.rows, batch.refused, batch.taken) == (3, [1, 3], 4)
+    kept = [*some[0].prediction_ids, *some[2].prediction_ids]
+    assert [row.prediction_id for row in read(batch)] == kept
+
+
 def test_a_full_batch_leaves_the_rest_for_the_next() -> None:
     large = "x" * (1 << 20)
     some = [tiny_group(1, record=lambda _: {"scheduled": None, "text": large}) for _ in range(200)]
