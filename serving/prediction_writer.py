@@ -178,6 +178,9 @@ class PredictionWriter:
         if not self._is_audited:
             return None
         waiter: Suspension[None] = Suspension()
+        if not self._thread.is_alive():
+            waiter.fail(LogFailedError("the prediction log has ended"))
+            return waiter
         self._waiters.append((self._appended, waiter))
         self._wake.set()
         return waiter

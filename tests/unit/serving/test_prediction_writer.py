@@ -354,6 +354,15 @@ def test_one_answer_that_cannot_be_sent_does_not_hold_up_the_others(tmp_path: Pa
     assert audited(tmp_path, work).written_rows == 2
 
 
+def test_an_answer_that_comes_after_the_end_of_the_log_fails_and_does_not_wait_for_ever(tmp_path: Path) -> None:
+    async def work(log: PredictionWriter) -> None:
+        await asyncio.to_thread(log.stop)
+        with pytest.raises(LogFailedError, match="has ended"):
+            await as_future(answer(log, group(1)))
+
+    audited(tmp_path, work)
+
+
 def test_the_policy_fail_needs_the_event_loop(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the event loop"):
         writer(tmp_path, policy="fail").start()
