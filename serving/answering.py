@@ -19,6 +19,7 @@ from contracts.assignment import position
 from contracts.input_schema import InputSchema
 from serving.batching import MAXIMUM_ROWS, Batcher, DeadlineError, OverloadedError
 from serving.cache import ScoreCache
+from serving.columns import Columns
 from serving.encoding import Record, encode, encode_what_fits, taken
 from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics, Totals
@@ -82,6 +83,12 @@ def entity_of(schema: InputSchema, record: Record) -> str:
     return msgspec.json.encode([record.get(name) for name in schema.key]).decode()
 
 
+def entities_of(schema: InputSchema, records: Sequence[Record]) -> list[str]:
+    """`entity_of` for each of `records`; of columns they are one."""
+    entities = records.texts(schema.entity) if isinstance(records, Columns) else None
+    return [entity_of(schema, record) for record in records] if entities is None else entities
+
+
 class Answerer:
     """Answers records from the slots, counts, and logs."""
 
@@ -142,7 +149,7 @@ class Answerer:
             request_id=request_id,
             served_at_s=time.time(),
             records=records,
-            entities=[entity_of(schema, record) for record in records],
+            entities=entities_of(schema, records),
             rollout=challenger.rollout if challenger else None,
             share=challenger.share if challenger else 0.0,
             deadline_s=deadline_s,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from contracts.encoder import FieldProblem, InvalidRecordError
 from serving.batching import MAXIMUM_ROWS
+from serving.columns import Columns
 from serving.engine import Model
 
 _MAXIMUM_PROBLEMS = 100
@@ -42,7 +43,10 @@ async def encode(model: Model, records: Sequence[Record], rows: Sequence[int]) -
             await asyncio.sleep(0)
         piece = rows[start : start + MAXIMUM_ROWS]
         try:
-            pieces.append(model.encoder.encode_rows(taken(records, piece)))
+            if isinstance(records, Columns):
+                pieces.append(model.encoder.encode_columns(records.part(piece)))
+            else:
+                pieces.append(model.encoder.encode_rows(taken(records, piece)))
         except InvalidRecordError as refused:
             problems.extend(msgspec.structs.replace(each, row=piece[each.row]) for each in refused.problems)
             if len(problems) >= _MAXIMUM_PROBLEMS:

@@ -6,19 +6,20 @@ bytes before each element.
 Specification: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
-import math
 import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from serving.columns import Column, nan_as_missing
 from serving.protocols.records import MalformedRequestError
 
 HEADER = b"inference-header-content-length"
 SIZE = "binary_data_size"
 _MAXIMUM_DIGITS = 19
 _LENGTH = struct.Struct("<I")
+_ONE_BYTE = 127  # lengths up to this are ASCII themselves
 _TYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
@@ -44,8 +45,9 @@ def split(body: bytes, head_length: str) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def values_of(name: str, datatype: str, data: memoryview) -> list[Any]:
-    """The elements of one tensor. A NaN, which has no other use in a request, stands for a missing value.
+def values_of(name: str, datatype: str, data: memoryview) -> Column:
+    """The elements of one tensor, numbers and booleans without a copy. A NaN stands for a missing value, since there is
+    nothing else for one.
 
     Raises:
         MalformedRequestError: the data does not divide into elements, or is no text.
@@ -53,23 +55,25 @@ def values_of(name: str, datatype: str, data: memoryview) -> list[Any]:
     if datatype == "BYTES":
         return _texts(name, data)
     if datatype == "BOOL":
-        if any(value > 1 for value in data):
+        if bytes(data).translate(None, b"\x00\x01"):
             raise MalformedRequestError(422, f"{name}: a BOOL is one byte, 0 or 1")
-        return [value == 1 for value in data]
+        return np.frombuffer(data, dtype=np.bool_)
     kind = _TYPES.get(datatype)
     if kind is None:
         raise MalformedRequestError(422, f"{name}: there is no datatype {datatype[:20]!r}")
     if len(data) % kind.itemsize:
         raise MalformedRequestError(422, f"{name}: {len(data)} bytes are no whole number of {datatype} elements")
-    values: list[Any] = np.frombuffer(data, dtype=kind).tolist()
-    if kind.kind == "f":
-        return [None if math.isnan(value) else value for value in values]
-    return values
+    values = np.frombuffer(data, dtype=kind)
+    return nan_as_missing(values) if kind.kind == "f" else values
 
 
 def bytes_of(datatype: str, values: Sequence[Any]) -> bytes:
     """The data of one tensor of an answer."""
     if datatype == "BYTES":
+        lengths = set(map(len, values))
+        if len(lengths) == 1 and max(lengths) <= _ONE_BYTE and all(map(str.isascii, values)):  # ids, and versions
+            length = _LENGTH.pack(lengths.pop()).decode()
+            return (length + length.join(values)).encode()
         encoded = [value.encode() for value in values]
         return b"".join(_LENGTH.pack(len(each)) + each for each in encoded)
     if datatype == "BOOL":
@@ -78,16 +82,24 @@ def bytes_of(datatype: str, values: Sequence[Any]) -> bytes:
 
 
 def _texts(name: str, data: memoryview) -> list[str]:
+    size = len(data)
+    raw = bytes(data)
+    # where all is ASCII, lengths too, the text is made once and cut; else each element by itself
+    whole = raw.decode("ascii") if raw.isascii() else None
+    unpack, head = _LENGTH.unpack_from, _LENGTH.size
     texts: list[str] = []
     start = 0
-    while start < len(data):
-        begin = start + _LENGTH.size
-        end = begin + _LENGTH.unpack_from(data, start)[0] if begin <= len(data) else len(data) + 1
-        if end > len(data):
+    while start < size:
+        begin = start + head
+        end = begin + unpack(raw, start)[0] if begin <= size else size + 1
+        if end > size:
             raise MalformedRequestError(422, f"{name}: the element at byte {start} goes beyond the tensor's data")
-        try:
-            texts.append(str(data[begin:end], "utf-8"))
-        except UnicodeDecodeError:
-            raise MalformedRequestError(422, f"{name}: the element at byte {start} is not UTF-8") from None
+        if whole is not None:
+            texts.append(whole[begin:end])
+        else:
+            try:
+                texts.append(raw[begin:end].decode())
+            except UnicodeDecodeError:
+                raise MalformedRequestError(422, f"{name}: the element at byte {start} is not UTF-8") from None
         start = end
     return texts

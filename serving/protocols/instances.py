@@ -5,13 +5,14 @@ as KServe's clients read it, and for `inputs` the same as columns in `outputs`, 
 Specification: https://www.tensorflow.org/tfx/serving/api_rest, https://kserve.github.io/website (data plane, v1)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
 from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import InputSchema
+from serving.columns import Columns
 from serving.protocols.records import (
     COLUMNS,
     MAXIMUM_COLUMNS,
@@ -56,7 +57,7 @@ def decode(body: bytes) -> InstancesRequest:
     return request
 
 
-def records_of(request: InstancesRequest, schema: InputSchema) -> list[dict[str, Any]]:
+def records_of(request: InstancesRequest, schema: InputSchema) -> Sequence[Mapping[str, Any]]:
     """The records in `request`.
 
     Raises:
@@ -75,7 +76,7 @@ def records_of(request: InstancesRequest, schema: InputSchema) -> list[dict[str,
     rows = next(iter(lengths.values()))
     if not 1 <= rows <= MAXIMUM_RECORDS:
         raise MalformedRequestError(422, f"inputs: found {rows} rows, expected 1 to {MAXIMUM_RECORDS}")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return Columns(columns, rows)
 
 
 def encode(answer: PredictResponse, request: InstancesRequest) -> bytes:

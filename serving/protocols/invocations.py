@@ -1,4 +1,4 @@
-"""SageMaker's container contract, `POST /invocations`: JSON, JSON Lines or CSV in, and any of them out.
+"""SageMaker's container contract, `POST /invocations`: JSON, JSON Lines, CSV or Arrow in, and any of them out.
 
 JSON is the body of `/v1/predict`. JSON Lines has one record a line. CSV has a header line with the names of the fields;
 its cells become numbers, booleans and text by the schema, and an empty cell is a missing value.
@@ -8,7 +8,7 @@ Specification: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-i
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,65 +16,29 @@ import msgspec
 
 from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import Field, InputSchema
-from serving.protocols import records
+from serving.protocols import arrow_stream, records
+from serving.protocols.media_types import ARROW, CSV, JSON, JSON_LINES
 from serving.protocols.records import MAXIMUM_COLUMNS, MAXIMUM_RECORDS, MalformedRequestError, PredictResponse, parse
 
-JSON, JSON_LINES, CSV = "application/json", "application/jsonlines", "text/csv"
-TYPES = (JSON, JSON_LINES, CSV)
+TYPES = (JSON, JSON_LINES, CSV, ARROW)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
 _record_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-def content_type(header: str | None) -> str:
-    """The media type of a body; JSON where the client does not say.
-
-    Raises:
-        MalformedRequestError: 415, it is none of `TYPES`, or not in UTF-8.
-    """
-    if not header:
-        return JSON
-    kind, *parameters = [part.strip().lower() for part in header.split(";")]
-    if kind not in TYPES:
-        raise MalformedRequestError(415, f"Content-Type: found {header[:60]!r}, expected one of {', '.join(TYPES)}")
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8", "us-ascii"):
-            raise MalformedRequestError(415, f"Content-Type: found {parameter[:60]!r}, expected charset=utf-8")
-    return kind
-
-
-def answer_type(header: str | None) -> str:
-    """The media type of the answer by the Accept header: the one with the largest weight, the first of equals.
-
-    Raises:
-        MalformedRequestError: 406, the client takes none of `TYPES`.
-    """
-    if not header:
-        return JSON
-    best, best_weight = "", 0.0
-    for each in header.split(","):
-        kind, *parameters = [part.strip().lower() for part in each.split(";")]
-        found = JSON if kind in ("*/*", "application/*") else CSV if kind == "text/*" else kind
-        weight = _weight(parameters)
-        if found in TYPES and weight > best_weight:
-            best, best_weight = found, weight
-    if not best:
-        raise MalformedRequestError(406, f"Accept: found {header[:60]!r}, expected one of {', '.join(TYPES)}")
-    return best
-
-
-def decode(body: bytes, kind: str, schema: InputSchema) -> list[dict[str, Any]]:
+def decode(body: bytes, kind: str, schema: InputSchema) -> Sequence[Mapping[str, Any]]:
     """The records in `body`, which has the type `kind` of `TYPES`.
 
     Raises:
         MalformedRequestError: the body is not of that type, has another shape, or too many records.
-        InvalidRecordError: a column of the CSV is no field of `schema`.
+        InvalidRecordError: a column of CSV or Arrow is no field of `schema`.
     """
     if kind == JSON:
         return records.decode(body)
     if kind == JSON_LINES:
         return _from_lines(body)
+    if kind == ARROW:
+        return arrow_stream.decode(body, schema)
     return _from_csv(body, schema)
 
 
@@ -82,6 +46,8 @@ def encode(answer: PredictResponse, kind: str) -> bytes:
     """The answer as `kind` of `TYPES`; JSON Lines and CSV hold one prediction a line, in the records' order."""
     if kind == JSON:
         return records.encode(answer)
+    if kind == ARROW:
+        return arrow_stream.encode(answer)
     if kind == JSON_LINES:
         return b"".join(msgspec.json.encode(each) + b"\n" for each in answer.predictions)
     return csv_of([{name: getattr(each, name) for name in records.COLUMNS} for each in answer.predictions]).encode()
@@ -95,14 +61,6 @@ def csv_of(rows: Sequence[dict[str, Any]]) -> str:
     writer.writerow(names)
     writer.writerows([_cell_of(row[name]) for name in names] for row in rows)
     return text.getvalue()
-
-
-def _weight(parameters: Sequence[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            return float(value) if _NUMBER.fullmatch(value.strip()) else 0.0
-    return 1.0
 
 
 def _from_lines(body: bytes) -> list[dict[str, Any]]:

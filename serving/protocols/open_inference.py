@@ -4,7 +4,8 @@ Numbers are FP64 (any FP or INT type is taken), booleans BOOL, everything else B
 Specification: https://github.com/kserve/open-inference-protocol, with the binary tensor data extension.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from contracts.encoder import FieldProblem, InvalidRecordError
 from contracts.input_schema import Field, InputSchema
 from contracts.prediction_row import API_VERSION
+from serving.columns import Column, Columns
 from serving.protocols import binary_tensors
 from serving.protocols.records import MAXIMUM_COLUMNS, MAXIMUM_RECORDS, MalformedRequestError, PredictResponse, parse
 
@@ -82,6 +84,13 @@ _COLUMNS: dict[str, tuple[str, Callable[[PredictResponse], list[Any]]]] = {
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
+class Decoded(NamedTuple):
+    """A request, and the data of each of its inputs, wherever it stood."""
+
+    request: InferRequest
+    data: list[Column]
+
+
 class Encoded(NamedTuple):
     """An answer; `head_length` is that of its JSON when tensors in binary form stand behind it."""
 
@@ -89,7 +98,7 @@ class Encoded(NamedTuple):
     head_length: int | None
 
 
-def decode(body: bytes, head_length: str | None = None) -> InferRequest:
+def decode(body: bytes, head_length: str | None = None) -> Decoded:
     """The request in `body`; `head_length` is the header that comes with tensors in binary form.
 
     Raises:
@@ -103,26 +112,27 @@ def decode(body: bytes, head_length: str | None = None) -> InferRequest:
     for wanted in request.outputs:
         if wanted.name not in _COLUMNS:
             raise MalformedRequestError(422, f"there is no output {wanted.name!r}; outputs: {', '.join(_COLUMNS)}")
-    inputs = []
+    found: list[Column] = []
     for tensor in request.inputs:
+        if tensor.data is not None:
+            found.append(tensor.data)
+            continue
         size = tensor.parameters.get(binary_tensors.SIZE)
-        if size is not None and tensor.data is None:
-            if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(data):
-                raise MalformedRequestError(
-                    422, f"{tensor.name}: {binary_tensors.SIZE} is {size!r}, {len(data)} bytes are left behind the JSON"
-                )
-            values = binary_tensors.values_of(tensor.name, tensor.datatype, data[:size])
-            tensor, data = msgspec.structs.replace(tensor, data=values), data[size:]
-        elif tensor.data is None:
+        if size is None:
             raise MalformedRequestError(422, f"{tensor.name}: there is neither data nor {binary_tensors.SIZE}")
-        inputs.append(tensor)
+        if size.__class__ is not int or not 0 <= size <= len(data):
+            raise MalformedRequestError(
+                422, f"{tensor.name}: {binary_tensors.SIZE} is {size!r}, {len(data)} bytes are left behind the JSON"
+            )
+        found.append(binary_tensors.values_of(tensor.name, tensor.datatype, data[:size]))
+        data = data[size:]
     if len(data):
         raise MalformedRequestError(422, f"{len(data)} bytes behind the JSON belong to no tensor")
-    return msgspec.structs.replace(request, inputs=inputs)
+    return Decoded(request, found)
 
 
-def records_of(request: InferRequest, schema: InputSchema) -> list[dict[str, Any]]:
-    """The tensors of `request` as records by `schema`.
+def records_of(decoded: Decoded, schema: InputSchema) -> Sequence[Mapping[str, Any]]:
+    """The tensors of a request as records by `schema`.
 
     Raises:
         InvalidRecordError: a tensor is unknown, missing, given twice, or has another datatype than its field.
@@ -130,12 +140,12 @@ def records_of(request: InferRequest, schema: InputSchema) -> list[dict[str, Any
     """
     fields = {field.name: field for field in schema.fields}
     problems: list[FieldProblem] = []
-    columns: dict[str, Sequence[Any]] = {}
-    for tensor in request.inputs:
-        problem = _problem(tensor, fields.get(tensor.name), is_twice=tensor.name in columns)
+    columns: dict[str, Column] = {}
+    for tensor, data in zip(decoded.request.inputs, decoded.data, strict=True):
+        problem = _problem(tensor, data, fields.get(tensor.name), is_twice=tensor.name in columns)
         if problem is not None:
             problems.append(problem)
-        columns[tensor.name] = _flat(tensor)
+        columns[tensor.name] = _flat(tensor, data)
     problems.extend(
         FieldProblem(field.name, "no tensor", f"a {_DATATYPES[field.kind][0]} tensor")
         for field in schema.fields
@@ -143,13 +153,28 @@ def records_of(request: InferRequest, schema: InputSchema) -> list[dict[str, Any
     )
     if problems:
         raise InvalidRecordError(problems)
-    lengths = {name: len(data) for name, data in columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise MalformedRequestError(422, f"all tensors need the same number of rows, found {lengths}")
-    rows = next(iter(lengths.values()))
+    lengths = {len(data) for data in columns.values()}
+    if len(lengths) != 1:
+        found = {name: len(data) for name, data in columns.items()}
+        raise MalformedRequestError(422, f"all tensors need the same number of rows, found {found}")
+    (rows,) = lengths
     if not 1 <= rows <= MAXIMUM_RECORDS:
         raise MalformedRequestError(422, f"found {rows} rows, expected 1 to {MAXIMUM_RECORDS}")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return Columns(columns, rows)
+
+
+def timeout_s(request: InferRequest) -> float:
+    """The time that the parameter `timeout` gives (Triton's, in microseconds; 0 is none), in seconds.
+
+    Raises:
+        MalformedRequestError: it is no whole number from 0.
+    """
+    found = request.parameters.get("timeout", 0)
+    if found.__class__ is not int or found < 0:
+        raise MalformedRequestError(
+            422, f"parameters.timeout: found {str(found)[:60]!r}, expected a whole number of microseconds, or 0"
+        )
+    return found / 1e6 if found else math.inf
 
 
 def encode(project: str, answer: PredictResponse, request: InferRequest, *, answer_id: str) -> Encoded:
@@ -197,7 +222,7 @@ def metadata(
     }
 
 
-def _problem(tensor: Tensor, field: Field | None, *, is_twice: bool) -> FieldProblem | None:
+def _problem(tensor: Tensor, data: Column, field: Field | None, *, is_twice: bool) -> FieldProblem | None:
     if field is None:
         return FieldProblem(tensor.name[:60], "a tensor that is not in the schema", "no such tensor")
     if is_twice:
@@ -205,17 +230,17 @@ def _problem(tensor: Tensor, field: Field | None, *, is_twice: bool) -> FieldPro
     usual, allowed = _DATATYPES[field.kind]
     if tensor.datatype not in allowed:
         return FieldProblem(tensor.name, f"datatype {tensor.datatype[:60]}", usual)
-    if tensor.datatype in _INTEGERS and any(isinstance(value, float) for value in tensor.data or ()):
+    if data.__class__ is list and tensor.datatype in _INTEGERS and float in set(map(type, data)):
         return FieldProblem(tensor.name, "a fraction", f"whole numbers, as the datatype {tensor.datatype} says")
     return None
 
 
-def _flat(tensor: Tensor) -> list[Any]:
-    rows, *rest = tensor.shape or [0]
-    if rest not in ([], [1]):
-        raise MalformedRequestError(422, f"{tensor.name}: the shape is {tensor.shape}, expected [n] or [n, 1]")
-    data = tensor.data or []
-    if rest and data and all(isinstance(value, list) and len(value) == 1 for value in data):
+def _flat(tensor: Tensor, data: Column) -> Column:
+    shape = tensor.shape
+    if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        raise MalformedRequestError(422, f"{tensor.name}: the shape is {shape[:9]}, expected [n] or [n, 1]")
+    rows = shape[0]
+    if len(shape) == 2 and tensor.data and all(isinstance(value, list) and len(value) == 1 for value in data):
         data = [value[0] for value in data]
     if len(data) != rows:
         raise MalformedRequestError(

@@ -14,7 +14,7 @@ from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from contracts.problem import Problem
 from serving.admission import BINARY_TYPE, JSON_TYPE
 from serving.engine import Model
-from serving.protocols import invocations
+from serving.protocols import invocations, media_types
 from serving.protocols.instances import ColumnsResponse, InstancesRequest
 from serving.protocols.open_inference import InferRequest, InferResponse, metadata
 from serving.protocols.records import MAXIMUM_RECORDS, PredictRequest, PredictResponse
@@ -183,7 +183,7 @@ def _invocations(predict: dict[str, Any], model: Model | None) -> dict[str, Any]
     """`predict` in three media types each way; the Accept header chooses the answer's, JSON where it chooses none."""
     golden = model.bundle.golden.records[:1] if model else []
     lines = "".join(msgspec.json.encode(record).decode() + "\n" for record in golden)
-    texts = {invocations.JSON_LINES: lines, invocations.CSV: invocations.csv_of(golden)}
+    texts = {media_types.JSON_LINES: lines, media_types.CSV: invocations.csv_of(golden)}
     problem = predict["responses"]["422"]["content"]
     content = {
         kind: {"schema": {"type": "string"}, **({"example": text} if model else {})} for kind, text in texts.items()

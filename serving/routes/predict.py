@@ -29,11 +29,12 @@ from serving.batching import DeadlineError, OverloadedError
 from serving.encoding import Record
 from serving.metrics import Metrics
 from serving.prediction_writer import LogFailedError, LogFullError, PredictionIds
-from serving.protocols import binary_tensors, instances, invocations, open_inference, records
+from serving.protocols import binary_tensors, instances, invocations, media_types, open_inference, records
 from serving.slots import Slot, Slots
 
 PREDICT_PATH = "/v1/predict"
 INVOCATIONS_PATH = "/invocations"
+PREDICT_TYPES = (media_types.JSON, media_types.ARROW)
 # Envoy and Istio tell the time that is left of a request in the second one
 TIMEOUT_HEADERS = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _INFER_PREFIX, _INFER = "/v2/models/", "/infer"
@@ -202,14 +203,20 @@ class PredictionRoutes:
         return Response(status, body, PROBLEM_TYPE, headers)
 
     async def _predict(self, request: PredictionRequest) -> _Answer:
-        return _Answer(records.encode(await self._ask(request, records.decode(request.body))))
+        is_arrow = media_types.is_arrow(request.header(b"content-type"))
+        usual = media_types.ARROW if is_arrow else media_types.JSON
+        wanted = media_types.answer_type(request.header(b"accept"), PREDICT_TYPES, usual)
+        found = invocations.decode(request.body, usual, self._champion(None).model.schema)
+        return _Answer(invocations.encode(await self._ask(request, found), wanted), wanted)
 
     async def _infer(self, request: PredictionRequest) -> _Answer:
         version = self._version_of(request.path.removesuffix(_INFER))
         tensors = open_inference.decode(request.body, request.header(binary_tensors.HEADER))
+        seconds = open_inference.timeout_s(tensors.request)
+        request.deadline_s = min(request.deadline_s, time.perf_counter() + seconds)
         found = open_inference.records_of(tensors, self._champion(version).model.schema)
         answer = await self._ask(request, found, champion_only=version is not None)
-        body, length = open_inference.encode(self._project, answer, tensors, answer_id=request.id)
+        body, length = open_inference.encode(self._project, answer, tensors.request, answer_id=request.id)
         return _Answer(body, JSON_TYPE if length is None else BINARY_TYPE, length)
 
     async def _instances(self, request: PredictionRequest) -> _Answer:
@@ -219,8 +226,9 @@ class PredictionRoutes:
         return _Answer(instances.encode(await self._ask(request, found, champion_only=version is not None), given))
 
     async def _invocations(self, request: PredictionRequest) -> _Answer:
-        kind = invocations.content_type(request.header(b"content-type"))
-        wanted = invocations.answer_type(request.header(b"accept"))
+        kind = media_types.content_type(request.header(b"content-type"), invocations.TYPES)
+        usual = kind if kind == media_types.ARROW else media_types.JSON
+        wanted = media_types.answer_type(request.header(b"accept"), invocations.TYPES, usual)
         found = invocations.decode(request.body, kind, self._champion(None).model.schema)
         return _Answer(invocations.encode(await self._ask(request, found), wanted), wanted)
 

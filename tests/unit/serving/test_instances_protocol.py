@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,8 +18,8 @@ ANSWER = PredictResponse(
 )
 
 
-def read(**body: Any) -> list[dict[str, Any]]:
-    return instances.records_of(instances.decode(msgspec.json.encode(body)), TINY_SCHEMA)
+def read(**body: Any) -> list[Mapping[str, Any]]:
+    return list(instances.records_of(instances.decode(msgspec.json.encode(body)), TINY_SCHEMA))
 
 
 def columns(*records: dict[str, Any]) -> dict[str, list[Any]]:

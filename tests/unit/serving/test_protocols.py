@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -20,9 +21,9 @@ def tensors(**changes: Any) -> list[dict[str, Any]]:
     return [{"name": name, **tensor} for name, tensor in found.items() if tensor is not None]
 
 
-def infer(**changes: Any) -> list[dict[str, Any]]:
+def infer(**changes: Any) -> list[Mapping[str, Any]]:
     body = msgspec.json.encode({"inputs": tensors(**changes)})
-    return open_inference.records_of(open_inference.decode(body), TINY_SCHEMA)
+    return list(open_inference.records_of(open_inference.decode(body), TINY_SCHEMA))
 
 
 def test_records_are_read_as_they_are() -> None:
