@@ -26,7 +26,7 @@ from serving.metrics import Metrics, Totals
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
-from serving.slots import Challenger, Slot, Slots, count_answer
+from serving.slots import Challenger, Slot, Slots, count_answer, count_answers
 
 MAXIMUM_CHALLENGER_S = 1.0
 _NO_ERROR = (None,)
@@ -137,19 +137,18 @@ class Answerer:
             raise NotReadyError("there is no champion yet: load a bundle and promote it")
         challenger = None if champion_only else self._slots.sharing()
         schema = champion.model.schema
-        if len(records) == 1:
-            entity = entity_of(schema, records[0])
-            if challenger is None or not _is_for(challenger, entity):
-                answer = await self._answer_one(
-                    champion, challenger, records, entity, request_id, deadline_s, client, is_counted=not champion_only
-                )
-                if answer is not None:
-                    return answer
+        entities = entities_of(schema, records)
+        if challenger is None or (len(records) == 1 and not _is_for(challenger, entities[0])):
+            answer = await self._answer_plainly(
+                champion, challenger, records, entities, request_id, deadline_s, is_counted=not champion_only
+            )
+            if answer is not None:
+                return answer
         request = _Request(
             request_id=request_id,
             served_at_s=time.time(),
             records=records,
-            entities=entities_of(schema, records),
+            entities=entities,
             rollout=challenger.rollout if challenger else None,
             share=challenger.share if challenger else 0.0,
             deadline_s=deadline_s,
@@ -159,40 +158,47 @@ class Answerer:
         )
         return await self._answer_many(request, champion, challenger)
 
-    async def _answer_one(
+    async def _answer_plainly(
         self,
         champion: Slot,
         challenger: Challenger | None,
         records: Sequence[Record],
-        entity: str,
+        entities: Sequence[str],
         request_id: str,
         deadline_s: float,
-        client: str | None,
         *,
         is_counted: bool,
     ) -> PredictResponse | None:
-        """The request that most are, one record for the champion, with nothing that only others need.
+        """What most requests are, records that are all the champion's, with nothing that only others need.
 
-        None where its score cannot be given: what that means is found out the long way.
+        None where a score cannot be given: what that means is found out the long way.
         """
         model = champion.model
-        version, bundle = model.version, model.bundle.id
+        version, threshold = model.version, model.threshold
         served_at_s, started = time.time(), time.perf_counter()
-        features = model.encoder.encode_rows(records)
+        is_one = len(records) == 1
+        features = model.encoder.encode_rows(records) if is_one else await encode(model, records, range(len(records)))
         shadowing = self._slots.shadowing() if is_counted else None
         is_cached = False
         try:
             # a rollout compares what both versions do with their requests: then each has a run of its own
-            if self._cache is None or challenger is not None or shadowing is not None:
-                (score,) = await self._batcher.score(model, features, deadline_s)
-            else:
+            if is_one and self._cache is not None and challenger is None and shadowing is None:
                 score, is_cached = await self._score_once(self._cache, model, features, deadline_s)
+                scores = [score]
+            elif len(records) <= MAXIMUM_ROWS:
+                scores = await self._batcher.score(model, features, deadline_s)
+            else:
+                scores = []
+                for start in range(0, len(records), MAXIMUM_ROWS):
+                    scores += await self._batcher.score(model, features[start : start + MAXIMUM_ROWS], deadline_s)
         except ScoringError:
             return None
-        if problem_of(score) is not None:
+        if any(map(problem_of, scores)):
             return None
         seconds = time.perf_counter() - started
-        prediction_id, decision = self._ids.next(), score >= model.threshold
+        next_id = self._ids.next
+        ids = [next_id() for _ in scores]
+        decisions = [score >= threshold for score in scores]
         rollout, share = (challenger.rollout, challenger.share) if challenger else (None, 0.0)
         self._writer.append(
             LoggedGroup(
@@ -200,17 +206,17 @@ class Answerer:
                 request_id=request_id,
                 schema=model.schema,
                 version=version,
-                bundle=bundle,
+                bundle=model.bundle.id,
                 slot="champion",
                 rollout=rollout,
                 share=share,
                 latency_us=int(seconds * 1e6),
                 records=records,
-                entities=(entity,),
-                prediction_ids=(prediction_id,),
-                scores=(score,),
-                decisions=(decision,),
-                errors=_NO_ERROR,
+                entities=entities,
+                prediction_ids=ids,
+                scores=scores,
+                decisions=decisions,
+                errors=_NO_ERROR * len(scores),
                 features=features,
                 baseline=model.baseline,
                 client=client,
@@ -222,14 +228,16 @@ class Answerer:
             await committed
         if not is_cached:
             if is_counted:
-                champion.counts.requests += 1
-                count_answer(champion.counts, seconds, score)
-            self._metrics.of(version, "champion").answered(seconds, score)
+                count_answers(champion.counts, seconds, scores)
+            self._metrics.of(version, "champion").answered_together(seconds, scores)
         if shadowing is not None:
-            self._offer(shadowing, request_id, model, records, (entity,), (score,))
-        prediction = Prediction(prediction_id, score, decision, version, "champion", is_cached)
+            self._offer(shadowing, request_id, model, records, entities, scores)
+        predictions = [
+            Prediction(prediction_id, score, decision, version, "champion", is_cached)
+            for prediction_id, score, decision in zip(ids, scores, decisions, strict=True)
+        ]
         return PredictResponse(
-            predictions=[prediction], rollout=rollout, share=share, model_version=version, bundle=bundle
+            predictions=predictions, rollout=rollout, share=share, model_version=version, bundle=model.bundle.id
         )
 
     async def _score_once(

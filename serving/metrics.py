@@ -21,7 +21,7 @@ from serving.batching import SIZE_EDGES, WAIT_EDGES_S, Batcher
 from serving.cache import ScoreCache
 from serving.gpu_memory import gpu_memory
 from serving.prediction_writer import PredictionWriter
-from serving.slots import Slots, count_answer
+from serving.slots import Slots, count_answer, count_answers
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MAXIMUM_SERIES = 60  # versions × slots that are kept; the oldest go, so that a year of retrains does not pile up
@@ -44,6 +44,12 @@ class Totals:
         self.latency_sum_s += seconds
         self.score_sum += score
         count_answer(self.counts, seconds, score)
+
+    def answered_together(self, seconds: float, scores: Sequence[float]) -> None:
+        """More answers, of the rows of one request."""
+        self.latency_sum_s += seconds * len(scores)
+        self.score_sum += sum(scores)
+        count_answers(self.counts, seconds, scores)
 
     def failed(self) -> None:
         """One more row that the version could not score."""

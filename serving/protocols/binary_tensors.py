@@ -84,9 +84,15 @@ def bytes_of(datatype: str, values: Sequence[Any]) -> bytes:
 def _texts(name: str, data: memoryview) -> list[str]:
     size = len(data)
     raw = bytes(data)
+    unpack, head = _LENGTH.unpack_from, _LENGTH.size
     # where all is ASCII, lengths too, the text is made once and cut; else each element by itself
     whole = raw.decode("ascii") if raw.isascii() else None
-    unpack, head = _LENGTH.unpack_from, _LENGTH.size
+    if whole is not None and size >= head:
+        step = head + unpack(raw)[0]
+        count = size // step
+        # all of one length, as codes and times mostly are
+        if count * step == size and all(raw[each::step] == raw[each : each + 1] * count for each in range(head)):
+            return [whole[begin : begin + step - head] for begin in range(head, size + 1, step)]
     texts: list[str] = []
     start = 0
     while start < size:
