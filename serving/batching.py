@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from serving.engine import Model, ScoringError
 from serving.suspension import Suspension
 
-MAXIMUM_ROWS = 64  # tree ensembles are slower a row beyond this, and the event loop gets its turn
 MAXIMUM_WAITING_ROWS = 4096
 SMALL_ROWS = 8  # requests up to this size take turns with larger ones, piece by piece
 THREAD_FROM_S = 0.002  # a run that takes longer than a hop to a thread by far must not hold up the loop
@@ -72,7 +71,7 @@ class Batcher:
         self._lanes: dict[Model, _Lane] = {}
 
     def score(self, model: Model, features: NDArray[np.float32], deadline_s: float = math.inf) -> Waiting:
-        """At most 64 rows, to be awaited for their scores; `deadline_s` by `time.perf_counter`.
+        """At most `model.maximum_rows` rows, to be awaited for their scores; `deadline_s` by `time.perf_counter`.
 
         Raises:
             OverloadedError: at once, when the rows that wait for this model already need more time than there is.
@@ -158,7 +157,7 @@ class _Lane:
     def _take(self) -> list[Waiting]:
         """What goes into the next run; rows that nobody waits for any more are dropped here."""
         now_s = time.perf_counter()
-        batcher = self._batcher
+        batcher, maximum = self._batcher, self._model.maximum_rows
         batch: list[Waiting] = []
         size = 0
         queues = (self._large, self._small) if self._large_first else (self._small, self._large)
@@ -177,7 +176,7 @@ class _Lane:
                         batcher.expired += rows
                         waiting.fail(DeadlineError(_TOO_LATE))
                     continue
-                if batch and size + rows > MAXIMUM_ROWS:
+                if batch and size + rows > maximum:
                     break
                 queue.popleft()
                 self._remember(-rows)

@@ -6,8 +6,12 @@ many clients ask the same within a short time. Whoever asks while the first one 
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.engine import problem_of
 from serving.suspension import Suspension
 
 Key = tuple[str, bytes]  # the version, and the bytes of the row (float32): 0.0 and -0.0 are two
@@ -28,6 +32,30 @@ class ScoreCache:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    async def score(
+        self, version: str, row: NDArray[np.float32], run: Callable[[], Awaitable[list[float]]]
+    ) -> tuple[float, bool]:
+        """The score of one row (float32, 1 × columns), and whether another request's run gave it.
+
+        `run` is called where none has; what it raises is raised.
+        """
+        key = version, row.tobytes()
+        found = self.find(key)
+        if found is None and (first := self.join(key)) is not None:
+            found = await first
+            if found is None:  # the first one failed, or its client is gone
+                (score,) = await run()
+                return score, False
+        if found is not None:
+            return found, True
+        usable: float | None = None
+        try:
+            (score,) = await run()
+            usable = score if problem_of(score) is None else None
+        finally:
+            self.settle(key, usable)
+        return score, False
 
     def find(self, key: Key) -> float | None:
         """The score that is kept, if it is not too old."""

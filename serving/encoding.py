@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.encoder import FieldProblem, InvalidRecordError
-from serving.batching import MAXIMUM_ROWS
 from serving.columns import Columns
 from serving.engine import Model
 
+PIECE_ROWS = 64  # then the event loop gets its turn
 _MAXIMUM_PROBLEMS = 100
 Record = Mapping[str, Any]
 Value = TypeVar("Value")
@@ -38,10 +38,10 @@ async def encode(model: Model, records: Sequence[Record], rows: Sequence[int]) -
     """The `rows` of `records` as features. Raises InvalidRecordError with the rows' positions in the request."""
     pieces: list[NDArray[np.float32]] = []
     problems: list[FieldProblem] = []
-    for start in range(0, len(rows), MAXIMUM_ROWS):
+    for start in range(0, len(rows), PIECE_ROWS):
         if start:
             await asyncio.sleep(0)
-        piece = rows[start : start + MAXIMUM_ROWS]
+        piece = rows[start : start + PIECE_ROWS]
         try:
             if isinstance(records, Columns):
                 pieces.append(model.encoder.encode_columns(records.part(piece)))

@@ -8,7 +8,7 @@ import typer
 from rich.logging import RichHandler
 
 from pipelines.cli import server, workflows
-from pipelines.cli.common import err
+from pipelines.cli.console import err
 
 app = typer.Typer(
     name="paceline",

@@ -8,7 +8,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from pipelines.cli.common import Json, ProjectName, err, show, show_lines, until_signal
+from pipelines.cli.console import Json, ProjectName, err, show, show_lines, until_signal
 
 keys = typer.Typer(no_args_is_help=True, help="API keys of the model server: create, list, revoke.")
 KeyFilePath = Annotated[

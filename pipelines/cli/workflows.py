@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.common import AsOf, Json, ProjectName, checked_date, err, show, until_signal
+from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show, until_signal
 
 app = typer.Typer()
 

@@ -24,8 +24,9 @@ from serving.admission import (
     problem_body,
     usable_request_id,
 )
-from serving.answering import Answerer, ChampionFailedError, NotReadyError
+from serving.answering import Answerer, NotReadyError
 from serving.batching import DeadlineError, OverloadedError
+from serving.divided import ChampionFailedError
 from serving.encoding import Record
 from serving.metrics import Metrics
 from serving.prediction_writer import LogFailedError, LogFullError, PredictionIds

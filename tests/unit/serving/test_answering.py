@@ -13,9 +13,10 @@ from contracts.assignment import position
 from contracts.bundle import Bundle
 from contracts.encoder import InvalidRecordError
 from contracts.slots import HardLimits, LoadSlot, PromoteSlot, SetShare
-from serving import answering
-from serving.answering import Answerer, ChampionFailedError, NotReadyError, entity_of
+from serving import divided
+from serving.answering import Answerer, NotReadyError, entity_of
 from serving.cache import ScoreCache
+from serving.divided import ChampionFailedError
 from serving.engine import Model, load_model
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
@@ -377,7 +378,7 @@ def test_who_waits_for_a_run_whose_client_has_gone_gets_a_run_of_its_own(cached:
 def test_a_challenger_that_is_too_slow_has_failed_and_the_champion_answers(
     parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "MAXIMUM_CHALLENGER_S", 0.05)
+    monkeypatch.setattr(divided, "MAXIMUM_CHALLENGER_S", 0.05)
     fill(parts, tmp_path, 1.0)
     challenger = parts.slots.challenger
     assert challenger is not None

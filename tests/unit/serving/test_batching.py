@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.batching import MAXIMUM_ROWS, MAXIMUM_WAITING_ROWS, Batcher, DeadlineError, OverloadedError
+from serving.batching import MAXIMUM_WAITING_ROWS, Batcher, DeadlineError, OverloadedError
 from serving.engine import ScoringError
 from serving.suspension import as_future
+
+MAXIMUM_ROWS = 64
 
 
 class Graph:
     """Stands in for a loaded model: the score of a row is its first value, and a negative one cannot be scored."""
 
     version = "1"
+    maximum_rows = MAXIMUM_ROWS
 
     def __init__(self) -> None:
         self.runs: list[int] = []

@@ -1,0 +1,272 @@
+"""Requests of a rollout: rows are assigned by entity, one encoding and one graph run for each slot's group.
+
+The challenger goes first, so that whatever it fails on joins the champion's group: the client never sees its errors.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.assignment import position
+from serving.batching import Batcher, DeadlineError, OverloadedError
+from serving.encoding import Record, encode, encode_what_fits, taken
+from serving.engine import ScoringError, problem_of
+from serving.metrics import Metrics, Totals
+from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
+from serving.protocols.records import Prediction, PredictResponse
+from serving.shadow import Shadow, ShadowWork
+from serving.slots import Challenger, Slot, Slots, count_answer
+
+MAXIMUM_CHALLENGER_S = 1.0
+
+
+class ChampionFailedError(Exception):
+    """The champion could not score these rows; `rows` are their positions in the request."""
+
+    def __init__(self, version: str, rows: Sequence[int], reason: str) -> None:
+        self.rows = tuple(rows)
+        super().__init__(
+            f"version {version} could not score {len(rows)} of the rows, the first is row {rows[0]}: {reason}"
+        )
+
+
+@dataclass(eq=False, slots=True)
+class DividedRequest:
+    """One request on its way: `answers` fills up row by row."""
+
+    request_id: str
+    served_at_s: float
+    records: Sequence[Record]
+    entities: Sequence[str]
+    rollout: str | None
+    share: float
+    deadline_s: float
+    client: str | None
+    is_counted: bool
+    answers: list[Prediction | None]
+
+
+@dataclass(eq=False)
+class _Group:
+    """Rows of one slot with what came of them: a score or an error for each."""
+
+    slot: Slot
+    name: str
+    rows: list[int]
+    seconds: float = 0.0
+    features: NDArray[np.float32] | None = None
+    scores: list[float] = field(default_factory=list)
+    errors: list[str | None] = field(default_factory=list)
+
+
+class DividedAnswerer:
+    """Answers requests whose rows may be of both slots, or have failed where a request usually does not."""
+
+    def __init__(
+        self,
+        *,
+        slots: Slots,
+        metrics: Metrics,
+        writer: PredictionWriter,
+        shadow: Shadow,
+        ids: PredictionIds,
+        batcher: Batcher,
+    ) -> None:
+        self._slots = slots
+        self._metrics = metrics
+        self._writer = writer
+        self._shadow = shadow
+        self._ids = ids
+        self._batcher = batcher
+        self._chance = random.Random().random
+
+    async def answer(self, request: DividedRequest, champion: Slot, challenger: Challenger | None) -> PredictResponse:
+        """The rows in a group for each slot. Raises as `serving.answering.Answerer.answer` does."""
+        records = request.records
+        own, others = _split(request.entities, challenger)
+        started = time.perf_counter()
+        features = await encode(champion.model, records, own)
+        encoding_s = time.perf_counter() - started
+        retried: list[int] = []
+        if challenger is not None and others:
+            retried = await self._ask_challenger(request, challenger, others, champion)
+        await self._ask_champion(request, champion, own, retried, features, encoding_s)
+        committed = self._writer.committed()
+        if committed is not None:
+            await committed
+        return PredictResponse(
+            predictions=[answer for answer in request.answers if answer is not None],
+            rollout=request.rollout,
+            share=request.share,
+            model_version=champion.model.version,
+            bundle=champion.model.bundle.id,
+        )
+
+    async def _ask_challenger(
+        self, request: DividedRequest, challenger: Challenger, rows: list[int], champion: Slot
+    ) -> list[int]:
+        """Answers `rows` by the challenger as far as it can; gives those back that the champion has to answer."""
+        encoded, refused = await encode_what_fits(challenger.model, request.records, rows, champion.model)
+        group = _Group(challenger, "challenger", [*encoded.rows, *refused])
+        group.seconds = encoded.seconds
+        now_s = time.perf_counter()
+        # the champion must still have time for what the challenger does not answer
+        await self._score_or_fail(
+            group, encoded.features, now_s + min(MAXIMUM_CHALLENGER_S, (request.deadline_s - now_s) / 2)
+        )
+        group.errors.extend("the challenger's schema refuses what the champion's accepts" for _ in refused)
+        group.scores.extend(float("nan") for _ in refused)
+        if challenger.fault_share > 0:
+            for place, error in enumerate(group.errors):
+                if error is None and self._chance() < challenger.fault_share:
+                    group.errors[place] = "injected fault"
+        kept: list[int] = []
+        for place, error in enumerate(group.errors):
+            # promoted, dropped or tripped meanwhile, perhaps by a row before this one: the rest is the champion's
+            if self._slots.challenger is not challenger or challenger.tripped is not None:
+                break
+            kept.append(place)
+            if error is None:
+                self._slots.count_challenger_answer(challenger, group.seconds, group.scores[place])
+            else:
+                self._slots.count_challenger_error(challenger)
+        done = _Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
+        done.scores = [group.scores[place] for place in kept]
+        done.errors = [group.errors[place] for place in kept]
+        if not refused:  # of a row that the schema refuses there are no features
+            done.features = encoded.features[kept]
+        self._record(request, done)
+        return [row for row in rows if request.answers[row] is None]
+
+    async def _ask_champion(
+        self,
+        request: DividedRequest,
+        champion: Slot,
+        own: list[int],
+        retried: list[int],
+        features: NDArray[np.float32],
+        encoding_s: float,
+    ) -> None:
+        if not own and not retried:
+            return
+        started = time.perf_counter()
+        if retried:
+            features = np.concatenate([features, await encode(champion.model, request.records, retried)])
+        group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started, features)
+        await self._score(group, features, request.deadline_s)
+        if request.is_counted:
+            for place in range(len(own)):  # a retried row is no answer to a request of the champion's own
+                champion.counts.requests += 1
+                if group.errors[place] is None:
+                    count_answer(champion.counts, group.seconds, group.scores[place])
+                else:
+                    champion.counts.errors += 1
+        totals = self._record(request, group)
+        totals.retried += len(retried)
+        failed = [row for row, error in zip(group.rows, group.errors, strict=True) if error is not None]
+        if failed:
+            reason = next(error for error in group.errors if error is not None)
+            raise ChampionFailedError(champion.model.version, failed, reason)
+        shadowing = self._slots.shadowing() if request.is_counted else None
+        if shadowing is not None:
+            self._shadow.offer(
+                ShadowWork(
+                    challenger=shadowing,
+                    request_id=request.request_id,
+                    records=[request.records[row] for row in group.rows],
+                    entities=[request.entities[row] for row in group.rows],
+                    scores=group.scores,
+                    threshold=champion.model.threshold,
+                )
+            )
+
+    async def _score_or_fail(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
+        """As `_score`; a challenger that is too slow has failed on these rows, and the champion answers them."""
+        try:
+            await self._score(group, features, deadline_s)
+        except (OverloadedError, DeadlineError) as error:
+            missing = len(features) - len(group.scores)
+            group.scores.extend(float("nan") for _ in range(missing))
+            group.errors.extend(f"the challenger is too slow: {error}" for _ in range(missing))
+
+    async def _score(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
+        """Scores `features` for the group, adding to its seconds; a failed piece is an error for each of its rows."""
+        maximum = group.slot.model.maximum_rows
+        for start in range(0, len(features), maximum):
+            piece = features[start : start + maximum]
+            started = time.perf_counter()
+            try:
+                scores = await self._batcher.score(group.slot.model, piece, deadline_s)
+            except ScoringError as error:
+                group.scores.extend(float("nan") for _ in piece)
+                group.errors.extend(str(error) for _ in piece)
+            else:
+                group.scores.extend(scores)
+                group.errors.extend(map(problem_of, scores))
+            group.seconds += time.perf_counter() - started
+
+    def _record(self, request: DividedRequest, group: _Group) -> Totals:
+        """Answers the rows of `group` that have a score; metrics and log for all of them."""
+        model = group.slot.model
+        totals = self._metrics.of(model.version, group.name)
+        next_id, threshold, answers = self._ids.next, model.threshold, request.answers
+        ids: list[str] = []
+        scores: list[float | None] = []
+        decisions: list[bool | None] = []
+        for row, score, error in zip(group.rows, group.scores, group.errors, strict=True):
+            prediction_id = next_id()
+            ids.append(prediction_id)
+            if error is not None:
+                totals.failed()
+                scores.append(None)
+                decisions.append(None)
+                continue
+            decision = score >= threshold
+            totals.answered(group.seconds, score)
+            scores.append(score)
+            decisions.append(decision)
+            answers[row] = Prediction(prediction_id, score, decision, model.version, group.name)
+        if ids:
+            self._writer.append(
+                LoggedGroup(
+                    served_at_s=request.served_at_s,
+                    request_id=request.request_id,
+                    schema=model.schema,
+                    version=model.version,
+                    bundle=model.bundle.id,
+                    slot=group.name,
+                    rollout=request.rollout,
+                    share=request.share,
+                    latency_us=int(group.seconds * 1e6),
+                    records=taken(request.records, group.rows),
+                    entities=taken(request.entities, group.rows),
+                    prediction_ids=ids,
+                    scores=scores,
+                    decisions=decisions,
+                    errors=group.errors,
+                    features=group.features,
+                    baseline=model.baseline,
+                    client=request.client,
+                )
+            )
+        return totals
+
+
+def _split(entities: Sequence[str], challenger: Challenger | None) -> tuple[list[int], list[int]]:
+    """The champion's rows and the challenger's."""
+    if challenger is None:
+        return list(range(len(entities))), []
+    own: list[int] = []
+    others: list[int] = []
+    for row, entity in enumerate(entities):
+        (others if is_for(challenger, entity) else own).append(row)
+    return own, others
+
+
+def is_for(challenger: Challenger, entity: str) -> bool:
+    """Whether the challenger answers `entity` at its present share."""
+    return position(challenger.position_salt, entity) < challenger.share
