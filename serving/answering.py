@@ -37,7 +37,7 @@ class NotReadyError(Exception):
 def entity_of(schema: InputSchema, record: Record) -> str:
     """By what a record sticks to its slot: its entity, or the key of its event where it has none."""
     entity = record.get(schema.entity)
-    if entity is not None:
+    if entity.__class__ is str or entity.__class__ is int:
         return str(entity)
     return msgspec.json.encode([record.get(name) for name in schema.key]).decode()
 
@@ -131,10 +131,7 @@ class Answerer:
         *,
         is_counted: bool,
     ) -> PredictResponse | None:
-        """What most requests are, records that are all the champion's, with nothing that only others need.
-
-        None where a score cannot be given: what that means is found out the long way.
-        """
+        """What most requests are, all the champion's; None where a score cannot be given, for the long way to tell."""
         model = champion.model
         version, threshold = model.version, model.threshold
         served_at_s, started = time.time(), time.perf_counter()

@@ -92,12 +92,7 @@ def test_an_unknown_key_is_refused_at_any_depth(folder: Path, path: str, key: st
         ("name", "Flight delay", "name", "found 'Flight delay', expected `str` matching regex"),
         ("owner", "", "owner", "found '', expected `str` of length >= 1"),
         ("schema.time", "when", "schema.time", "'when' is not among the fields tailnum, carrier"),
-        (
-            "schema.fields.5.malformed",
-            "missing",
-            "schema.time",
-            "says what event a row is of: malformed must be reject",
-        ),
+        ("schema.fields.5.malformed", "missing", "schema.time", "what event a row is of: malformed must be reject"),
         ("schema.fields.6.nan", "never", "schema.fields[6].nan", "found 'never', expected one of missing, reject"),
         ("split.minimum_train_days", 400, "split.minimum_train_days", "400 is above train_days, 365"),
         ("rollout.steps.4.share", 0.9, "rollout", "the last of steps has share 1.0, found 0.9"),
