@@ -13,10 +13,11 @@ _THRESHOLDS = (5_000, 20, 50)  # young objects, then how many collections of a g
 
 
 def settle() -> None:
-    """To be called when the server has started, and again when another bundle has been put in place.
+    """To be called when the server has started.
 
     Collects what that left behind (about 12 ms), keeps the rest out of later collections, and lets Arrow use the
-    system's allocator: its own keeps 15 MB for segments to come.
+    system's allocator: its own keeps 15 MB for segments to come. A model that is replaced later needs no collection, it
+    goes with its last reference.
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     gc.unfreeze()

@@ -39,13 +39,13 @@ class Opened:
     @property
     def has_device(self) -> bool:
         """Whether anything beside the CPU takes part, so that inputs and outputs are copied."""
-        return list(self.session.get_providers()) != [CPU]
+        return self.nodes.keys() != {CPU}
 
     @property
     def gpu(self) -> int | None:
         """The number of the NVIDIA GPU that takes part."""
         options = self.session.get_provider_options()
-        numbers = [int(options[name].get("device_id", 0)) for name in (TENSORRT, CUDA) if name in options]
+        numbers = [int(options[name].get("device_id", 0)) for name in (TENSORRT, CUDA) if name in self.nodes]
         return numbers[0] if numbers else None
 
 
@@ -97,7 +97,7 @@ def _open(
     nodes: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
         nodes[part.ep_name] += len(part.get_nodes())
-    return session, dict(nodes.most_common())
+    return session, dict(nodes.most_common()) or {CPU: 0}  # a graph may be nothing but constants
 
 
 def _why_not(name: str, opened: Opened, *, is_available: bool) -> str:

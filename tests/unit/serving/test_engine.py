@@ -1,4 +1,6 @@
+import gc
 import math
+import weakref
 from pathlib import Path
 from types import ModuleType
 
@@ -107,3 +109,16 @@ def test_with_a_device_every_size_runs_once_before_the_first_request(
     bundle = bundles.tiny_bundle(tmp_path, maximum_batch_rows=48)
     assert load_model(bundle.path, bundle.id, "7", "flight_delay").maximum_rows == 48
     assert sizes[:7] == [48, 32, 16, 8, 4, 2, 1]
+
+
+def test_a_model_that_is_dropped_is_freed_at_once_without_a_collection(bundles: ModuleType, tmp_path: Path) -> None:
+    bundle = bundles.tiny_bundle(tmp_path)
+    gc.disable()
+    try:
+        model = load_model(bundle.path, bundle.id, "7", "flight_delay")
+        kept = [weakref.ref(part) for part in (model, model.run, model.run.session, model.encoder)]
+        assert all(each() is not None for each in kept)
+        del model
+        assert [each() for each in kept] == [None] * 4
+    finally:
+        gc.enable()

@@ -130,6 +130,7 @@ def test_a_gpu_on_which_no_operator_of_the_graph_runs_is_not_in_use(
     machine(CUDA, CPU, on={CPU: 4})
     opened = open_session(graph, ServingProfile(providers=("cuda",)), Execution())
     assert list(opened.nodes) == [CPU]
+    assert (opened.has_device, opened.gpu) == (False, None)
     assert f"not on {CUDA}: it is there, and none of the graph's operators (Gemm) runs on it" in caplog.text
     with pytest.raises(ProviderError, match=r"none of the graph's operators \(Gemm\) runs on it"):
         open_session(graph, ServingProfile(providers=("cuda",), require="cuda"), Execution())
