@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.benchmarking.results import BUSY_SHARE
+
 Round = dict[str, dict[str, float]]  # key of a contender → its numbers
 ALONE = "onnxruntime"
 
@@ -147,10 +149,26 @@ def markdown(found: Comparison) -> str:
         lines.append(f"| {goal.title} | {goal.wanted} | {goal.found_text} | {said} |")
     overload = found.median("paceline", "overload_times")
     if overload is not None:
-        p99 = found.median("paceline", "overload_p99_ms")
-        lines += ["", f"Overload: {overload:.1f} times the capacity; p99 of answered requests {p99:,.0f} ms."]
+        p99, failed = found.median("paceline", "overload_p99_ms"), found.median("paceline", "overload_refused")
+        lines += [
+            "",
+            f"Overload: {overload:.1f} times the capacity were due, {failed or 0.0:.0%} of them refused or given up; "
+            f"p99 of answered requests {p99 or 0.0:,.0f} ms.",
+        ]
+    if busy := busy_generator(found):
+        lines += ["", f"The generator, and not the server, may have been the limit in: {', '.join(busy)}."]
     lines += [f"Not measured: {found.names[key]}: {reason}" for key, reason in found.skipped.items()]
     return "\n".join(lines)
+
+
+def busy_generator(found: Comparison) -> list[str]:
+    """The loads in which the generator was busy for most of a core."""
+    return [
+        f"{found.names[key]} {measure.removesuffix('_generator_share')}"
+        for key in found.names
+        for measure in sorted({name for each in found.rounds for name in each.get(key, {})})
+        if measure.endswith("_generator_share") and (found.median(key, measure) or 0.0) > BUSY_SHARE
+    ]
 
 
 def cell(found: Comparison, key: str, column: Column) -> str:

@@ -134,6 +134,7 @@ def overload(
         "overload_times": rate / capacity,
         "overload_goodput": measured.rates.answered / capacity,
         "overload_p99_ms": float(np.percentile(accepted_ms, 99)) if len(accepted_ms) else 0.0,
+        "overload_refused": measured.counts.failed / max(measured.counts.requests, 1),
         "overload_generator_share": measured.generator.cpu_share,
     }
 

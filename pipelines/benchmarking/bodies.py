@@ -35,7 +35,7 @@ def requests_of(
     """
     if not records or rows < 1:
         raise ValueError(f"found {len(records)} records and {rows} rows a request, expected at least one of each")
-    count = max(1, len(records) // rows) if rows > 1 else len(records)
+    count = -(-len(records) // rows)  # the last one is filled up from the first records
     made = []
     for number in range(count):
         chosen = [records[(number * rows + row) % len(records)] for row in range(rows)]

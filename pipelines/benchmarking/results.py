@@ -293,7 +293,7 @@ def _curve(latency_ms: Numbers) -> list[CurvePoint]:
     """Up to the percentile that the number of requests can show."""
     if not len(latency_ms):
         return []
-    shown = [each for each in CURVE if len(latency_ms) * (1 - each / 100) >= 1]
+    shown = [each for each in CURVE if len(latency_ms) * (100 - each) / 100 > 1 - 1e-6]
     return [
         CurvePoint(percentile=float(each), latency_ms=float(value))
         for each, value in zip(shown, np.percentile(latency_ms, shown), strict=True)
