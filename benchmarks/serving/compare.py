@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,8 @@ def main() -> int:
         settings={each.key: each.setting for each in chosen},
         environment=environment(),
     )
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's background job would ignore the first
+        signal.signal(number, signal.default_int_handler)
     for venv in dict.fromkeys(each.venv for each in chosen if each.venv):
         contenders.install(venv, tell)
     for each in chosen:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from functools import cache
 from typing import NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -43,6 +44,16 @@ def target_of(url: str) -> Target:
         raise ValueError(f"found the URL {url!r}, expected one such as http://127.0.0.1:8500")
     tls = parts.scheme == "https"
     return Target(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+
+def trusted(target: Target) -> ssl.SSLContext | bool:
+    """Whose certificates count: the system's, or those in the file that `SSL_CERT_FILE` names; False without TLS."""
+    return _trusted() if target.tls else False
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 class Owner(Protocol):
@@ -128,8 +139,7 @@ async def connect(target: Target, owner: Owner) -> Connection:
     Raises:
         OSError: nobody listens there, or TLS fails.
     """
-    context = ssl.create_default_context() if target.tls else None
     _, connection = await asyncio.get_running_loop().create_connection(
-        lambda: Connection(owner), target.host, target.port, ssl=context
+        lambda: Connection(owner), target.host, target.port, ssl=trusted(target) or None
     )
     return connection

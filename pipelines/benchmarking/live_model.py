@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from contracts.encoder import parse_timestamp
+from pipelines.benchmarking.connections import Target, trusted
 
 REQUEST_TIMEOUT_S = 10.0
 DIFFERENT_RECORDS = 1000
@@ -34,8 +35,8 @@ class LiveModel(msgspec.Struct, frozen=True, kw_only=True):
     datatypes: dict[str, str]
 
 
-def read_live_model(url: str, api_key: str | None) -> LiveModel:
-    """Asks the server at `url`.
+def read_live_model(target: Target, api_key: str | None) -> LiveModel:
+    """Asks the server at `target`.
 
     Raises:
         ConnectionError: nobody answers there.
@@ -43,7 +44,10 @@ def read_live_model(url: str, api_key: str | None) -> LiveModel:
         RuntimeError: the server has no champion yet, or is none of ours.
     """
     headers = {} if api_key is None else {"x-api-key": api_key}
-    with httpx.Client(base_url=url, headers=headers, timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
+    url, verify = target.url, trusted(target)
+    with httpx.Client(
+        base_url=url, headers=headers, timeout=REQUEST_TIMEOUT_S, trust_env=False, verify=verify
+    ) as client:
         ready = _get(client, "/readyz")
         described = _get(client, "/openapi.json")
         about = _get(client, "/v2")

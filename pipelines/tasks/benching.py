@@ -17,7 +17,7 @@ import msgspec
 from pipelines.benchmarking import page, rate_search
 from pipelines.benchmarking.arrivals import ARRIVALS, Arrivals, due_times
 from pipelines.benchmarking.bodies import PROTOCOLS, BenchProtocol, classify_of, requests_of
-from pipelines.benchmarking.connections import Target, target_of
+from pipelines.benchmarking.connections import Target, target_of, trusted
 from pipelines.benchmarking.live_model import LiveModel, make_records, read_live_model
 from pipelines.benchmarking.load import MAXIMUM_CONNECTIONS, Load, Progress
 from pipelines.benchmarking.results import BenchResult, Measured, Search, ServerProcess, Step, as_builtins, measure
@@ -134,7 +134,7 @@ async def bench_serve(
     """
     target = target_of(url)
     stop = stop or asyncio.Event()
-    model = await asyncio.to_thread(read_live_model, target.url, options.api_key)
+    model = await asyncio.to_thread(read_live_model, target, options.api_key)
     records = read_records(options.records) if options.records else make_records(model, seed=options.seed)
     requests = requests_of(
         records,
@@ -294,7 +294,8 @@ def _try_one(target: Target, request: bytes, options: Options) -> None:
     headers = dict(line.split(": ", 1) for line in lines)
     url = f"{'https' if target.tls else 'http'}://{target.authority}{route}"
     try:
-        answer = httpx.post(url, content=body, headers=headers, timeout=options.timeout_s, trust_env=False)
+        with httpx.Client(timeout=options.timeout_s, trust_env=False, verify=trusted(target)) as client:
+            answer = client.post(url, content=body, headers=headers)
     except httpx.TransportError as error:
         raise ConnectionError(f"{url} does not answer the first request: {type(error).__name__}: {error}") from error
     if answer.status_code in (401, 403):
