@@ -1,5 +1,9 @@
 import base64
+import re
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from contracts.access_file import MAXIMUM_ACCESS_FILE_BYTES, AccessFileError, decode_access_file
@@ -98,3 +102,19 @@ def test_a_wrong_entry_is_refused_with_where_it_is_wrong_and_without_a_secret(ol
 def test_a_file_of_another_form_is_refused(content: bytes) -> None:
     with pytest.raises(AccessFileError):
         decode_access_file(content)
+
+
+def test_the_example_of_the_docs_is_read_and_its_client_signs_with_its_key() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
+    [toml] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    found = decode_access_file(toml.encode())
+    assert (len(found.issuers), len(found.certificates), len(found.signing_keys)) == (1, 1, 2)
+    [python] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(python, names)
+    assert names["secret"] == found.signing_keys[0].material
+    request = next(
+        names["client"].auth.auth_flow(httpx.Request("POST", "https://models.example/v1/predict", content=b"{}"))
+    )
+    assert 'keyid="acme-2026"' in request.headers["signature-input"]
+    names["client"].close()
