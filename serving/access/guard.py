@@ -70,7 +70,13 @@ def open_access(settings: Settings) -> "Access | None":
             )
         return None
     usual = None if settings.rate_per_s is None else Limit.of(settings.rate_per_s, settings.burst)
-    limiter = RateLimiter() if settings.redis_url is None else SharedRateLimiter(settings.redis_url)
+    try:
+        limiter = RateLimiter() if settings.redis_url is None else SharedRateLimiter(settings.redis_url)
+    except ValueError as error:
+        # without the URL, which may have a password
+        raise SettingsError(
+            f"{PREFIX}REDIS_URL cannot be used: expected redis://[user:password@]host:port/0"
+        ) from error
     try:
         access = Access(settings.keys, project=settings.project, rules=settings.access, usual=usual, limiter=limiter)
     except KeyFileError as error:
@@ -142,17 +148,23 @@ class Access:
         tasks = [asyncio.create_task(self._limiter.run())] if isinstance(self._limiter, SharedRateLimiter) else []
         try:
             while True:
-                before = self.credentials.in_force
-                await self.credentials.refresh()
-                if self.credentials.in_force is not before:
-                    self._audit.keep_only(self.credentials.in_force.named)
-                self._audit.flush()
+                try:
+                    await self._check()
+                except Exception:  # nobody would notice that credentials are no longer revoked
+                    logger.exception("the credentials could not be looked at; the next look is in %g s", CHECK_EVERY_S)
                 await asyncio.sleep(CHECK_EVERY_S)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.credentials.stop()
+
+    async def _check(self) -> None:
+        before = self.credentials.in_force
+        await self.credentials.refresh()
+        if self.credentials.in_force is not before:
+            self._audit.keep_only(self.credentials.in_force.named)
+        self._audit.flush()
 
     def collect(self) -> Iterator[Metric]:
         """The metric families of the guard."""

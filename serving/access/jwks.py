@@ -36,6 +36,13 @@ class SetKey(NamedTuple):
     algorithms: frozenset[str]
 
 
+class Fetched(NamedTuple):
+    """A set as it is now. `keys` are by their ids; None where the content is what is in force."""
+
+    content: bytes
+    keys: Mapping[str | None, SetKey] | None
+
+
 class _Set(msgspec.Struct):
     keys: list[dict[str, Any]]
 
@@ -83,39 +90,34 @@ class KeySet:
         may_be_early = self._is_wanted or self._has_failed
         return age_s >= (min(RETRY_S, self.issuer.refresh_s) if may_be_early else self.issuer.refresh_s)
 
-    def fetch(self) -> bytes | KeySetError:
-        """The set as it is where it is kept. Takes up to 5 s: for a thread; touches nothing that requests read."""
+    def fetch(self) -> Fetched | KeySetError:
+        """Reads the set where it is kept. Takes up to 5 s: for a thread; touches nothing that requests read."""
         try:
-            return _read(self.issuer.jwks, self._folder)
+            content = _read(self.issuer.jwks, self._folder)
+            keys = None if content == self._content else _keys_of(content, frozenset(self.issuer.algorithms))
+            return Fetched(content, keys)
         except KeySetError as error:
             return error
 
-    def install(self, fetched: bytes | KeySetError) -> bool:
+    def install(self, fetched: Fetched | KeySetError) -> bool:
         """Takes over what was fetched; whether other keys are in force now."""
         self._fetched_at_s = self._clock()
         self._is_wanted = False
-        try:
-            if isinstance(fetched, KeySetError):
-                raise fetched
-            if fetched == self._content:
-                self._succeeded()
-                return False
-            keys = _keys_of(fetched, frozenset(self.issuer.algorithms))
-        except KeySetError as error:
+        if isinstance(fetched, KeySetError):
             self.failures += 1
             if not self._has_failed:  # once, and not every few seconds while it lasts
-                logger.error("the %d keys of %s stay: %s", len(self._keys), self.issuer.issuer, error)
+                logger.error("the %d keys of %s stay: %s", len(self._keys), self.issuer.issuer, fetched)
             self._has_failed = True
             return False
-        self._content, self._keys = fetched, keys
-        self._succeeded()
-        logger.info("%s has %d keys: %s", self.issuer.issuer, len(keys), ", ".join(str(key_id) for key_id in keys))
-        return True
-
-    def _succeeded(self) -> None:
         if self._has_failed:
             logger.info("the keys of %s can be read again", self.issuer.issuer)
         self._has_failed = False
+        if fetched.keys is None:
+            return False
+        self._content, self._keys = fetched.content, fetched.keys
+        names = ", ".join(str(key_id) for key_id in self._keys)
+        logger.info("%s has %d keys: %s", self.issuer.issuer, len(self._keys), names)
+        return True
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

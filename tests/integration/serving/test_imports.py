@@ -26,6 +26,7 @@ async def main():
 
 asyncio.run(main())
 heavy = ("airflow", "mlflow", "pandas", "sklearn", "torch", "pipelines")
+heavy += ("cryptography", "http_sf", "jwt", "redis")  # only where access needs them
 print([name for name in heavy if name in sys.modules])
 """
 

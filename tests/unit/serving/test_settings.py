@@ -43,6 +43,13 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_name() -> None:
         ({"PROVIDERS": '[{"name": "cuda", "devce_id": 1}]'}, r"did you mean device_id\?"),
         ({"REQUIRE_PROVIDER": "gpu"}, "REQUIRE_PROVIDER is 'gpu': 'gpu' is no execution provider"),
         ({"PROVIDERS": "cpu", "REQUIRE_PROVIDER": "cuda"}, "cuda is required, and is not among the providers"),
+        ({"REDIS_URL": "redis://x"}, "set PACELINE_SERVING_KEYS, or PACELINE_SERVING_ACCESS"),
+        ({"KEYS": "k", "REDIS_URL": "http://:secret-word@x"}, "REDIS_URL begins with none of redis://"),
+        ({"TLS_KEY": "k"}, "TLS_CERTIFICATE and PACELINE_SERVING_TLS_KEY go together"),
+        ({"TLS_CERTIFICATE": "c"}, "TLS_CERTIFICATE and PACELINE_SERVING_TLS_KEY go together"),
+        ({"TLS_CLIENT_CA": "a"}, "TLS_CLIENT_CA needs"),
+        ({"TLS_CERTIFICATE": "c", "TLS_KEY": "k", "TLS_CLIENT_REQUIRED": "yes"}, "TLS_CLIENT_REQUIRED needs"),
+        ({"TLS_CLIENT_REQUIRED": "perhaps"}, "TLS_CLIENT_REQUIRED is 'perhaps'"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name(changes: dict[str, Any], text: str) -> None:
@@ -73,3 +80,20 @@ def test_the_machine_of_a_server_may_be_said_in_its_settings_and_is_left_to_the_
     found = read_settings(environment(PROVIDERS='[{"name": "cuda", "device_id": 1}, "cpu"]', REQUIRE_PROVIDER="cuda"))
     assert found.execution == Execution(providers=(Cuda(device_id=1), "cpu"), require="CUDAExecutionProvider")
     assert read_settings(environment(REQUIRE_PROVIDER="none")).execution == Execution(is_requirement_lifted=True)
+
+
+def test_the_files_of_access_and_tls_are_settings_and_the_password_of_redis_is_never_shown() -> None:
+    usual = read_settings(environment())
+    assert (usual.access, usual.redis_url, usual.tls_certificate, usual.tls_client_required) == (
+        None,
+        None,
+        None,
+        False,
+    )
+    tls = {"TLS_CERTIFICATE": "c", "TLS_KEY": "k", "TLS_CLIENT_CA": "a", "TLS_CLIENT_REQUIRED": "yes"}
+    named = read_settings(environment(ACCESS="access.toml", RATE_PER_S="5", REDIS_URL="redis://:secret-word@x", **tls))
+    assert (named.access, named.tls_client_ca, named.tls_client_required) == (Path("access.toml"), Path("a"), True)
+    assert "secret-word" not in repr(named)
+    with pytest.raises(SettingsError) as refused:
+        read_settings(environment(KEYS="k", REDIS_URL="http://:secret-word@x"))
+    assert "secret-word" not in str(refused.value)

@@ -13,6 +13,7 @@ from serving.access.asgi import admitted, client_of, head_of
 from serving.access.limits import Limit
 from serving.app import ModelServer
 from serving.settings import Settings, SettingsError
+from tests.fixtures.access import hmac_part, issuer_part, write_rules
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -288,6 +289,54 @@ def test_a_file_that_cannot_be_used_at_the_start_ends_the_start(tmp_path: Path, 
     file.write_text("{}}")
     with pytest.raises(SettingsError, match="cannot be used"):
         ModelServer(_settings(tmp_path, keys=file))
+
+
+def test_credentials_of_any_kind_let_a_server_listen_for_others_and_an_empty_file_opens_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual: dict[str, Any] = {"host": "0.0.0.0", "control_token": "secret-word"}
+    for number, part in enumerate((issuer_part("keys.json"), hmac_part(), "")):
+        rules = write_rules(tmp_path / f"{number}.toml", part)
+        access = open_access(_settings(tmp_path, access=rules, **usual))
+        assert access is not None
+        for headers in ([], bearer("pk_" + "0" * 56), bearer("a.b.c"), [(b"signature-input", b"a=()")]):
+            assert [status_of(access, headers, needed) for needed in ("predict", "metrics", "metadata")] == [401] * 3
+    assert caplog.text.count("every request for a guarded route is refused") <= 1
+
+
+def test_a_url_that_is_none_of_redis_ends_the_start_without_its_password(tmp_path: Path, file: Path) -> None:
+    keys.create(file, "acme")
+    with pytest.raises(SettingsError, match="REDIS_URL cannot be used") as refused:
+        open_access(_settings(tmp_path, keys=file, redis_url="redis://:secret-word@x:port"))
+    assert "secret-word" not in str(refused.value)
+    assert open_access(_settings(tmp_path, keys=file, redis_url="redis://127.0.0.1:1/0")) is not None
+
+
+def test_a_look_that_fails_for_an_unforeseen_reason_is_logged_and_not_the_last(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serving.access.guard.CHECK_EVERY_S", 0.01)
+    old = keys.create(file, "acme")
+    access = guard(file)
+    real, looks = access.credentials.refresh, iter([RuntimeError("unforeseen")])
+
+    async def refresh() -> None:
+        for error in looks:
+            raise error
+        await real()
+
+    async def run() -> None:
+        monkeypatch.setattr(access.credentials, "refresh", refresh)
+        task = asyncio.create_task(access.watch())
+        keys.revoke(file, old["id"])
+        async with asyncio.timeout(20):
+            while status_of(access, bearer(old["key"])) != 401:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    assert "unforeseen" in caplog.text
 
 
 def test_a_file_without_an_active_key_closes_the_server_and_says_so(
