@@ -34,6 +34,7 @@ _TITLES = {
     422: "Invalid request",
     429: "Too many requests",
     500: "Internal error",
+    501: "Not implemented",
     431: "Headers too large",
     503: "Not available",
     504: "Out of time",

@@ -17,7 +17,7 @@ from serving.columns import Column, Columns
 from serving.protocols import binary_tensors
 from serving.protocols.records import MAXIMUM_COLUMNS, MAXIMUM_RECORDS, MalformedRequestError, PredictResponse, parse
 
-PLATFORM = "onnx_onnxruntime"
+PLATFORM = "onnxruntime_onnx"
 _INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
 _NUMBERS = _INTEGERS | {"FP16", "FP32", "FP64"}
 _DATATYPES: dict[str, tuple[str, frozenset[str]]] = {
@@ -81,6 +81,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[PredictResponse], list[Any]]]] = {
     "prediction_id": ("BYTES", lambda answer: [each.prediction_id for each in answer.predictions]),
     "model_version": ("BYTES", lambda answer: [each.model_version for each in answer.predictions]),
 }
+_CONFIGURED = {"BYTES": "STRING"}  # Triton's configurations have a name of their own for it
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
@@ -219,6 +220,23 @@ def metadata(
         **({"parameters": parameters} if parameters is not None else {}),
         "inputs": [{"name": f.name, "datatype": _DATATYPES[f.kind][0], "shape": [-1]} for f in schema.fields],
         "outputs": [{"name": name, "datatype": column[0], "shape": [-1]} for name, column in _COLUMNS.items()],
+    }
+
+
+def configuration(project: str, schema: InputSchema, version: str | None) -> dict[str, Any]:
+    """The model's configuration as Triton tells it; a batch is a dimension like others, as in `metadata`."""
+
+    def tensor(name: str, datatype: str) -> dict[str, Any]:
+        return {"name": name, "data_type": f"TYPE_{_CONFIGURED.get(datatype, datatype)}", "dims": [-1]}
+
+    return {
+        "name": project,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "version_policy": {"latest": {"num_versions": 1}} if version is None else {"specific": {"versions": [version]}},
+        "max_batch_size": 0,
+        "input": [tensor(field.name, _DATATYPES[field.kind][0]) for field in schema.fields],
+        "output": [tensor(name, column[0]) for name, column in _COLUMNS.items()],
     }
 
 

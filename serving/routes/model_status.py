@@ -5,42 +5,31 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.admission import RequestRefusedError
 from serving.protocols import instances
 from serving.routes.described import DescribedRoute, Endpoint, json_answer
+from serving.routes.ready import ReadySlots
 from serving.slots import Slots
 
 
 def model_status_routes(*, project: str, slots: Slots, reason: Callable[[], str | None]) -> list[DescribedRoute]:
     """`reason` says why the server is not ready, or None when it is."""
-
-    def versions(name: str) -> list[str]:
-        if name != project:
-            raise RequestRefusedError(404, f"there is no model {name!r}; this server has {project!r}")
-        require_ready()
-        return [slot.model.version for slot in (slots.champion, slots.challenger) if slot is not None]
-
-    def require_ready() -> None:
-        why = reason()
-        if why is not None:
-            raise RequestRefusedError(503, why)
+    ready = ReadySlots(project, slots, reason)
 
     async def models(_: Request) -> Response:
         return json_answer({"models": [project]})
 
     async def model(request: Request) -> Response:
-        name = request.path_params["name"]
-        return json_answer(instances.status(name, versions(name)))
+        name = ready.require_project(request.path_params["name"])
+        ready.champion()
+        return json_answer(instances.status(name, ready.versions()))
 
     async def model_version(request: Request) -> Response:
-        name, version = request.path_params["name"], request.path_params["version"]
-        loaded = versions(name)
-        if version not in loaded:
-            raise RequestRefusedError(404, f"version {version!r} is not loaded; loaded: {', '.join(loaded)}")
-        return json_answer(instances.status(name, [version]))
+        name = ready.require_project(request.path_params["name"])
+        ready.champion()
+        return json_answer(instances.status(name, [ready.loaded(request.path_params["version"]).model.version]))
 
     async def ping(_: Request) -> Response:
-        require_ready()
+        ready.champion()
         return Response(status_code=200)
 
     def of_models(path: str, endpoint: Endpoint, summary: str) -> DescribedRoute:
