@@ -6,8 +6,8 @@ missing value, and so does a NaN, as in a binary tensor.
 Specification: https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format
 
 What comes in is not trusted: nothing is read from a batch before Arrow has validated it in full, and compressed buffers
-are refused unread, since a few bytes of them may stand for gigabytes. Arrays are made from buffers: `pyarrow.array` of
-a list would import pandas.
+are refused unread, since a few bytes of them may stand for gigabytes. Arrays are read from and made of buffers where
+pyarrow would import pandas to do it.
 """
 
 import struct
@@ -238,20 +238,28 @@ def _column(field: Field, array: Any) -> Column:
         places = array.indices.to_pylist()
         words = {place: array.dictionary[place].as_py() for place in {*places} - {None}}
         return [None if place is None else words[place] for place in places]
-    if _types.is_floating(kind):
-        return nan_as_missing(array.to_numpy(zero_copy_only=False))  # with NaN where there is a null
-    if array.null_count or not _types.is_integer(kind):
+    if array.null_count or not (_types.is_floating(kind) or _types.is_integer(kind)):
         values: list[Any] = array.to_pylist()
-        return values
-    whole: NDArray[Any] = array.to_numpy()
-    return whole
+        return [None if value != value else value for value in values] if _types.is_floating(kind) else values
+    letter = "f" if _types.is_floating(kind) else "i" if _types.is_signed_integer(kind) else "u"
+    numbers = _numbers(array, np.dtype(f"<{letter}{kind.bit_width // 8}"))
+    return nan_as_missing(numbers) if _types.is_floating(kind) else numbers
 
 
 def _local_times(array: Any) -> list[str | None]:
     """ISO 8601 texts, as every other protocol has them: an entity or a masked value must not depend on the protocol."""
-    is_missing = array.is_null().to_numpy(zero_copy_only=False)
-    texts = np.datetime_as_string(array.to_numpy(zero_copy_only=False)).tolist()
-    return [None if missing else _shortest(text) for text, missing in zip(texts, is_missing.tolist(), strict=True)]
+    kind = "datetime64[D]" if _types.is_date32(array.type) else f"datetime64[{array.type.unit}]"
+    whole = _numbers(array, np.dtype(np.int32 if _types.is_date32(array.type) else np.int64))
+    texts = np.datetime_as_string(whole.astype(np.int64).view(kind)).tolist()
+    missing = array.is_null().to_pylist()
+    return [None if is_missing else _shortest(text) for text, is_missing in zip(texts, missing, strict=True)]
+
+
+def _numbers(array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values of `array` without a copy, anything where it has a null; Arrow's own `to_numpy` imports pandas."""
+    if not len(array):
+        return np.empty(0, dtype=dtype)
+    return np.frombuffer(array.buffers()[1], dtype=dtype, count=len(array), offset=array.offset * dtype.itemsize)
 
 
 def _shortest(text: str) -> str:

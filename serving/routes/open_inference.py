@@ -28,7 +28,7 @@ _ABSENT = {
 
 
 def open_inference_routes(slots: ReadySlots, metrics: Metrics) -> list[Route]:
-    """`GET /v2…`, the repository's index, and a 501 for the calls of Triton's clients that this server does not have."""
+    """`GET /v2…`, the repository's index, and a 501 for what Triton's clients ask that there is not."""
     project = slots.project
 
     async def server_metadata(_: Request) -> Response:

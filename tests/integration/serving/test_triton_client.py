@@ -167,12 +167,14 @@ def test_its_errors_have_our_words(client: triton.InferenceServerClient) -> None
     assert "there is no model 'other'" in said(lambda: client.get_model_metadata("other"))[1]
     assert "version '9' is not loaded; loaded: 1" in said(lambda: client.get_model_config(MODEL, "9"))[1]
     assert "this server has the model" in said(lambda: client.infer("other", inputs()))[1]
-    assert "there is no output 'odds'" in said(
-        lambda: client.infer(MODEL, inputs(), outputs=[triton.InferRequestedOutput("odds")])
-    )[1]
-    assert "a compressed body is not read" in said(
-        lambda: client.infer(MODEL, inputs(), request_compression_algorithm="gzip")
-    )[1]
+    assert (
+        "there is no output 'odds'"
+        in said(lambda: client.infer(MODEL, inputs(), outputs=[triton.InferRequestedOutput("odds")]))[1]
+    )
+    assert (
+        "a compressed body is not read"
+        in said(lambda: client.infer(MODEL, inputs(), request_compression_algorithm="gzip"))[1]
+    )
     for absent in (
         lambda: client.load_model(MODEL),
         lambda: client.unload_model(MODEL),
