@@ -5,10 +5,10 @@ one of them fails, `serving.divided` does it. The rows join those of other reque
 (`serving.batching`); a large request gives the loop back between its pieces.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWrit
 from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
 from serving.slots import Challenger, Slot, Slots, count_answers
+from serving.tracing import Marks
 
 _NO_ERROR = (None,)
 
@@ -44,8 +45,17 @@ def entity_of(schema: InputSchema, record: Record) -> str:
 
 def entities_of(schema: InputSchema, records: Sequence[Record]) -> list[str]:
     """`entity_of` for each of `records`; of columns they are one."""
-    entities = records.texts(schema.entity) if isinstance(records, Columns) else None
+    entities = records.texts(schema.entity) if records.__class__ is Columns else None
     return [entity_of(schema, record) for record in records] if entities is None else entities
+
+
+class Asked(Protocol):
+    """A request as far as its answer depends on it; `deadline_s` is by `time.perf_counter`, `client` is who asks."""
+
+    id: str
+    deadline_s: float
+    client: str | None
+    marks: Marks | None
 
 
 class Answerer:
@@ -73,25 +83,18 @@ class Answerer:
             slots=slots, metrics=metrics, writer=writer, shadow=shadow, ids=ids, batcher=batcher
         )
 
-    async def answer(
-        self,
-        records: Sequence[Record],
-        request_id: str,
-        *,
-        champion_only: bool = False,
-        deadline_s: float = math.inf,
-        client: str | None = None,
-    ) -> PredictResponse:
+    async def answer(self, records: Sequence[Record], asked: Asked, *, champion_only: bool = False) -> PredictResponse:
         """One prediction for each of `records`, for a request that `serving.suspension` drives.
 
         With `champion_only` the client asked for the champion's version: its rows are not assigned by chance, so they
-        stay out of the counts that the judge compares. `deadline_s` is by `time.perf_counter`; `client` is who asks.
+        stay out of the counts that the judge compares.
 
         Raises:
             NotReadyError: there is no champion.
             InvalidRecordError: the schema refuses a record.
             ChampionFailedError: the champion itself failed.
             OverloadedError, DeadlineError: it could not be done in time.
+            LogFullError, LogFailedError: an audited project's log does not take it.
         """
         champion = self._slots.champion
         if champion is None:
@@ -101,19 +104,19 @@ class Answerer:
         entities = entities_of(schema, records)
         if challenger is None or (len(records) == 1 and not is_for(challenger, entities[0])):
             answer = await self._answer_plainly(
-                champion, challenger, records, entities, request_id, deadline_s, client, is_counted=not champion_only
+                champion, challenger, records, entities, asked, is_counted=not champion_only
             )
             if answer is not None:
                 return answer
         request = DividedRequest(
-            request_id=request_id,
+            request_id=asked.id,
             served_at_s=time.time(),
             records=records,
             entities=entities,
             rollout=challenger.rollout if challenger else None,
             share=challenger.share if challenger else 0.0,
-            deadline_s=deadline_s,
-            client=client,
+            deadline_s=asked.deadline_s,
+            client=asked.client,
             is_counted=not champion_only,
             answers=[None] * len(records),
         )
@@ -125,18 +128,19 @@ class Answerer:
         challenger: Challenger | None,
         records: Sequence[Record],
         entities: Sequence[str],
-        request_id: str,
-        deadline_s: float,
-        client: str | None,
+        asked: Asked,
         *,
         is_counted: bool,
     ) -> PredictResponse | None:
         """What most requests are, all the champion's; None where a score cannot be given, for the long way to tell."""
         model = champion.model
         version, threshold = model.version, model.threshold
+        request_id, deadline_s, marks = asked.id, asked.deadline_s, asked.marks
         served_at_s, started = time.time(), time.perf_counter()
         is_one = len(records) == 1
         features = model.encoder.encode_rows(records) if is_one else await encode(model, records, range(len(records)))
+        if marks is not None:
+            marks.encoded(version, len(records))
         shadowing = self._slots.shadowing() if is_counted else None
         is_cached = False
         try:
@@ -145,15 +149,16 @@ class Answerer:
                 run = partial(self._batcher.score, model, features, deadline_s)
                 score, is_cached = await self._cache.score(version, features, run)
                 scores = [score]
-            elif len(records) <= model.maximum_rows:
-                scores = await self._batcher.score(model, features, deadline_s)
             else:
-                scores = await self._score_pieces(model, features, deadline_s)
+                fits = len(records) <= model.maximum_rows
+                scores = await (self._batcher.score if fits else self._score_pieces)(model, features, deadline_s)
         except ScoringError:
             return None
         if any(map(problem_of, scores)):
             return None
         seconds = time.perf_counter() - started
+        if marks is not None:
+            marks.scored()
         next_id = self._ids.next
         ids = [next_id() for _ in scores]
         decisions = [score >= threshold for score in scores]
@@ -177,7 +182,7 @@ class Answerer:
                 errors=_NO_ERROR * len(scores),
                 features=features,
                 baseline=model.baseline,
-                client=client,
+                client=asked.client,
                 cached=is_cached,
             )
         )

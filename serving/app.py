@@ -38,6 +38,7 @@ from serving.routes.predict import PredictionRoutes
 from serving.settings import PREFIX, Settings, SettingsError
 from serving.shadow import Shadow
 from serving.slots import Slots
+from serving.tracing import open_tracer
 
 LEASE_CHECK_EVERY_S = 0.2
 _MASK_KEY_FILE, _MASK_KEY_BYTES = "mask.key", 32
@@ -50,6 +51,7 @@ class ModelServer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._access = open_access(settings)
+        self._tracer = open_tracer(os.environ, settings.project)
         self._not_ready: str | None = "there is no champion yet: load a bundle and promote it"
         remembered = self._read_state()
         self._remembered = remembered
@@ -83,6 +85,8 @@ class ModelServer:
             access=self._access,
             timeout_s=settings.timeout_s,
         )
+        if self._tracer is not None:
+            self.predictions.trace_by(self._tracer)
         self._api = self._build_api()
         self._timers: list[asyncio.Task[None]] = []
 
@@ -123,6 +127,8 @@ class ModelServer:
         self._timers.clear()
         await self._shadow.stop()
         await asyncio.to_thread(self.writer.stop)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.stop)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -26,6 +26,7 @@ THREAD_FROM_S = 0.002  # a run that takes longer than a hop to a thread by far m
 SIZE_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WAIT_EDGES_S = tuple(0.0001 * 2**step for step in range(16))
 _SMOOTHING = 0.1
+_RECENT_RUNS = 8
 _KEPT_LANES = 4
 _TOO_LATE = "the time that the request gave was over before its rows were scored"
 
@@ -105,7 +106,10 @@ class _Lane:
         self._alone: deque[Waiting] = deque()  # of a batch that failed
         self._rows = 0
         self._row_s = 0.0  # smoothed; between runs that had a queue, so that it tells how fast one becomes shorter
-        self._run_s = 0.0
+        self._recent_s: deque[float] = deque(
+            maxlen=_RECENT_RUNS
+        )  # the quickest tells, others may have been interrupted
+        self._is_slow = False
         self._busy_since_s: float | None = None
         self._is_due = False
         self._in_thread: Future[list[float]] | None = None
@@ -128,7 +132,7 @@ class _Lane:
             )
         (self._small if rows <= SMALL_ROWS else self._large).append(waiting)
         self._remember(rows)
-        if self._run_s > THREAD_FROM_S and waiting.deadline_s < math.inf:
+        if self._is_slow and waiting.deadline_s < math.inf:
             # of a run in the thread nobody knows how long it takes
             self._loop.call_later(waiting.deadline_s - waiting.since_s, waiting.fail, DeadlineError(_TOO_LATE))
         if not self._is_due and self._in_thread is None:
@@ -143,7 +147,7 @@ class _Lane:
         self._is_due = False
         batch = self._take()
         if batch:
-            if self._run_s > THREAD_FROM_S:
+            if self._is_slow:
                 self._run_in_thread(batch)
                 return
             self._answer(batch)
@@ -233,7 +237,8 @@ class _Lane:
         batcher.rows += size
         batcher.runs += 1
         batcher.sizes[bisect_left(SIZE_EDGES, size)] += 1
-        self._run_s += _SMOOTHING * (seconds - self._run_s)
+        self._recent_s.append(seconds)
+        self._is_slow = min(self._recent_s) > THREAD_FROM_S
         start = 0
         for waiting in batch:
             end = start + len(waiting.features)

@@ -48,6 +48,8 @@ class PredictionConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._since_s = self.loop.time()  # of the request that comes in, or of the last answer
         self._is_stopping = False
+        self._usual: list[tuple[bytes, bytes]] = []
+        self._written_usual = b""
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -169,6 +171,14 @@ class PredictionConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if not self.flow.write_paused:
             self.flow.resume_reading()
+
+    def usual_headers(self) -> bytes:
+        """The headers of every answer, written out: uvicorn makes them anew once a second."""
+        found = self.server_state.default_headers
+        if found is not self._usual:
+            self._usual = found
+            self._written_usual = b"".join([b"%s: %s\r\n" % header for header in found])
+        return self._written_usual
 
     def answering(self, exchange: "Exchange") -> None:
         """`exchange` is the prediction in hand."""
@@ -353,17 +363,19 @@ class Exchange:
         connection = self._connection
         transport = connection.transport
         if not transport.is_closing():
-            body = response.body
-            pieces = [STATUS_LINE[response.status]]
-            for name, value in (*connection.server_state.default_headers, *response.headers):
-                pieces += (name, b": ", value, b"\r\n")
-            pieces.append(
-                b"content-type: %s\r\ncontent-length: %d\r\n%s\r\n"
-                % (response.content_type.encode(), len(body), b"" if self.keep_alive else b"connection: close\r\n")
+            status, body, content_type, headers = response
+            transport.write(
+                b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s"
+                % (
+                    STATUS_LINE[status],
+                    connection.usual_headers(),
+                    content_type.encode(),
+                    len(body),
+                    b"".join([b"%s: %s\r\n" % header for header in headers]),
+                    b"" if self.keep_alive else b"connection: close\r\n",
+                    b"" if self._head.method == "HEAD" else body,
+                )
             )
-            if self._head.method != "HEAD":
-                pieces.append(body)
-            transport.write(b"".join(pieces))
             if not self.keep_alive:
                 transport.close()
         connection.answered()

@@ -46,6 +46,7 @@ RETRY_AFTER_S = 1.0
 _PAUSE_S = 2e-5  # sleep(0) would take the interpreter back before anybody else has woken up
 _STOP_TIMEOUT_S = 10.0
 _MAXIMUM_SEQUENCE = 0xFFF
+_RENEWED_EVERY_MS = 1000
 _KEPT_FAILURES = 64
 _NODE = (1 << 48) - 1  # the last 48 bits of a UUID
 logger = logging.getLogger(__name__)
@@ -65,19 +66,22 @@ class PredictionIds:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._stamp = -1
+        self._renewed = -_RENEWED_EVERY_MS
         self._sequence = 0
         self._head = self._tail = ""
         self._random = random.SystemRandom().getrandbits
 
     def next(self) -> str:
-        """One more id: 48 bits of milliseconds, 12 of sequence, and 62 that are random for each millisecond."""
+        """One more id: 48 bits of milliseconds, 12 of sequence, and 62 that are drawn anew in each second."""
         stamp = int(self._clock() * 1000)
         if stamp > self._stamp or self._sequence == _MAXIMUM_SEQUENCE:
             self._stamp = stamp = max(stamp, self._stamp + 1)
-            tail = (0b10 << 62) | self._random(62)
             self._head = f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
-            self._tail = f"-{tail >> 48:04x}-{tail & _NODE:012x}"
             self._sequence = 0
+            if stamp >= self._renewed + _RENEWED_EVERY_MS:
+                self._renewed = stamp
+                tail = (0b10 << 62) | self._random(62)
+                self._tail = f"-{tail >> 48:04x}-{tail & _NODE:012x}"
         else:
             self._sequence += 1
         return f"{self._head}{self._sequence:03x}{self._tail}"

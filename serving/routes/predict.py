@@ -7,9 +7,9 @@ One engine, thin adapters: a protocol decodes a body to records, `Answerer.answe
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from contracts.encoder import InvalidRecordError
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
@@ -32,6 +32,7 @@ from serving.metrics import Metrics
 from serving.prediction_writer import LogFailedError, LogFullError, PredictionIds
 from serving.protocols import binary_tensors, instances, invocations, media_types, open_inference, records
 from serving.slots import Slot, Slots
+from serving.tracing import Marks, Tracer
 
 PREDICT_PATH = "/v1/predict"
 INVOCATIONS_PATH = "/invocations"
@@ -80,6 +81,7 @@ class PredictionRequest:
     answer_headers: list[tuple[bytes, bytes]]
     check_body: Callable[[bytes], None] | None = None
     body: bytes = b""
+    marks: Marks | None = None
 
     def header(self, name: bytes) -> str | None:
         """The value of the header `name` (lower case), or None."""
@@ -121,6 +123,7 @@ class PredictionRoutes:
         self._ids = ids
         self._access = access
         self._timeout_s = timeout_s
+        self._tracer: Tracer | None = None
         self._in_flight = 0
         self._by_path = {
             PREDICT_PATH: Route("predict", self._predict, has_error_member=False),
@@ -128,6 +131,10 @@ class PredictionRoutes:
         }
         self._infer_route = Route("infer", self._infer, has_error_member=True)
         self._instances_route = Route("instances", self._instances, has_error_member=True)
+
+    def trace_by(self, tracer: Tracer) -> None:
+        """Requests from now on are spans of `tracer`."""
+        self._tracer = tracer
 
     def route_of(self, path: str) -> Route | None:
         """The prediction route that `path` is; None for every other path."""
@@ -164,8 +171,18 @@ class PredictionRoutes:
         deadline_s = time.perf_counter() + _timeout_s(by_name, self._timeout_s)
         return PredictionRequest(route, path, by_name, request_id, deadline_s, client, answer_headers, check_body)
 
-    async def answer(self, request: PredictionRequest) -> Response:
+    def answer(self, request: PredictionRequest) -> Coroutine[Any, Any, Response]:
         """Answers one request; every failure is a problem, and the request's id comes back in a header."""
+        return self._answer(request) if self._tracer is None else self._traced(self._tracer, request)
+
+    async def _traced(self, tracer: Tracer, request: PredictionRequest) -> Response:
+        marks = request.marks = Marks()
+        span = tracer.begin(request.route.name, request.headers, marks)
+        response = await self._answer(request)
+        tracer.end(span, marks, response.status, request.id)
+        return response
+
+    async def _answer(self, request: PredictionRequest) -> Response:
         self._in_flight += 1
         try:
             if request.check_body is not None:
@@ -236,9 +253,7 @@ class PredictionRoutes:
     async def _ask(
         self, request: PredictionRequest, found: Sequence[Record], *, champion_only: bool = False
     ) -> records.PredictResponse:
-        answer = await self._answerer.answer(
-            found, request.id, champion_only=champion_only, deadline_s=request.deadline_s, client=request.client
-        )
+        answer = await self._answerer.answer(found, request, champion_only=champion_only)
         if answer.predictions[0].cached:
             request.answer_headers.append((b"x-cache", b"hit"))
         return answer

@@ -3,6 +3,7 @@ import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, Predicti
 from serving.shadow import Shadow
 from serving.slots import Slots
 from serving.suspension import as_future, drive
+from serving.tracing import Marks
 from tests.fixtures.bundles import CARRIERS, TINY_SCHEMA, tiny_bundle, tiny_record
 
 STRICT_SCHEMA = msgspec.structs.replace(
@@ -32,6 +34,16 @@ STRICT_SCHEMA = msgspec.structs.replace(
         for field in TINY_SCHEMA.fields
     ),
 )
+
+
+@dataclass
+class Request:
+    """Who asks, with all the time in the world."""
+
+    id: str
+    deadline_s: float = math.inf
+    client: str | None = None
+    marks: Marks | None = None
 
 
 class Log(PredictionWriter):
@@ -92,7 +104,7 @@ class Parts:
 
     def answer(self, *records: Any, **more: Any) -> Any:
         async def run() -> Any:
-            return await as_future(self.answerer.answer(records, "request", **more))
+            return await as_future(self.answerer.answer(records, Request("request"), **more))
 
         return self.run(run())
 
@@ -234,7 +246,7 @@ def test_a_promotion_during_a_large_request_loses_no_row(parts: Parts, tmp_path:
 
     async def both() -> Any:
         records = [tiny_record(number % 30, tailnum=f"N{number}") for number in range(1000)]
-        answering = as_future(parts.answerer.answer(records, "request"))
+        answering = as_future(parts.answerer.answer(records, Request("request")))
         await asyncio.sleep(0)
         parts.slots.promote(PromoteSlot(version="2", expected="1"), lambda _: None)
         return await answering
@@ -254,8 +266,8 @@ def test_a_large_request_lets_others_pass(parts: Parts) -> None:
     async def both() -> None:
         large = [tiny_record(number % 30) for number in range(1000)]
         await asyncio.gather(
-            note("large", as_future(parts.answerer.answer(large, "a"))),
-            note("small", as_future(parts.answerer.answer([tiny_record()], "b"))),
+            note("large", as_future(parts.answerer.answer(large, Request("a")))),
+            note("small", as_future(parts.answerer.answer([tiny_record()], Request("b")))),
         )
 
     parts.run(both())
@@ -269,7 +281,7 @@ def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_pa
     async def run() -> None:
         parts.shadow.start()
         records = [tiny_record(0), tiny_record(1), tiny_record(2, distance=900)]
-        answer = await as_future(parts.answerer.answer(records, "request"))
+        answer = await as_future(parts.answerer.answer(records, Request("request")))
         assert {each.slot for each in answer.predictions} == {"champion"}
         await until(lambda: parts.metrics.shadow_pairs == 3)
         await parts.shadow.stop()
@@ -328,7 +340,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def test_with_a_cache_identical_records_share_one_run_are_marked_and_counted_once(cached: Parts) -> None:
     async def three() -> list[Any]:
-        asked = [as_future(cached.answerer.answer([tiny_record(1)], f"r{number}")) for number in range(3)]
+        asked = [as_future(cached.answerer.answer([tiny_record(1)], Request(f"r{number}"))) for number in range(3)]
         return [await each for each in asked]
 
     together = [answer.predictions[0] for answer in cached.run(three())]
@@ -365,8 +377,8 @@ def test_during_a_rollout_every_request_has_a_run_of_its_own(cached: Parts, tmp_
 
 def test_who_waits_for_a_run_whose_client_has_gone_gets_a_run_of_its_own(cached: Parts) -> None:
     async def both() -> Any:
-        gone = drive(cached.answerer.answer([tiny_record(1)], "gone"), lambda _: None, lambda _: None)
-        stays = as_future(cached.answerer.answer([tiny_record(1)], "stays"))
+        gone = drive(cached.answerer.answer([tiny_record(1)], Request("gone")), lambda _: None, lambda _: None)
+        stays = as_future(cached.answerer.answer([tiny_record(1)], Request("stays")))
         gone.abandon(ConnectionError("gone"))
         return await stays
 
