@@ -32,6 +32,7 @@ from running import NotOfferedError, running
 
 README = Path(__file__).parent / "README.md"
 OUTPUT = contenders.ROOT / "var" / "bench" / "serving"
+BUSY_LOAD = 0.5  # a core: above it other work shares the machine
 QUICK = "bare,paceline,plain,tuned"
 BEGIN, END = "<!-- results: written by compare.py --readme -->", "<!-- end of results -->"
 
@@ -114,6 +115,11 @@ def write_readme(found: Comparison) -> None:
         f"Python {about['python']}, ONNX Runtime {about['onnxruntime']}; medians of {len(found.rounds)} rounds, "
         f"load of the machine before the run {about['load_before']:g}."
     )
+    if about["load_before"] > BUSY_LOAD * (about["cores"] or 1):
+        intro += (
+            " **The machine had other work**: the CPU times hold, the rates, latencies and their ratios say little. "
+            "Run it again on a quiet one."
+        )
     README.write_text(f"{head}{BEGIN}\n{intro}\n\n{markdown(found)}\n{END}{tail}")
 
 
