@@ -39,6 +39,8 @@ DOCS_PAGE = """<!doctype html>
   <button>Use it</button>
   <p>This page keeps it only until it is closed, and sends it to this server only.</p>
 </form>
+<details id="card" hidden><summary><b>card</b><span>The live model's card</span></summary>
+  <div class="inside"></div></details>
 <main id="paths"></main>
 <noscript>This page needs JavaScript; <a href="/openapi.json">the description is here</a>.</noscript>
 <script>
@@ -94,7 +96,12 @@ function operation(path, method, described) {
   let area, kind;
   if (content) {
     area = make("textarea", { rows: 10, spellcheck: "false" });
-    kind = make("select", {}, ...Object.keys(contents).map(each => make("option", {}, each)));
+    const isBinary = each => (contents[each].schema || {}).format === "binary";
+    kind = make("select", {}, ...Object.keys(contents).filter(each => !isBinary(each))
+      .map(each => make("option", {}, each)));
+    const others = Object.keys(contents).filter(isBinary);
+    if (others.length) inside.append(make("p", {}, "Also takes ", make("code", {}, others.join(", ")),
+      ", which a page cannot send."));
     kind.onchange = () => {
       const example = contents[kind.value].example;
       area.value = typeof example === "string" ? example : JSON.stringify(example || {}, null, 2);
@@ -141,6 +148,33 @@ function operation(path, method, described) {
     make("span", {}, described.summary || "")), inside);
 }
 
+// the Markdown that a model card has: headings, lists, tables and paragraphs
+function drawn(markdown) {
+  const words = text => text.split(/(`[^`]+`|\\*\\*[^*]+\\*\\*)/).filter(Boolean).map(part =>
+    part[0] === "`" ? make("code", {}, part.slice(1, -1))
+      : part.startsWith("**") ? make("strong", {}, part.slice(2, -2)) : part);
+  const cells = line => line.replace(/^\\||\\|$/g, "").split(/(?<!\\\\)\\|/)
+    .map(cell => cell.trim().replaceAll("\\\\|", "|"));
+  return markdown.split(/\\n{2,}|\\n(?=#)|(?<=^#[^\\n]*)\\n/m).filter(block => block.trim()).map(block => {
+    const lines = block.trim().split("\\n");
+    const heading = /^(#+) (.*)/.exec(lines[0]);
+    if (heading) return make("h" + Math.min(heading[1].length + 2, 6), {}, ...words(heading[2]));
+    if (lines.every(line => /^[-*] /.test(line)))
+      return make("ul", {}, ...lines.map(line => make("li", {}, ...words(line.slice(2)))));
+    if (lines.every(line => line[0] === "|"))
+      return make("table", {}, make("tbody", {}, ...lines.filter(line => !/^[|\\s:-]+$/.test(line)).map((line, row) =>
+        make("tr", {}, ...cells(line).map(cell => make(row ? "td" : "th", {}, ...words(cell)))))));
+    return make("p", {}, ...words(block));
+  });
+}
+
+async function drawCard() {
+  const answer = await fetch("/model-card", { headers: credential() });
+  const card = document.getElementById("card");
+  card.hidden = !answer.ok;
+  if (answer.ok) card.querySelector("div").replaceChildren(...drawn(await answer.text()));
+}
+
 async function draw() {
   const answer = await fetch("/openapi.json", { headers: credential() });
   const isRefused = answer.status === 401 || answer.status === 403 || answer.status === 429;
@@ -162,6 +196,7 @@ async function draw() {
       groups.get(tag).append(operation(path, method, described));
     }
   document.getElementById("paths").replaceChildren(...groups.values());
+  await drawCard();
 }
 const show = () => draw().catch(error => {
   document.getElementById("about").textContent = "The description cannot be read: " + error;

@@ -8,20 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from contracts.field_values import MAXIMUM_IDENTIFIER_CHARACTERS
 from contracts.input_schema import Field
 from contracts.prediction_row import API_VERSION
-from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from contracts.problem import Problem
-from serving.admission import BINARY_TYPE, JSON_TYPE
 from serving.engine import Model
-from serving.protocols import invocations, media_types
 from serving.protocols.instances import ColumnsResponse, InstancesRequest
-from serving.protocols.open_inference import InferRequest, InferResponse, metadata
+from serving.protocols.open_inference import InferRequest, InferResponse
 from serving.protocols.records import MAXIMUM_RECORDS, PredictRequest, PredictResponse
 from serving.routes.control import CONTROL_MESSAGES
 from serving.routes.described import json_answer, paths_of
 from serving.routes.docs_page import DOCS_PAGE
-from serving.routes.predict import INVOCATIONS_PATH, PREDICT_PATH
+from serving.routes.prediction_paths import prediction_paths
 from serving.slots import Slots
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -80,7 +78,7 @@ def describe(routes: Sequence[BaseRoute], project: str, slots: Slots) -> dict[st
             "description": f"Predictions of the project `{project}`, its health, and the control of its rollouts.",
             "version": API_VERSION,
         },
-        "paths": {**_prediction_paths(project, model), **paths_of(routes)},
+        "paths": {**prediction_paths(project, model), **paths_of(routes)},
         "components": {"schemas": schemas},
     }
 
@@ -104,7 +102,7 @@ def _field_schema(field: Field) -> dict[str, Any]:
         "category": {"type": "string"},
         "boolean": {"type": "boolean"},
         "timestamp": {"type": "string", "examples": ["2013-07-01T08:30:00"]},
-        "identifier": {"type": ["string", "integer"]},
+        "identifier": {"type": ["string", "integer"], "maxLength": MAXIMUM_IDENTIFIER_CHARACTERS},
     }
     schema = dict(kinds[field.kind])
     remarks = [field.description] if field.description else []
@@ -133,137 +131,3 @@ def _field_schema(field: Field) -> dict[str, Any]:
     if remarks:
         schema["description"] = "; ".join(remarks)
     return schema
-
-
-def _prediction_paths(project: str, model: Model | None) -> dict[str, Any]:
-    predict = _operation(
-        "predict",
-        f"Predict by records (1 to {MAXIMUM_RECORDS})",
-        "Each record is assigned to a slot by its entity; a challenger's failure is answered by the champion.",
-        ("PredictRequest", _records_example(model)),
-        "PredictResponse",
-    )
-    infer = _operation(
-        "infer",
-        "Predict by tensors (Open Inference Protocol v2)",
-        "One tensor for each field of the input schema, shape [n]. With the header Inference-Header-Content-Length the "
-        f"body is {BINARY_TYPE}: JSON, and behind it the data of the tensors that have a `binary_data_size`.",
-        ("InferRequest", _tensors_example(project, model)),
-        "InferResponse",
-    )
-    instances = _operation(
-        "predict_instances",
-        "Predict by instances or inputs (TensorFlow Serving, KServe v1)",
-        "`instances` are records, `inputs` one list of values for each field; `predictions` come back for both, and "
-        "for `inputs` also columns in `outputs`.",
-        ("InstancesRequest", _instances_example(model)),
-        "ColumnsResponse",
-    )
-    return {
-        PREDICT_PATH: {"post": predict},
-        f"/v2/models/{project}/infer": {"post": infer},
-        f"/v2/models/{project}/versions/{{version}}/infer": {"post": _pinned(infer)},
-        f"/v1/models/{project}:predict": {"post": instances},
-        f"/v1/models/{project}/versions/{{version}}:predict": {"post": _pinned(instances)},
-        INVOCATIONS_PATH: {"post": _invocations(predict, model)},
-    }
-
-
-def _pinned(operation: dict[str, Any]) -> dict[str, Any]:
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
-    return {
-        **operation,
-        "operationId": f"{operation['operationId']}_version",
-        "summary": "The same, of the champion's version only",
-        "parameters": [*operation["parameters"], version],
-    }
-
-
-def _invocations(predict: dict[str, Any], model: Model | None) -> dict[str, Any]:
-    """`predict` in three media types each way; the Accept header chooses the answer's, JSON where it chooses none."""
-    golden = model.bundle.golden.records[:1] if model else []
-    lines = "".join(msgspec.json.encode(record).decode() + "\n" for record in golden)
-    texts = {media_types.JSON_LINES: lines, media_types.CSV: invocations.csv_of(golden)}
-    problem = predict["responses"]["422"]["content"]
-    content = {
-        kind: {"schema": {"type": "string"}, **({"example": text} if model else {})} for kind, text in texts.items()
-    }
-    return {
-        **predict,
-        "operationId": "invocations",
-        "summary": "Predict by JSON, JSON Lines or CSV (SageMaker)",
-        "description": "JSON Lines has one record a line, CSV a header line with the names of the fields.",
-        "requestBody": {"required": True, "content": {**predict["requestBody"]["content"], **content}},
-        "responses": {
-            **predict["responses"],
-            "200": {
-                "description": "The predictions, in the type that Accept asks for",
-                "content": {
-                    **predict["responses"]["200"]["content"],
-                    **{kind: {"schema": {"type": "string"}} for kind in texts},
-                },
-            },
-            "406": {"description": f"Accept names none of {', '.join(invocations.TYPES)}", "content": problem},
-            "415": {"description": f"The body is none of {', '.join(invocations.TYPES)}", "content": problem},
-        },
-    }
-
-
-def _operation(
-    name: str, summary: str, description: str, request: tuple[str, dict[str, Any] | None], response: str
-) -> dict[str, Any]:
-    schema, example = request
-    content: dict[str, Any] = {"schema": {"$ref": _REFERENCE.format(name=schema)}}
-    if example is not None:
-        content["example"] = example
-    problem = {PROBLEM_TYPE: {"schema": {"$ref": _REFERENCE.format(name="Problem")}}}
-    return {
-        "tags": ["predictions"],
-        "operationId": name,
-        "summary": summary,
-        "description": description,
-        "parameters": [
-            {"name": "x-request-id", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 128}}
-        ],
-        "requestBody": {"required": True, "content": {JSON_TYPE: content}},
-        "responses": {
-            "200": {
-                "description": "The predictions",
-                "content": {JSON_TYPE: {"schema": {"$ref": _REFERENCE.format(name=response)}}},
-            },
-            "413": {"description": "The body is larger than 4 MiB", "content": problem},
-            "422": {"description": "A value does not fit the schema; `errors` names it", "content": problem},
-            "503": {"description": "There is no champion yet", "content": problem},
-        },
-    }
-
-
-def _records_example(model: Model | None) -> dict[str, Any] | None:
-    return {"records": model.bundle.golden.records[:1]} if model else None
-
-
-def _instances_example(model: Model | None) -> dict[str, Any] | None:
-    return {"instances": model.bundle.golden.records[:1]} if model else None
-
-
-def _tensors_example(project: str, model: Model | None) -> dict[str, Any] | None:
-    if model is None:
-        return None
-    record = model.bundle.golden.records[0]
-    return {
-        "inputs": [
-            {
-                "name": tensor["name"],
-                "shape": [1],
-                "datatype": _datatype(tensor, record),
-                "data": [record[tensor["name"]]],
-            }
-            for tensor in metadata(project, [], model.schema)["inputs"]
-            if record.get(tensor["name"]) is not None
-        ]
-    }
-
-
-def _datatype(tensor: dict[str, Any], record: dict[str, Any]) -> str:
-    is_whole_identifier = tensor["datatype"] == "BYTES" and isinstance(record[tensor["name"]], int)
-    return "INT64" if is_whole_identifier else str(tensor["datatype"])

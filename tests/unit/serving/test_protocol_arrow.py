@@ -78,6 +78,7 @@ def typed(records: list[dict[str, Any]], types: dict[str, pyarrow.DataType]) -> 
     )
 
 
+@settings(deadline=None)
 @given(records=RECORDS, texts=st.tuples(TEXT_TYPES, TEXT_TYPES, TEXT_TYPES), number=NUMBER_TYPES, data=st.data())
 def test_columns_of_any_type_are_the_records_and_have_their_bytes(
     records: list[dict[str, Any]], texts: tuple[Any, Any, Any], number: Any, data: st.DataObject
@@ -91,6 +92,7 @@ def test_columns_of_any_type_are_the_records_and_have_their_bytes(
     assert encoder.encode_columns(found.by_name).tobytes() == encoder.encode_rows(records).tobytes()
 
 
+@settings(deadline=None)
 @given(
     moments=st.lists(st.none() | st.datetimes(datetime(1678, 1, 1), datetime(2261, 1, 1)), min_size=1, max_size=8),
     unit=st.sampled_from(["s", "ms", "us", "ns"]),
