@@ -85,7 +85,7 @@ function operation(path, method, described) {
   const inside = make("div", { class: "inside" });
   const needed = described["x-required-scope"];
   if (needed) inside.append(make("p", {}, "Needs a credential with the scope ", make("code", {}, needed), "."));
-  if (described.description) inside.append(make("p", {}, described.description));
+  if (described.description) inside.append(make("p", {}, ...words(described.description)));
   const fields = {};
   for (const parameter of described.parameters || []) {
     const field = fields[parameter.name] = make("input", { placeholder: parameter.in });
@@ -139,20 +139,29 @@ function operation(path, method, described) {
   inside.append(button, output);
   const seen = new Set();
   if (content) inside.append(make("h3", {}, "Request"), ...table(nameOf(content.schema), seen));
+  const problems = make("tbody");
   for (const [status, answer] of Object.entries(described.responses || {})) {
+    if (status >= "400") {
+      problems.append(make("tr", {}, make("td", {}, make("code", {}, status)),
+        make("td", {}, ...words(answer.description || ""))));
+      continue;
+    }
     const [schema] = Object.values(answer.content || {}).map(each => each.schema);
     inside.append(make("h3", {}, "Answer " + status + ": " + (answer.description || "")));
-    if (schema && schema.$ref) inside.append(...table(nameOf(schema), seen));
+    for (const each of schema ? [schema, ...(schema.anyOf || [])] : [])
+      if (each.$ref) inside.append(...table(nameOf(each), seen));
   }
+  if (problems.rows.length)
+    inside.append(make("h3", {}, "Problems"), make("table", {}, problems), ...table("Problem", seen));
   return make("details", {}, make("summary", {}, make("b", {}, method.toUpperCase()), make("code", {}, path),
     make("span", {}, described.summary || "")), inside);
 }
 
 // the Markdown that a model card has: headings, lists, tables and paragraphs
+const words = text => text.split(/(`[^`]+`|\\*\\*[^*]+\\*\\*)/).filter(Boolean).map(part =>
+  part[0] === "`" ? make("code", {}, part.slice(1, -1))
+    : part.startsWith("**") ? make("strong", {}, part.slice(2, -2)) : part);
 function drawn(markdown) {
-  const words = text => text.split(/(`[^`]+`|\\*\\*[^*]+\\*\\*)/).filter(Boolean).map(part =>
-    part[0] === "`" ? make("code", {}, part.slice(1, -1))
-      : part.startsWith("**") ? make("strong", {}, part.slice(2, -2)) : part);
   const cells = line => line.replace(/^\\||\\|$/g, "").split(/(?<!\\\\)\\|/)
     .map(cell => cell.trim().replaceAll("\\\\|", "|"));
   return markdown.split(/\\n{2,}|\\n(?=#)|(?<=^#[^\\n]*)\\n/m).filter(block => block.trim()).map(block => {
@@ -187,7 +196,8 @@ async function draw() {
   }
   api = await answer.json();
   document.title = document.getElementById("title").textContent = api.info.title;
-  document.getElementById("about").textContent = api.info.description + " API version " + api.info.version + ".";
+  const about = api.info.description + " API version " + api.info.version + ".";
+  document.getElementById("about").replaceChildren(...words(about));
   const groups = new Map();
   for (const [path, methods] of Object.entries(api.paths))
     for (const [method, described] of Object.entries(methods)) {
