@@ -153,7 +153,7 @@ def _of_v2(body: bytes) -> list[float]:
 _OUR_RECORDS = Form("/v1/predict", _records, _of_predictions)
 
 
-def _paceline_environment(port: int, work: Workload, **more: str) -> dict[str, str]:
+def _paceline_environment(port: int, work: Workload) -> dict[str, str]:
     state, key_file = work.folder / "state", work.folder / "keys.json"
     bundle = work.bundle
     write_champion(state, Remembered(version="1", bundle=bundle.id, path=str(bundle.path)))
@@ -164,7 +164,6 @@ def _paceline_environment(port: int, work: Workload, **more: str) -> dict[str, s
         "PACELINE_SERVING_PREDICTIONS": str(work.folder / f"predictions-{port}"),
         "PACELINE_SERVING_KEYS": str(key_file),
         "PYTHONPATH": str(ROOT),
-        **more,
     }
 
 
@@ -173,15 +172,26 @@ def make_key(work: Workload) -> str:
     return str(keys.create(work.folder / "keys.json", "benchmark", scopes=["predict", "metadata", "metrics"])["key"])
 
 
-def _paceline(key: str, name: str, setting: str, *words: str, group: str = "variant", **more: Any) -> Contender:
-    extra = more.pop("settings", {})
+def _without(part: str) -> tuple[str, ...]:
+    return str(Path(__file__).with_name("without.py")), part
+
+
+def _paceline(
+    key: str,
+    name: str,
+    setting: str,
+    *words: str,
+    group: str = "variant",
+    program: tuple[str, ...] = ("-m", "serving"),
+    **more: Any,
+) -> Contender:
     return Contender(
         key=key,
         name=name,
         group=group,
         setting=setting,
-        command=lambda port: [sys.executable, "-m", "serving", *words],
-        environment=lambda port, work: _paceline_environment(port, work, **extra),
+        command=lambda port: [sys.executable, *program, *words],
+        environment=_paceline_environment,
         own=_OUR_RECORDS,
         records=_OUR_RECORDS,
         binary=Form(f"/v2/models/{PROJECT}/infer", _v2_binary, None),
@@ -301,13 +311,13 @@ CONTENDERS: tuple[Contender, ...] = (
         "no-log",
         "Paceline, log off",
         "the same without the prediction log",
-        settings={"PACELINE_SERVING_LOG_POLICY": "off"},
+        program=_without("log"),
     ),
     _paceline(
         "no-metrics",
         "Paceline, metrics off",
         "the same without metrics",
-        settings={"PACELINE_SERVING_METRICS": "off"},
+        program=_without("metrics"),
     ),
     _paceline("shadow", "Paceline, shadow on", "the same with a challenger that shadows every request", shadows=True),
     _paceline(
