@@ -13,7 +13,7 @@ from serving.execution import AS_BUNDLED, Execution, read_execution
 PREFIX = "PACELINE_SERVING_"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _YES, _NO = frozenset({"1", "yes", "true", "on"}), frozenset({"", "0", "no", "false", "off"})
-_KNOWN = (
+SETTINGS = (
     *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
     *("TIMEOUT_MS", "BATCH_WAIT_MS", "CACHE_MS", "CACHE_ROWS"),
     "LOG_POLICY",
@@ -106,9 +106,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         SettingsError: a setting is missing, unknown or has a value that is not allowed.
     """
     found = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
-    for name in sorted(found.keys() - set(_KNOWN)):
-        near = difflib.get_close_matches(name, _KNOWN, n=1)
-        hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known: {', '.join(PREFIX + known for known in _KNOWN)}"
+    for name in sorted(found.keys() - set(SETTINGS)):
+        near = difflib.get_close_matches(name, SETTINGS, n=1)
+        hint = (
+            f"did you mean {PREFIX}{near[0]}?" if near else f"known: {', '.join(PREFIX + known for known in SETTINGS)}"
+        )
         raise SettingsError(f"{PREFIX}{name} is no setting of the model server; {hint}")
     for name in ("PROJECT", "STATE", "PREDICTIONS"):
         if not found.get(name):

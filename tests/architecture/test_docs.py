@@ -48,3 +48,11 @@ def test_every_make_target_that_a_page_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in DOCS:
         assert set(re.findall(r"^make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+def test_every_setting_of_the_model_server_is_on_its_page() -> None:
+    from serving.settings import SETTINGS
+
+    page = (ROOT / "docs" / "serving.md").read_text()
+    rows = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \|", page, re.MULTILINE)
+    assert sorted(re.findall(r"`([A-Z_]+)`", " ".join(rows))) == sorted(SETTINGS)
