@@ -159,8 +159,7 @@ class Answerer:
         seconds = time.perf_counter() - started
         if marks is not None:
             marks.scored()
-        next_id = self._ids.next
-        ids = [next_id() for _ in scores]
+        ids = [self._ids.next()] if is_one else self._ids.take(len(scores))
         decisions = [score >= threshold for score in scores]
         rollout, share = (challenger.rollout, challenger.share) if challenger else (None, 0.0)
         self._writer.append(

@@ -86,6 +86,19 @@ class PredictionIds:
             self._sequence += 1
         return f"{self._head}{self._sequence:03x}{self._tail}"
 
+    def take(self, count: int) -> list[str]:
+        """As many ids as one request has rows, a few at a time: what they have in common is made once."""
+        ids = [self.next()]
+        while len(ids) < count:
+            first = self._sequence + 1
+            last = min(self._sequence + count - len(ids), _MAXIMUM_SEQUENCE)
+            head, tail = self._head, self._tail
+            ids += [f"{head}{sequence:03x}{tail}" for sequence in range(first, last + 1)]
+            self._sequence = last
+            if len(ids) < count:
+                ids.append(self.next())
+        return ids
+
 
 class PredictionWriter:
     """Writes segments below `root`; `start` before the first `append`, `stop` flushes what is left."""

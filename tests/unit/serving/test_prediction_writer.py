@@ -133,6 +133,14 @@ def test_ids_are_unique_and_sort_by_time_even_when_the_clock_steps_back() -> Non
     assert {len(each) for each in made} == {36}
 
 
+def test_the_ids_of_a_requests_rows_are_as_those_made_one_by_one() -> None:
+    ids = PredictionIds(lambda: 5.0)
+    made = [*ids.take(1), *ids.take(64), ids.next(), *ids.take(10_000), *ids.take(4096), ids.next()]
+    assert len(made) == 14_163
+    assert made == sorted(set(made))
+    assert {(each[14], len(each)) for each in made} == {("7", 36)}
+
+
 def test_segments_carry_the_contracts_columns(tmp_path: Path) -> None:
     log = writer(tmp_path)
     log.start()
