@@ -43,7 +43,6 @@ _ANSWER = pyarrow.schema(
         ("decision", pyarrow.bool_()),
         ("model_version", pyarrow.string()),
         ("slot", pyarrow.string()),
-        ("cached", pyarrow.bool_()),
     ]
 )
 _REFUSED = (pyarrow.ArrowException, OSError, ValueError, OverflowError, struct.error)
@@ -94,7 +93,6 @@ def encode(answer: PredictResponse) -> bytes:
         _booleans([each.decision for each in predictions]),
         _texts([each.model_version for each in predictions]),
         _texts([each.slot for each in predictions]),
-        _booleans([each.cached for each in predictions]),
     ]
     said = {
         "rollout": answer.rollout or "",

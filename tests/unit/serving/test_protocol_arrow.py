@@ -200,7 +200,6 @@ def test_the_answer_is_one_batch_with_what_is_said_once_in_its_metadata() -> Non
         "decision": [False, True],
         "model_version": ["7", "8"],
         "slot": ["champion", "challenger"],
-        "cached": [False, False],
     }
     assert table.schema.metadata == {
         b"rollout": b"r1",
