@@ -45,8 +45,13 @@ def entity_of(schema: InputSchema, record: Record) -> str:
 
 def entities_of(schema: InputSchema, records: Sequence[Record]) -> list[str]:
     """`entity_of` for each of `records`; of columns they are one."""
-    entities = records.texts(schema.entity) if records.__class__ is Columns else None
-    return [entity_of(schema, record) for record in records] if entities is None else entities
+    if records.__class__ is Columns:
+        found = records.texts(schema.entity)
+        if found is not None:
+            return found
+    if len(records) == 1:
+        return [entity_of(schema, records[0])]
+    return [entity_of(schema, record) for record in records]
 
 
 class Asked(Protocol):

@@ -7,7 +7,7 @@ that runs its graph (`serving.batching`).
 
 import asyncio
 import logging
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -26,6 +26,18 @@ MAXIMUM_REQUEST_S = 10.0  # for a request to come in, from its first byte to its
 MAXIMUM_HEAD_BYTES = 64 << 10
 LINGER_S = 0.5  # when the server stops: for the request that a client is sending on a connection that was idle
 logger = logging.getLogger(__name__)
+
+
+class _Target(NamedTuple):
+    """What a request line asks for: path and query as they stand there, and the path decoded."""
+
+    path: str
+    query: bytes
+    decoded: str
+
+
+_TARGETS: dict[bytes, _Target] = {}  # the first ones that came, which are those that come again
+_KNOWN_TARGETS, _KNOWN_LENGTH = 64, 256
 
 
 class PredictionConnection(HttpToolsProtocol):
@@ -90,14 +102,15 @@ class PredictionConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is here."""
         self._is_in_head = False
-        path, query = self._target()
-        decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
-        route = self.routes.route_of(decoded)
+        target = _TARGETS.get(self.url)
+        if target is None:
+            target = self._target()
+        route = self.routes.route_of(target.decoded)
         if route is None:
             self._give_to_asgi()
             return
         before = self.cycle
-        exchange = Exchange(self, route, decoded, self._head(path, query))
+        exchange = Exchange(self, route, target.decoded, self._head(target))
         # uvicorn looks at its cycle for what a connection is doing: this one has what it looks at
         self.cycle = exchange
         if before is None or before.response_complete:
@@ -123,20 +136,24 @@ class PredictionConnection(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
-    def _target(self) -> tuple[bytes, bytes]:
-        """Path and query as they stand in the request line."""
+    def _target(self) -> "_Target":
         url = self.url
+        path, query = url, b""
         if b"?" in url or not url.startswith(b"/"):
             parsed = httptools.parse_url(url)
-            return parsed.path or b"", parsed.query or b""
-        return url, b""
+            path, query = parsed.path or b"", parsed.query or b""
+        decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+        target = _Target(path.decode("latin-1"), query, decoded)
+        if len(_TARGETS) < _KNOWN_TARGETS and len(url) <= _KNOWN_LENGTH:
+            _TARGETS[url] = target
+        return target
 
-    def _head(self, path: bytes, query: bytes) -> RequestHead:
+    def _head(self, target: "_Target") -> RequestHead:
         peer = self.client
         return RequestHead(
             self.parser.get_method().decode(),
-            path.decode("latin-1"),
-            query,
+            target.path,
+            target.query,
             self.headers,
             self.scheme or "http",
             self.certificate,
