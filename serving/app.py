@@ -30,7 +30,7 @@ from serving.champion_file import Remembered, StateError, read_champion, write_c
 from serving.engine import ModelRefusedError, load_model
 from serving.metrics import Metrics
 from serving.prediction_writer import Mask, PredictionIds, PredictionWriter
-from serving.routes.control import Control, control_refusal, control_routes
+from serving.routes.control import Commands, SlotCommands, control_refusal, control_routes
 from serving.routes.health import health_routes
 from serving.routes.model_status import model_status_routes
 from serving.routes.openapi import docs_routes
@@ -45,17 +45,32 @@ _MASK_KEY_FILE, _MASK_KEY_BYTES = "mask.key", 32
 logger = logging.getLogger(__name__)
 
 
-class ModelServer:
-    """One model server. An ASGI application; its lifespan starts and stops what runs beside the requests."""
+@dataclass(frozen=True)
+class Member:
+    """What a worker has from those that it serves with: slots that follow, and what is asked of all of them."""
 
-    def __init__(self, settings: Settings) -> None:
+    slots: Slots
+    commands: Commands
+    exposition: Callable[[], Awaitable[bytes]]
+    not_ready: Callable[[], str | None]
+
+
+class ModelServer:
+    """One model server. An ASGI application; its lifespan starts and stops what runs beside the requests.
+
+    A server of one process has its own slots and commands. One of several workers is given both, follows what is
+    decided for all, and so loads no champion by itself.
+    """
+
+    def __init__(self, settings: Settings, member: Member | None = None) -> None:
         self._settings = settings
+        self._member = member
         self._access = open_access(settings)
         self._tracer = open_tracer(os.environ, settings.project)
         self._not_ready: str | None = "there is no champion yet: load a bundle and promote it"
         remembered = self._read_state()
         self._remembered = remembered
-        self.slots = Slots(server=secrets.token_hex(6), remembered=remembered)
+        self.slots = member.slots if member else Slots(server=secrets.token_hex(6), remembered=remembered)
         batcher = Batcher(wait_s=settings.batch_wait_s)
         cache = ScoreCache(seconds=settings.cache_s, rows=settings.cache_rows) if settings.cache_s else None
         self.writer = PredictionWriter(
@@ -153,7 +168,7 @@ class ModelServer:
 
     async def _load_champion(self) -> None:
         """Comes up on the champion alone; one that cannot be loaded leaves the server alive, not ready, saying why."""
-        if self._remembered is None:
+        if self._remembered is None or self._member is not None:
             return
         champion = self._remembered
         try:
@@ -172,7 +187,9 @@ class ModelServer:
         self.slots.install_champion(model)
 
     def _why_not_ready(self) -> str | None:
-        return self._not_ready if self.slots.champion is None else None
+        if self.slots.champion is not None:
+            return None
+        return (self._member.not_ready() if self._member else None) or self._not_ready
 
     async def _watch_lease(self) -> None:
         while True:
@@ -181,19 +198,29 @@ class ModelServer:
 
     def _build_api(self) -> Starlette:
         settings = self._settings
-        control = Control(
-            project=settings.project,
-            slots=self.slots,
-            remember=partial(write_champion, settings.state),
-            token=settings.control_token,
-            allow_faults=settings.allow_faults,
-            execution=settings.execution,
+        member = self._member
+        commands = (
+            member.commands
+            if member
+            else SlotCommands(
+                project=settings.project,
+                slots=self.slots,
+                remember=partial(write_champion, settings.state),
+                execution=settings.execution,
+            )
         )
+        exposition = member.exposition if member else self.metrics.exposition
         reason = self._why_not_ready
         routes = [
-            *health_routes(project=settings.project, slots=self.slots, metrics=self.metrics, reason=reason),
+            *health_routes(
+                project=settings.project,
+                slots=self.slots,
+                metrics=self.metrics,
+                exposition=exposition,
+                reason=reason,
+            ),
             *model_status_routes(project=settings.project, slots=self.slots, reason=reason),
-            *control_routes(control),
+            *control_routes(commands, token=settings.control_token, allow_faults=settings.allow_faults),
         ]
         secured = partial(secure, access=self._access, has_control_token=settings.control_token is not None)
         return Starlette(

@@ -127,7 +127,7 @@ class DividedAnswerer:
         kept: list[int] = []
         for place, error in enumerate(group.errors):
             # promoted, dropped or tripped meanwhile, perhaps by a row before this one: the rest is the champion's
-            if self._slots.challenger is not challenger or challenger.tripped is not None:
+            if not self._slots.is_asked(challenger):
                 break
             kept.append(place)
             if error is None:

@@ -12,15 +12,17 @@ import pyarrow
 _THRESHOLDS = (5_000, 20, 50)  # young objects, then how many collections of a generation to one of the next
 
 
-def settle() -> None:
+def settle(*, keep_frozen: bool = False) -> None:
     """To be called when the server has started.
 
     Collects what that left behind (about 12 ms), keeps the rest out of later collections, and lets Arrow use the
     system's allocator: its own keeps 15 MB for segments to come. A model that is replaced later needs no collection, it
-    goes with its last reference.
+    goes with its last reference. With `keep_frozen` what was frozen before a fork stays unseen: to look at it is to
+    write to it, and memory that is written to is not shared any more.
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-    gc.unfreeze()
+    if not keep_frozen:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)

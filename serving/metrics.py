@@ -84,13 +84,20 @@ class Metrics(Collector):
         """One more response of a prediction route."""
         self.responses[route, status] = self.responses.get((route, status), 0) + 1
 
-    def render(self) -> bytes:
-        """The exposition in Prometheus' text format."""
+    async def exposition(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry())
+
+    def gather(self) -> Iterable[Metric]:
+        """All families, also those of the process."""
+        return self._registry().collect()
+
+    def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry()
         registry.register(self)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        return generate_latest(registry)
+        return registry
 
     def collect(self) -> Iterable[Metric]:
         """The metric families at this instant."""

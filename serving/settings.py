@@ -11,16 +11,22 @@ from contracts.access import MAXIMUM_BURST, MAXIMUM_RATE_PER_S, MINIMUM_RATE_PER
 from serving.execution import AS_BUNDLED, Execution, read_execution
 
 PREFIX = "PACELINE_SERVING_"
+MAXIMUM_WORKERS = 64
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _YES, _NO = frozenset({"1", "yes", "true", "on"}), frozenset({"", "0", "no", "false", "off"})
 SETTINGS = (
     *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
     *("TIMEOUT_MS", "BATCH_WAIT_MS", "CACHE_MS", "CACHE_ROWS"),
-    "LOG_POLICY",
+    *("LOG_POLICY", "WORKERS"),
     *("KEYS", "ACCESS", "RATE_PER_S", "BURST", "REDIS_URL"),
     *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_REQUIRED"),
     *("PROVIDERS", "REQUIRE_PROVIDER"),
 )
+
+
+def setting_names() -> tuple[str, ...]:
+    """The names of all settings, without the prefix."""
+    return _KNOWN
 
 
 class SettingsError(ValueError):
@@ -43,6 +49,7 @@ class Settings:
     `timeout_s` is how long a request is worked on at most, `batch_wait_s` how long a first row waits for others.
     `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
     `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
+    `workers` is how many processes share the port.
     `execution` is on what graphs run here, where that is not left to their bundles.
     """
 
@@ -69,6 +76,7 @@ class Settings:
     cache_rows: int = 10_000
     log_policy: Literal["drop", "fail"] = "drop"
     execution: Execution = AS_BUNDLED
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.control_token:
@@ -138,6 +146,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_rows=_count("CACHE_ROWS", found.get("CACHE_ROWS") or "10000", 1_000_000),
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
         log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
+        workers=_count("WORKERS", found.get("WORKERS") or "1", MAXIMUM_WORKERS),
         execution=_execution(found.get("PROVIDERS", ""), found.get("REQUIRE_PROVIDER", "")),
     )
 

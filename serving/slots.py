@@ -91,6 +91,23 @@ def count_answers(counts: SlotCounts, seconds: float, scores: Sequence[float]) -
         bins[place if 0 <= place < SCORE_BINS else (0 if place < 0 else -1)] += 1
 
 
+def take_away(challenger: Challenger, tripped: Tripped) -> None:
+    """Share, shadow and lease of a challenger that has tripped."""
+    challenger.share, challenger.shadow, challenger.lease_ends_s = 0.0, False, None
+    challenger.tripped = tripped
+
+
+def limit_text(limits: HardLimits, errors: int, requests: int) -> str:
+    """Why a challenger has tripped that failed too often."""
+    return f"{errors} errors in the last {requests} challenger requests >= limit {limits.errors} of {limits.window}"
+
+
+def late_text(challenger: Challenger, late_s: float) -> str:
+    """Why a challenger has tripped whose lease ran out `late_s` seconds ago."""
+    had = "its shadow" if challenger.shadow else f"its share of {challenger.share:g}"
+    return f"the lease ran out {late_s:.3f} s ago and nobody renewed it; {had} is gone"
+
+
 class Slots:
     """Champion and challenger of one server process; `server` names the process, so that a restart is seen."""
 
@@ -117,6 +134,10 @@ class Slots:
         challenger = self._current()
         return challenger if challenger is not None and challenger.shadow else None
 
+    def is_asked(self, challenger: Challenger) -> bool:
+        """Whether `challenger` is still in its place and has not tripped."""
+        return self.challenger is challenger and challenger.tripped is None
+
     def expire(self) -> None:
         """Takes share and shadow from a challenger whose lease has run out; called by a timer as well."""
         self._current()
@@ -137,8 +158,7 @@ class Slots:
             self._trip(
                 challenger,
                 "hard_limit",
-                f"{challenger.recent_errors} errors in the last {len(challenger.recent)} challenger requests "
-                f">= limit {limits.errors} of {limits.window}",
+                limit_text(limits, challenger.recent_errors, len(challenger.recent)),
             )
 
     def _count_request(self, challenger: Challenger, *, is_error: bool) -> None:
@@ -155,27 +175,30 @@ class Slots:
         if challenger is None or challenger.lease_ends_s is None:
             return challenger
         if (late_s := self._clock() - challenger.lease_ends_s) >= 0:
-            had = "its shadow" if challenger.shadow else f"its share of {challenger.share:g}"
-            self._trip(
-                challenger, "lease", f"the lease ran out {late_s:.3f} s ago and nobody renewed it; {had} is gone"
-            )
+            self._trip(challenger, "lease", late_text(challenger, late_s))
         return challenger
 
     def _trip(self, challenger: Challenger, cause: Literal["hard_limit", "lease"], reason: str) -> None:
         first = challenger.first_error_s
-        challenger.share, challenger.shadow, challenger.lease_ends_s = 0.0, False, None
-        challenger.tripped = Tripped(
+        tripped = Tripped(
             cause=cause,
             reason=reason,
             seconds_since_first_error=None if first is None else self._clock() - first,
             challenger_requests_since_first_error=None if first is None else challenger.requests_since_first_error,
         )
-        self.trips[cause] += 1
+        self._record_trip(challenger, tripped)
+
+    def _record_trip(self, challenger: Challenger, tripped: Tripped) -> None:
+        """The one place where a trip counts as an event."""
+        take_away(challenger, tripped)
+        self.trips[tripped.cause] += 1
         if challenger.rollout is not None:
-            self._tripped_rollouts[challenger.rollout] = reason
+            self._tripped_rollouts[challenger.rollout] = tripped.reason
             if len(self._tripped_rollouts) > _REMEMBERED_TRIPS:
                 del self._tripped_rollouts[next(iter(self._tripped_rollouts))]
-        logger.warning("tripped: rollout %s, version %s: %s", challenger.rollout, challenger.model.version, reason)
+        logger.warning(
+            "tripped: rollout %s, version %s: %s", challenger.rollout, challenger.model.version, tripped.reason
+        )
 
     # -- what whoever runs a rollout asks --------------------------------------------------------------------------
 

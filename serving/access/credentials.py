@@ -69,9 +69,11 @@ class Credentials:
         *,
         project: str,
         usual: Limit | None,
+        workers: int = 1,
         wall_clock: Callable[[], float],
     ) -> None:
         self._project = project
+        self._workers = workers
         self._usual = usual
         self._wall_clock = wall_clock
         self._nonces = NonceMemory()
@@ -167,7 +169,12 @@ class Credentials:
         return is_changed
 
     def _build(self, keys: KeyFile, rules: AccessFile) -> InForce:
-        """Raises ValueError where a public key is none; nothing has changed then."""
+        """Raises ValueError where a public key is none, or workers would accept replays; nothing has changed then."""
+        if rules.signing_keys and self._workers > 1:
+            raise ValueError(
+                f"it has signing_keys, and there are {self._workers} workers: each remembers by itself which signed "
+                "requests came in, so a replay could come in at another; serve signed requests by one process"
+            )
         must_sign: Container[str] = (
             _Everybody()
             if rules.require_signature

@@ -18,7 +18,7 @@ from contracts.access import KEY_PREFIX, KeyFileError, KeyScope
 from contracts.access_file import AccessFileError
 from serving.access.audit import RefusalAudit
 from serving.access.credentials import Credentials, InForce
-from serving.access.limits import Allowance, Headers, Limit, RateLimiter
+from serving.access.limits import Allowance, DividedRateLimiter, Headers, Limit, RateLimiter
 from serving.access.nonces import NoncesFullError
 from serving.access.request import (
     ACCEPT_SIGNATURE,
@@ -71,14 +71,14 @@ def open_access(settings: Settings) -> "Access | None":
         return None
     usual = None if settings.rate_per_s is None else Limit.of(settings.rate_per_s, settings.burst)
     try:
-        limiter = RateLimiter() if settings.redis_url is None else SharedRateLimiter(settings.redis_url)
-    except ValueError as error:
-        # without the URL, which may have a password
-        raise SettingsError(
-            f"{PREFIX}REDIS_URL cannot be used: expected redis://[user:password@]host:port/0"
-        ) from error
-    try:
-        access = Access(settings.keys, project=settings.project, rules=settings.access, usual=usual, limiter=limiter)
+        access = Access(
+            settings.keys,
+            project=settings.project,
+            rules=settings.access,
+            usual=usual,
+            limiter=_limiter(settings),
+            workers=settings.workers,
+        )
     except KeyFileError as error:
         raise SettingsError(f"{PREFIX}KEYS is {settings.keys}, which cannot be used: {error}") from error
     except AccessFileError as error:
@@ -91,11 +91,23 @@ def open_access(settings: Settings) -> "Access | None":
     return access
 
 
+def _limiter(settings: Settings) -> RateLimiter:
+    if settings.redis_url is not None:
+        try:
+            return SharedRateLimiter(settings.redis_url)
+        except ValueError as error:
+            # without the URL, which may have a password
+            raise SettingsError(
+                f"{PREFIX}REDIS_URL cannot be used: expected redis://[user:password@]host:port/0"
+            ) from error
+    return RateLimiter() if settings.workers == 1 else DividedRateLimiter(settings.workers)
+
+
 class Access:
     """The credentials in force and the clients' buckets.
 
     `keys` is the file of the API keys, `rules` the access file. `usual` is the limit of credentials that have none of
-    their own; None leaves them without.
+    their own; None leaves them without. `workers` is how many processes there are like this one.
     """
 
     def __init__(
@@ -106,6 +118,7 @@ class Access:
         rules: Path | None = None,
         usual: Limit | None = None,
         limiter: RateLimiter | None = None,
+        workers: int = 1,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -114,7 +127,9 @@ class Access:
         self._wall_clock = wall_clock
         self._limiter = RateLimiter() if limiter is None else limiter
         self._audit = RefusalAudit(clock)
-        self.credentials = Credentials(keys, rules, project=project, usual=usual, wall_clock=wall_clock)
+        self.credentials = Credentials(
+            keys, rules, project=project, usual=usual, workers=workers, wall_clock=wall_clock
+        )
 
     def admit(self, head: RequestHead, needed: KeyScope) -> Admission:
         """Lets a request in, or refuses it, by its head; `needed` is the scope of its route.

@@ -96,3 +96,26 @@ class RateLimiter:
 
     def __len__(self) -> int:
         return len(self._buckets)
+
+
+class DividedRateLimiter(RateLimiter):
+    """The buckets of one of several workers: each has its part of every limit, so that together they never give more.
+
+    A client whose connections are all at one worker gets that worker's part alone; where that matters, Redis shares
+    what is left. A burst that is smaller than the number of workers is 1 for each of them.
+    """
+
+    def __init__(self, workers: int) -> None:
+        super().__init__()
+        self._workers = workers
+        self._parts: dict[Limit, Limit] = {}
+
+    def take(self, client: str, limit: Limit, now_s: float) -> Allowance:
+        """Takes one token of `client` from this worker's part of `limit`."""
+        part = self._parts.get(limit)
+        if part is None:
+            if len(self._parts) >= _SWEEP_AT:
+                self._parts.clear()
+            part = Limit(limit.rate_per_s / self._workers, max(1, limit.burst // self._workers))
+            self._parts[limit] = part
+        return super().take(client, part, now_s)

@@ -5,7 +5,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -24,8 +24,33 @@ MAXIMUM_LOAD_S = 120.0
 Message = TypeVar("Message")
 
 
-class Control:
-    """What the routes act on. One action at a time: a lock orders them, a bundle loads in a thread meanwhile."""
+class Commands(Protocol):
+    """What the routes ask for, of one process or of all workers; each answers with the observation after it."""
+
+    async def load(self, message: LoadSlot) -> Observation:
+        """Verifies the bundle, replays its golden rows, puts it into the challenger's slot."""
+
+    async def set_share(self, message: SetShare) -> Observation:
+        """Sets share or shadow, with a lease."""
+
+    async def renew(self, message: RenewLease) -> Observation:
+        """Renews the lease; does not wait for other actions, since a bundle that loads must not cost a lease."""
+
+    async def promote(self, message: PromoteSlot) -> Observation:
+        """Compare-and-swap."""
+
+    async def drop(self, rollout: str) -> Observation:
+        """Empties the challenger's slot of this rollout; nothing to do is a success."""
+
+    async def observe(self) -> Observation:
+        """Both slots now."""
+
+    async def inject_fault(self, message: InjectFault) -> Observation:
+        """Makes the challenger fail."""
+
+
+class SlotCommands:
+    """The commands of one process. One at a time: a lock orders them, a bundle loads in a thread meanwhile."""
 
     def __init__(
         self,
@@ -33,25 +58,13 @@ class Control:
         project: str,
         slots: Slots,
         remember: Callable[[Remembered], None],
-        token: str | None,
-        allow_faults: bool,
         execution: Execution = AS_BUNDLED,
     ) -> None:
         self._project = project
         self._slots = slots
         self._remember = remember
-        self._token = token
-        self._allow_faults = allow_faults
         self._execution = execution
         self._lock = asyncio.Lock()
-
-    def authorise(self, request: Request) -> None:
-        """Refuses a request without the token, where the settings name one."""
-        if self._token is None:
-            return
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-            raise RequestRefusedError(401, "this route needs the header `Authorization: Bearer <control token>`")
 
     async def load(self, message: LoadSlot) -> Observation:
         """Verifies the bundle, replays its golden rows, puts it into the challenger's slot."""
@@ -97,15 +110,20 @@ class Control:
         return self._slots.observe()
 
     async def inject_fault(self, message: InjectFault) -> Observation:
-        """Where the settings allow it."""
-        if not self._allow_faults:
-            raise RequestRefusedError(403, "this server injects no faults: PACELINE_SERVING_ALLOW_FAULTS is not set")
+        """The challenger fails from now on."""
         self._slots.inject_fault(message.error_share)
         return self._slots.observe()
 
 
-def control_routes(control: Control) -> list[DescribedRoute]:
-    """The routes below `/control`. Each answers with the observation after it."""
+def control_routes(control: Commands, *, token: str | None, allow_faults: bool) -> list[DescribedRoute]:
+    """The routes below `/control`. `token` is what they ask for, None for nothing."""
+
+    def authorise(request: Request) -> None:
+        if token is None:
+            return
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise RequestRefusedError(401, "this route needs the header `Authorization: Bearer <control token>`")
 
     async def load(request: Request) -> Observation:
         return await control.load(await _message(request, LoadSlot))
@@ -129,6 +147,8 @@ def control_routes(control: Control) -> list[DescribedRoute]:
         return await control.observe()
 
     async def inject_fault(request: Request) -> Observation:
+        if not allow_faults:
+            raise RequestRefusedError(403, "this server injects no faults: PACELINE_SERVING_ALLOW_FAULTS is not set")
         return await control.inject_fault(await _message(request, InjectFault))
 
     def route(
@@ -136,7 +156,7 @@ def control_routes(control: Control) -> list[DescribedRoute]:
     ) -> DescribedRoute:
         @wraps(action)
         async def guarded(request: Request) -> Response:
-            control.authorise(request)
+            authorise(request)
             return json_answer(await action(request))
 
         return DescribedRoute(

@@ -1,6 +1,6 @@
 """Health, metrics, and the model card."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -14,8 +14,15 @@ from serving.routes.ready import ReadySlots
 from serving.slots import Slots
 
 
-def health_routes(*, project: str, slots: Slots, metrics: Metrics, reason: Callable[[], str | None]) -> list[Route]:
-    """`reason` says why the server is not ready, or None when it is."""
+def health_routes(
+    *,
+    project: str,
+    slots: Slots,
+    metrics: Metrics,
+    exposition: Callable[[], Awaitable[bytes]],
+    reason: Callable[[], str | None],
+) -> list[Route]:
+    """`exposition` gives all workers' metrics as text; `reason` why the server is not ready, or None when it is."""
     ready = ReadySlots(project, slots, reason)
 
     async def livez(_: Request) -> Response:
@@ -25,8 +32,8 @@ def health_routes(*, project: str, slots: Slots, metrics: Metrics, reason: Calla
         model = ready.champion().model
         return json_answer({"ready": True, "model_version": model.version, "bundle": model.bundle.id})
 
-    async def exposition(_: Request) -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE)
+    async def all_metrics(_: Request) -> Response:
+        return Response(await exposition(), media_type=CONTENT_TYPE)
 
     async def model_card(_: Request) -> Response:
         return Response(ready.champion().model.bundle.card, media_type="text/plain; charset=utf-8")
@@ -38,7 +45,7 @@ def health_routes(*, project: str, slots: Slots, metrics: Metrics, reason: Calla
     return [
         get("/livez", livez, "Is the process alive?"),
         get("/readyz", readyz, READY),
-        get("/metrics", exposition, "Prometheus metrics", answer_type="text/plain"),
+        get("/metrics", all_metrics, "Prometheus metrics", answer_type="text/plain"),
         get("/model-card", model_card, card, tag="model", answer_type="text/plain"),
         *open_inference_routes(ready, metrics),
     ]

@@ -215,3 +215,19 @@ def test_a_remembered_champion_that_could_not_be_loaded_may_be_replaced(models: 
         else:
             with pytest.raises(SlotConflictError, match="expected was 7"):
                 slots.promote(PromoteSlot(version="2", expected=expected), nothing)
+
+
+def test_a_challenger_is_asked_until_it_trips_or_leaves_its_slot(slots: Slots, models: dict[str, Model]) -> None:
+    start(slots, models["2"], hard_limits=HardLimits(errors=1, window=1))
+    challenger = slots.challenger
+    assert challenger is not None
+    assert slots.is_asked(challenger)
+    slots.count_challenger_error(challenger)
+    assert not slots.is_asked(challenger)
+    slots.drop("r1")
+    start(slots, models["3"], "r2")
+    other = slots.challenger
+    assert other is not None
+    assert slots.is_asked(other)
+    slots.drop("r2")
+    assert not slots.is_asked(other)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.access.limits import Limit, RateLimiter
+from serving.access.limits import DividedRateLimiter, Limit, RateLimiter
 
 
 def test_a_burst_comes_in_and_then_one_request_for_each_token_that_time_brings() -> None:
@@ -88,3 +88,18 @@ def test_a_limit_is_told_as_so_many_requests_in_so_many_seconds() -> None:
 def test_a_limit_that_limits_nothing_or_everything_is_refused(rate: float, burst: int) -> None:
     with pytest.raises(ValueError, match="expected both > 0"):
         Limit(rate, burst)
+
+
+def test_workers_together_let_no_more_in_than_one_process() -> None:
+    limit = Limit(10.0, 4)
+    workers = [DividedRateLimiter(2), DividedRateLimiter(2)]
+    allowed = [worker.take("a", limit, 0.0).is_allowed for worker in workers for _ in range(4)]
+    assert sum(allowed) == 4
+    assert [worker.take("a", limit, 0.2).is_allowed for worker in workers] == [True, True]
+    assert [worker.take("a", limit, 0.2).is_allowed for worker in workers] == [False, False]
+
+
+def test_a_burst_smaller_than_the_number_of_workers_is_one_for_each() -> None:
+    worker = DividedRateLimiter(4)
+    assert [worker.take("a", Limit(4.0, 2), 0.0).is_allowed for _ in range(2)] == [True, False]
+    assert worker.take("a", Limit(4.0, 2), 1.0).is_allowed

@@ -1,0 +1,201 @@
+"""The slots of several processes: what is decided is decided in the supervisor's, and the workers' follow.
+
+Lease and hard limits hold in each worker by itself: a trip is on the board, where every worker sees it at its next
+request, and whether a lease has run out each asks its own clock.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from contracts.slots import LoadSlot, RenewLease, SetShare, SlotCounts, Tripped
+from serving.champion_file import Remembered
+from serving.engine import Model
+from serving.slots import Challenger, Slots, late_text, limit_text, take_away
+from serving.workers.board import Board
+from serving.workers.messages import ChallengerView, View
+
+
+@dataclass(frozen=True)
+class _BundleName:
+    id: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class _ModelName:
+    version: str
+    bundle: _BundleName
+
+
+def named(name: Remembered) -> Model:
+    """Stands for a model that the workers have loaded: the supervisor decides by names, and never asks for a score."""
+    return cast(Model, _ModelName(name.version, _BundleName(name.bundle, Path(name.path))))
+
+
+def name_of(model: Model) -> Remembered:
+    """What workers and supervisor call `model`."""
+    return Remembered(version=model.version, bundle=model.bundle.id, path=str(model.bundle.path))
+
+
+class SharedSlots(Slots):
+    """The supervisor's slots (`worker` is None), or those of one worker."""
+
+    def __init__(
+        self,
+        *,
+        server: str,
+        board: Board,
+        worker: int | None,
+        clock: Callable[[], float] = time.monotonic,
+        remembered: Remembered | None = None,
+    ) -> None:
+        super().__init__(server=server, clock=clock, remembered=remembered)
+        self._board = board
+        self._worker = worker
+        self._epoch = 0
+
+    # -- in every process ------------------------------------------------------------------------------------------
+
+    def is_asked(self, challenger: Challenger) -> bool:
+        """Whether `challenger` is still in its place and has not tripped, here or in another worker."""
+        return self.challenger is challenger and self._adopted(challenger).tripped is None
+
+    def _current(self) -> Challenger | None:
+        challenger = self.challenger
+        if challenger is None:
+            return None
+        ends_s = self._adopted(challenger).lease_ends_s
+        if ends_s is None or (now_s := self._clock()) < ends_s:
+            return challenger
+        challenger.lease_ends_s = self._board.lease_ends_s  # a renewal is on the board, and no message
+        late_s = now_s - challenger.lease_ends_s
+        if late_s >= 0:
+            tripped = self._tripped("lease", late_text(challenger, late_s))
+            if self._board.trip_when_over(self._epoch, now_s, tripped) is None:
+                challenger.lease_ends_s = self._board.lease_ends_s
+        return self._adopted(challenger)
+
+    def _adopted(self, challenger: Challenger) -> Challenger:
+        """`challenger`, with the trip that is on the board; it counts as an event in the supervisor alone."""
+        if challenger.tripped is None and self._board.has_tripped(self._epoch):
+            tripped = self._board.tripped(self._epoch)
+            if tripped is not None and self._worker is None:
+                self._record_trip(challenger, tripped)
+            elif tripped is not None:
+                take_away(challenger, tripped)
+        return challenger
+
+    def _tripped(self, cause: Literal["hard_limit", "lease"], reason: str) -> Tripped:
+        first = self._board.first_error(self._epoch)
+        return Tripped(
+            cause=cause,
+            reason=reason,
+            seconds_since_first_error=None if first is None else self._clock() - first.at_s,
+            challenger_requests_since_first_error=(
+                None if first is None else self._board.requests(self._epoch) - first.position + 1
+            ),
+        )
+
+    # -- in a worker -----------------------------------------------------------------------------------------------
+
+    def follow(self, view: View, models: Mapping[Remembered, Model]) -> None:
+        """Takes over the state `view`, whose models are loaded; what stays in its slot keeps its counts."""
+        if view.champion is None:
+            self.champion = None
+        elif self.champion is None or name_of(self.champion.model) != view.champion:
+            self.install_champion(models[view.champion])
+        told = view.challenger
+        if told is None:
+            self.challenger = None
+            return
+        challenger = self.challenger
+        if challenger is None or self._epoch != told.epoch:
+            challenger = Challenger(
+                model=models[told.name],
+                counts=SlotCounts(version=told.name.version),
+                rollout=told.rollout,
+                hard_limits=told.hard_limits,
+            )
+            if self._worker is not None:
+                self._board.begin(self._worker, told.epoch)
+            self._epoch, self.challenger = told.epoch, challenger
+        challenger.share, challenger.shadow = told.share, told.shadow
+        challenger.lease_ends_s, challenger.fault_share = told.lease_ends_s, told.fault_share
+        if (tripped := self._adopted(challenger).tripped) is not None:
+            take_away(challenger, tripped)  # after the supervisor had made this view
+
+    def count_challenger_error(self, challenger: Challenger) -> None:
+        """As in one process; the window is that of all workers together."""
+        worker = self._require_worker()
+        challenger.counts.errors += 1
+        self._count_request(challenger, is_error=True)
+        limits = challenger.hard_limits
+        found = self._board.count_error(worker, self._epoch, limits.window, self._clock())
+        if found >= limits.errors and challenger.tripped is None:
+            requests = min(limits.window, self._board.requests(self._epoch))
+            self._board.trip(self._epoch, self._tripped("hard_limit", limit_text(limits, found, requests)))
+            self._adopted(challenger)
+
+    def _count_request(self, challenger: Challenger, *, is_error: bool) -> None:
+        challenger.counts.requests += 1
+        self._board.count_request(self._require_worker())
+
+    def _require_worker(self) -> int:
+        if self._worker is None:
+            raise RuntimeError("the supervisor answers no requests")
+        return self._worker
+
+    # -- in the supervisor -----------------------------------------------------------------------------------------
+
+    def place(self, load: LoadSlot, model: Model) -> None:
+        """As in one process; a new challenger begins a new epoch."""
+        before = self.challenger
+        super().place(load, model)
+        if self.challenger is not before:
+            self._epoch += 1
+
+    def set_share(self, message: SetShare) -> None:
+        """As in one process; raises SlotConflictError also when a worker has tripped meanwhile."""
+        super().set_share(message)
+        self._give_lease(message.rollout)
+
+    def renew(self, message: RenewLease) -> None:
+        """As `set_share`. All workers see the new end at once."""
+        super().renew(message)
+        self._give_lease(message.rollout)
+
+    def abandon(self) -> str | None:
+        """Empties the challenger's slot, whoever holds it; the rollout that held it."""
+        rollout = self.challenger.rollout if self.challenger else None
+        self.challenger = None
+        return rollout
+
+    def view(self, generation: int, not_ready: str | None) -> View:
+        """The state that the workers are to be in."""
+        challenger = self._current()
+        return View(
+            generation=generation,
+            champion=name_of(self.champion.model) if self.champion else None,
+            not_ready=not_ready,
+            challenger=None
+            if challenger is None
+            else ChallengerView(
+                epoch=self._epoch,
+                name=name_of(challenger.model),
+                rollout=challenger.rollout,
+                hard_limits=challenger.hard_limits,
+                share=challenger.share,
+                shadow=challenger.shadow,
+                lease_ends_s=challenger.lease_ends_s,
+                fault_share=challenger.fault_share,
+            ),
+        )
+
+    def _give_lease(self, rollout: str) -> None:
+        challenger = self.challenger
+        if challenger is not None and challenger.lease_ends_s is not None:
+            self._board.renew(self._epoch, challenger.lease_ends_s)
+            self._held_by(rollout)
