@@ -151,6 +151,8 @@ class _Lane:
                 self._run_in_thread(batch)
                 return
             self._answer(batch)
+        elif not self._rows:
+            self._busy_since_s = None  # all that waited have gone: the time until others come is nobody's work
         self._go_on()
 
     def _go_on(self) -> None:

@@ -205,6 +205,22 @@ def test_a_queue_that_is_longer_than_the_time_of_a_request_sheds_it() -> None:
     assert patient == [3.0]
 
 
+def test_idle_time_after_clients_have_gone_is_not_taken_for_work() -> None:
+    async def run() -> list[Any]:
+        graph, batcher = Graph(), Batcher()
+        first = asked(batcher, graph, rows(*range(MAXIMUM_ROWS)))
+        abandoned = batcher.score(graph, rows(*range(MAXIMUM_ROWS)))  # type: ignore[arg-type]
+        first.add_done_callback(lambda _: abandoned.fail(ConnectionError("gone")))
+        await first
+        await asyncio.sleep(1.0)
+        await together(batcher, graph, [rows(*range(MAXIMUM_ROWS))])
+        queue = [asked(batcher, graph, rows(*range(MAXIMUM_ROWS))) for _ in range(10)]
+        hurried = asked(batcher, graph, rows(2), deadline_s=time.perf_counter() + 0.5)
+        return await asyncio.gather(hurried, *queue, return_exceptions=True)
+
+    assert asyncio.run(run())[0] == [2.0]
+
+
 def test_waiting_rows_are_counted_while_they_wait() -> None:
     batcher = Batcher()
 
