@@ -7,8 +7,8 @@ from importlib.metadata import version
 
 from serving.settings import PREFIX
 
-# what each setting is for; `settings` knows which there are, and a test compares the two
-SETTINGS: Mapping[str, str] = {
+# what each setting is for; a test compares the names with those that there are
+EXPLAINED: Mapping[str, str] = {
     "PROJECT": "the project that is served; needed",
     "STATE": "the folder that remembers the champion; needed",
     "PREDICTIONS": "the root folder of the prediction log; needed",
@@ -55,7 +55,7 @@ def environment_of(arguments: Sequence[str], environment: Mapping[str, str]) -> 
 
 def _settings_text() -> str:
     lines = ["Everything else is set by environment variables:", ""]
-    for name, text in SETTINGS.items():
+    for name, text in EXPLAINED.items():
         first, *more = textwrap.wrap(text, _TEXT_WIDTH - _NAME_WIDTH + 20)
         lines.append(f"  {PREFIX + name:<{_NAME_WIDTH}}{first}")
         lines.extend(" " * (_NAME_WIDTH + 2) + line for line in more)

@@ -24,11 +24,6 @@ SETTINGS = (
 )
 
 
-def setting_names() -> tuple[str, ...]:
-    """The names of all settings, without the prefix."""
-    return _KNOWN
-
-
 class SettingsError(ValueError):
     """A setting that cannot be used: its name, what was found and what is allowed."""
 

@@ -60,8 +60,7 @@ def supervise(settings: Settings) -> int:
     """
     if not hasattr(os, "fork") or not hasattr(os, "memfd_create"):
         raise SettingsError(f"{PREFIX}WORKERS is {settings.workers}, which needs Linux; one process runs anywhere")
-    # everything that a worker would refuse to start with is found here, and a mask key is made once
-    configuration(settings, ModelServer(settings))
+    _check(settings)
     with listen(settings) as listener:
         return _Supervisor(settings, listener).run()
 
@@ -298,6 +297,36 @@ class _Supervisor:
             self._selector.unregister(worker.connection)
             worker.connection.close()
             worker.connection = None
+
+
+def _check(settings: Settings) -> None:
+    """Finds what a worker would refuse to start with, and makes a mask key once for all.
+
+    In a process of its own: a server may begin threads as soon as it is made, and this one must have none to fork.
+
+    Raises:
+        SettingsError: the worker's word.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            configuration(settings, ModelServer(settings))
+            status = 0
+        except SettingsError as error:
+            os.write(writing, str(error).encode())
+        except BaseException:
+            logger.exception("a worker cannot be made")
+        finally:
+            logging.shutdown()
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        text = pipe.read().decode()
+    _, wait_status = os.waitpid(pid, 0)
+    if os.waitstatus_to_exitcode(wait_status) != 0:
+        raise SettingsError(text or "a worker cannot be made by these settings; the lines above say why")
 
 
 def _remembered(settings: Settings) -> Remembered | None:

@@ -3,9 +3,11 @@
 import asyncio
 import collections
 import contextlib
+import ipaddress
 import json
 import os
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +16,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipelines.tasks import keys
+from tests.fixtures.access import Authority, hmac_part, write_rules
 from tests.fixtures.bundles import tiny_bundle, tiny_record
 from tests.fixtures.model_servers import ModelServerProcess
 from tests.fixtures.prediction_log import logged_rows
@@ -384,3 +389,38 @@ def test_a_busy_port_is_named_also_for_workers(server: ModelServerProcess, model
     port = server.url.rsplit(":", 1)[1]
     with pytest.raises(AssertionError, match=rf"(?s)ended with 2.*127\.0\.0\.1:{port} cannot be listened on"):
         model_servers(port=port, workers="2")
+
+
+def test_signed_requests_need_one_process_since_each_remembers_by_itself(model_servers: Start, tmp_path: Path) -> None:
+    rules = write_rules(tmp_path / "access.toml", hmac_part())
+    with pytest.raises(AssertionError, match=r"(?s)ended with 2.*signing_keys.*2 workers.*one process"):
+        model_servers(workers="2", access=str(rules))
+    assert model_servers(access=str(rules)).client.get("/livez").status_code == 200
+
+
+def test_a_limit_of_a_client_is_that_of_all_workers_together(model_servers: Start, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    headers = {"x-api-key": keys.create(file, "acme", scopes=["metadata"], rate_per_s=0.01, burst=6)["key"]}
+    server = model_servers(workers="2", keys=str(file))
+    with each_worker(server) as clients:
+        answers = [client.get("/v2", headers=headers) for client in clients.values() for _ in range(6)]
+    assert collections.Counter(answer.status_code for answer in answers) == {200: 6, 429: 6}
+
+
+def test_connections_by_tls_are_shared_as_well(model_servers: Start, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.certify("localhost", x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    tls = ssl.create_default_context(cafile=str(authority.path))
+    server = model_servers(tls=tls, workers="2", tls_certificate=str(certificate), tls_key=str(key))
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(server.url.replace("https", "http"), trust_env=False)
+    holders = set()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(httpx.Client(base_url=server.url, verify=tls, trust_env=False))
+            with client.stream("GET", "/livez") as answer:
+                local = answer.extensions["network_stream"].get_extra_info("client_addr")
+                answer.read()
+            holders.add(holder_of(server, local[1]))
+    assert len(holders) == 2
+    assert server.stop() == 0
