@@ -130,7 +130,8 @@ class _Lane:
             raise OverloadedError(
                 f"{self._rows} rows wait already, some {self._rows * self._row_s * 1000:.0f} ms of work: try again soon"
             )
-        (self._small if rows <= SMALL_ROWS else self._large).append(waiting)
+        is_small = rows <= SMALL_ROWS
+        (self._small if is_small else self._large).append(waiting)
         self._remember(rows)
         if self._is_slow and waiting.deadline_s < math.inf:
             # of a run in the thread nobody knows how long it takes
@@ -141,10 +142,16 @@ class _Lane:
                 self._loop.call_later(batcher.wait_s, self._run)
             else:
                 self._loop.call_soon(self._run)
+        elif is_small and len(self._small) >= self._model.maximum_rows and not self._is_slow and not self._in_thread:
+            # what is full need not wait for the rest of the turn, where a thousand connections wait for each other
+            self._run_once()
 
     def _run(self) -> None:
-        """One run; what does not fit waits for the next turn."""
+        """The run at the end of a turn; what does not fit waits for the next one."""
         self._is_due = False
+        self._run_once()
+
+    def _run_once(self) -> None:
         batch = self._take()
         if batch:
             if self._is_slow:

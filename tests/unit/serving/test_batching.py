@@ -101,6 +101,17 @@ def test_rows_beyond_the_maximum_wait_for_the_next_turn() -> None:
     assert graph.runs == [MAXIMUM_ROWS, 10]
 
 
+def test_a_full_run_does_not_wait_for_the_rest_of_the_turn() -> None:
+    async def run() -> list[int]:
+        graph, batcher = Graph(), Batcher()
+        asked_for = [asked(batcher, graph, rows(number)) for number in range(2 * MAXIMUM_ROWS + 5)]
+        answered = sum(each.done() for each in asked_for)
+        assert await asyncio.gather(*asked_for) == [[float(number)] for number in range(2 * MAXIMUM_ROWS + 5)]
+        return [answered, *graph.runs]
+
+    assert asyncio.run(run()) == [2 * MAXIMUM_ROWS, MAXIMUM_ROWS, MAXIMUM_ROWS, 5]
+
+
 def test_a_request_that_does_not_fit_the_rest_of_a_batch_is_not_split() -> None:
     graph = Graph()
     large = rows(*range(MAXIMUM_ROWS))
@@ -123,8 +134,8 @@ def test_a_large_piece_waits_for_one_run_of_small_requests_at_most() -> None:
     async def run() -> None:
         batcher = Batcher()
         for name, features in [
-            *[("small", rows(number)) for number in range(3 * MAXIMUM_ROWS)],
             ("large", rows(*[7] * MAXIMUM_ROWS)),
+            *[("small", rows(number)) for number in range(3 * MAXIMUM_ROWS)],
         ]:
             asked(batcher, graph, features).add_done_callback(lambda _, name=name: order.append(name))
         while len(order) < 3 * MAXIMUM_ROWS + 1:
