@@ -63,10 +63,8 @@ class Columns(Sequence[Mapping[str, Any]]):
 
 def nan_as_missing(numbers: NDArray[Any]) -> Column:
     """`numbers` as they are; where there is a NaN among them, a list with None in its place."""
-    if numbers.dtype == np.float16:
-        numbers = numbers.astype(np.float32)  # squares of its numbers may be beyond it
-    # a product with itself is the cheapest way to ask: sums of squares are NaN for a NaN, and for nothing else
-    if math.isnan(numbers.dot(numbers)):
+    # for argmin a NaN is the least of all: the cheapest way to ask for one
+    if len(numbers) and math.isnan(numbers[numbers.argmin()]):
         return [None if math.isnan(value) else value for value in numbers.tolist()]
     return numbers
 

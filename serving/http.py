@@ -366,7 +366,9 @@ class Exchange:
         if request is None:
             raise RuntimeError("a request is answered after it was admitted")
         request.body = bytes(self.body)
-        self._driven = drive(self._connection.routes.answer(request), self._send, self._fail)
+        driven = drive(self._connection.routes.answer(request), self._send, self._fail)
+        if not self.response_complete:
+            self._driven = driven
 
     def _fail(self, error: Exception) -> None:
         logger.error("request %s failed", self._path, exc_info=error)
@@ -376,7 +378,9 @@ class Exchange:
         if self.response_complete:
             return
         self.response_complete = True
+        # large bodies must not wait for a garbage collection
         self.body = b""
+        self._request = self._driven = None
         connection = self._connection
         transport = connection.transport
         if not transport.is_closing():

@@ -47,8 +47,9 @@ class Suspension(Generic[Value]):
 
     def _end(self) -> None:
         self.is_done = True
-        if self._resume is not None:
-            self._resume()
+        resume, self._resume = self._resume, None  # else both hold each other until a garbage collection
+        if resume is not None:
+            resume()
 
 
 class Driven(Generic[Result]):
@@ -69,6 +70,7 @@ class Driven(Generic[Result]):
 
     def step(self) -> None:
         """Runs the coroutine to its next wait."""
+        self._waiting = None
         try:
             waiting = self._coroutine.send(None)
         except StopIteration as end:

@@ -20,7 +20,7 @@ SIZE = "binary_data_size"
 _MAXIMUM_DIGITS = 19
 _LENGTH = struct.Struct("<I")
 _ONE_BYTE = 127  # lengths up to this are ASCII themselves
-_TYPES: dict[str, np.dtype[Any]] = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
@@ -58,7 +58,7 @@ def values_of(name: str, datatype: str, data: memoryview) -> Column:
         if bytes(data).translate(None, b"\x00\x01"):
             raise MalformedRequestError(422, f"{name}: a BOOL is one byte, 0 or 1")
         return np.frombuffer(data, dtype=np.bool_)
-    kind = _TYPES.get(datatype)
+    kind = DTYPES.get(datatype)
     if kind is None:
         raise MalformedRequestError(422, f"{name}: there is no datatype {datatype[:20]!r}")
     if len(data) % kind.itemsize:
@@ -78,7 +78,7 @@ def bytes_of(datatype: str, values: Sequence[Any]) -> bytes:
         return b"".join(_LENGTH.pack(len(each)) + each for each in encoded)
     if datatype == "BOOL":
         return bytes(values)
-    return np.array(values, dtype=_TYPES[datatype]).tobytes()
+    return np.array(values, dtype=DTYPES[datatype]).tobytes()
 
 
 def _texts(name: str, data: memoryview) -> list[str]:

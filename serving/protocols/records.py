@@ -8,6 +8,7 @@ from contracts.prediction_row import API_VERSION
 
 MAXIMUM_RECORDS = 1000
 MAXIMUM_COLUMNS = 10_000  # of a request by columns: more are refused as a whole, and not one by one
+MAXIMUM_FIELD_BYTES = 1024  # of a body, on average of its records' fields; an identifier has at most 256 characters
 Message = TypeVar("Message")
 
 
@@ -61,6 +62,21 @@ encode = msgspec.json.Encoder().encode
 def decode(body: bytes) -> list[dict[str, Any]]:
     """The records in `body`. Raises MalformedRequestError."""
     return parse(_decoder, body).records
+
+
+def refuse_oversized(body_bytes: int, records: int, fields: int) -> None:
+    """Refuses records that are far larger than their `fields` need: the log keeps what counts as missing, too.
+
+    Raises:
+        MalformedRequestError: the body has more than 1 KiB for each field of each record.
+    """
+    most = MAXIMUM_FIELD_BYTES * fields * records
+    if body_bytes > most:
+        raise MalformedRequestError(
+            422,
+            f"the body has {body_bytes:,} bytes for {records:,} records of {fields} fields, expected at most {most:,}: "
+            f"{MAXIMUM_FIELD_BYTES:,} a field",
+        )
 
 
 def parse(decoder: "msgspec.json.Decoder[Message]", body: bytes) -> Message:

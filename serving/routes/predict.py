@@ -253,6 +253,8 @@ class PredictionRoutes:
     async def _ask(
         self, request: PredictionRequest, found: Sequence[Record], *, champion_only: bool = False
     ) -> records.PredictResponse:
+        fields = self._champion(None).model.schema.fields
+        records.refuse_oversized(len(request.body), len(found), len(fields))
         answer = await self._answerer.answer(found, request, champion_only=champion_only)
         if answer.predictions[0].cached:
             request.answer_headers.append((b"x-cache", b"hit"))

@@ -1,6 +1,9 @@
 """Coroutines without a task: they go on in the call that resolves what they wait for."""
 
 import asyncio
+import gc
+import sys
+import weakref
 
 import pytest
 
@@ -103,3 +106,24 @@ def test_an_awaited_future_raises_what_the_coroutine_raised() -> None:
 
 def _unexpected(found: object) -> None:
     raise AssertionError(f"unexpected: {found!r}")
+
+
+def test_what_a_finished_coroutine_held_goes_without_a_garbage_collection() -> None:
+    class Body:
+        """Can be referred to weakly."""
+
+    waiting: Suspension[int] = Suspension()
+    results: list[object] = []
+
+    async def answer(body: Body) -> object:
+        await waiting
+        return weakref.ref(body)
+
+    gc.disable()
+    try:
+        driven = drive(answer(Body()), results.append, _unexpected)
+        waiting.resolve(7)
+        assert results[0]() is None  # type: ignore[operator]
+        assert sys.getrefcount(driven) == 2, "only this test holds it: its coroutine's wait does no more"
+    finally:
+        gc.enable()
