@@ -37,8 +37,9 @@ _PARAMETERS = [
     {
         "name": "x-request-id",
         "in": "header",
-        "description": "comes back with the answer, and is in the prediction log",
-        "schema": {"type": "string", "maxLength": 128},
+        "description": "up to 128 printable characters of ASCII: comes back with the answer, and is in the prediction "
+        "log; another is replaced by one of the server's",
+        "schema": _TEXT,
     },
     {
         "name": TIMEOUT_HEADERS[0].decode(),
