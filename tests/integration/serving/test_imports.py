@@ -22,7 +22,7 @@ async def main():
     await server.stop()
     assert response.status == 200, response
     assert server.writer.written_rows == 1
-    server.metrics.render()
+    await server.metrics.exposition()
 
 asyncio.run(main())
 heavy = ("airflow", "mlflow", "pandas", "sklearn", "torch", "pipelines")
