@@ -61,6 +61,7 @@ class Asked(Protocol):
     deadline_s: float
     client: str | None
     marks: Marks | None
+    body: bytes
 
 
 class Answerer:
@@ -122,6 +123,7 @@ class Answerer:
             share=challenger.share if challenger else 0.0,
             deadline_s=asked.deadline_s,
             client=asked.client,
+            size_bytes=len(asked.body),
             is_counted=not champion_only,
             answers=[None] * len(records),
         )
@@ -188,6 +190,7 @@ class Answerer:
                 baseline=model.baseline,
                 client=asked.client,
                 cached=is_cached,
+                size_bytes=len(asked.body),
             )
         )
         committed = self._writer.committed()

@@ -46,6 +46,7 @@ class DividedRequest:
     share: float
     deadline_s: float
     client: str | None
+    size_bytes: int
     is_counted: bool
     answers: list[Prediction | None]
 
@@ -251,6 +252,7 @@ class DividedAnswerer:
                     features=group.features,
                     baseline=model.baseline,
                     client=request.client,
+                    size_bytes=request.size_bytes if group.name == "champion" else 0,
                 )
             )
         return totals

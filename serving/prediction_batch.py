@@ -60,7 +60,8 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
 
     `features` are the rows as encoded for that version (float32, rows × columns), `baseline` its bundle's: without both
     of them inputs, without the latter also scores are not looked at for what is unusual. `client` is who got the rows,
-    `cached` whether another request's run gave their scores.
+    `cached` whether another request's run gave their scores,
+    `size_bytes` the size of the request's body, for the bound on what waits.
     """
 
     served_at_s: float
@@ -82,6 +83,7 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     baseline: Baseline | None = None
     client: str | None = None
     cached: bool = False
+    size_bytes: int = 0
 
 
 class Mask:

@@ -37,6 +37,7 @@ __all__ = [
 
 LogPolicy = Literal["drop", "fail"]
 MAXIMUM_BUFFERED_ROWS = 100_000
+MAXIMUM_BUFFERED_BYTES = 64 << 20  # of request bodies; what they are decoded to takes several times as much
 MAXIMUM_BATCH_GROUPS = 5_000
 MAXIMUM_UNUSUAL_SERIES = 500  # versions × slots × flags that are counted; the oldest go
 FLUSH_EVERY_S = 0.5  # a kill loses at most this and one write
@@ -111,11 +112,13 @@ class PredictionWriter:
         mask: Mask,
         policy: LogPolicy = "drop",
         maximum_rows: int = MAXIMUM_BUFFERED_ROWS,
+        maximum_bytes: int = MAXIMUM_BUFFERED_BYTES,
         flush_every_s: float = FLUSH_EVERY_S,
     ) -> None:
         self._root = root
         self._is_audited = policy == "fail"
         self._maximum_rows = maximum_rows
+        self._maximum_bytes = maximum_bytes
         self._flush_every_s = flush_every_s
         self._segments = Segments(root)
         self._builder = BatchBuilder(project, mask, lambda: time.sleep(_PAUSE_S))
@@ -140,6 +143,7 @@ class PredictionWriter:
         self.lost_rows = 0
         self.failed_flushes = 0
         self._taken_rows = 0
+        self._accepted_bytes = self._settled_bytes = 0
         self.unusual: dict[tuple[str, str, str], int] = {}  # version, slot, flag → rows
 
     @property
@@ -173,7 +177,10 @@ class PredictionWriter:
         accepted = self.accepted_rows
         if not rows:
             return
-        if accepted + rows - self.written_rows - self.lost_rows > self._maximum_rows:
+        if (
+            accepted + rows - self.written_rows - self.lost_rows > self._maximum_rows
+            or self._accepted_bytes + group.size_bytes - self._settled_bytes > self._maximum_bytes
+        ):
             if self._is_audited:
                 self._refuse(rows, f"{self.buffered_rows} predictions wait for the disk")
             self.dropped_rows += rows
@@ -183,6 +190,7 @@ class PredictionWriter:
         self._groups.append(group)
         self._appended += 1
         self.accepted_rows = accepted + rows
+        self._accepted_bytes += group.size_bytes
         if accepted + rows - self._taken_rows >= FLUSH_ROWS:
             self._wake.set()
 
@@ -289,6 +297,7 @@ class PredictionWriter:
         self._count_unusual(batch.unusual)
         self.written_rows += batch.rows
         self.lost_rows += _rows(groups) - batch.rows
+        self._settled_bytes += sum(group.size_bytes for group in groups)
         self._settled += batch.taken
         self._settle()
         return len(too_many)
@@ -306,6 +315,7 @@ class PredictionWriter:
     def _lose(self, groups: Sequence[LoggedGroup], reason: str) -> None:
         self._failures.append((self._settled, self._settled + len(groups), LogFailedError(reason)))
         self.lost_rows += _rows(groups)
+        self._settled_bytes += sum(group.size_bytes for group in groups)
         self._settled += len(groups)
         self._settle()
 

@@ -44,6 +44,7 @@ class Request:
     deadline_s: float = math.inf
     client: str | None = None
     marks: Marks | None = None
+    body: bytes = b""
 
 
 class Log(PredictionWriter):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.ipc
 import pytest
 
@@ -69,6 +70,20 @@ def test_a_full_buffer_drops_and_counts_and_never_waits(tmp_path: Path) -> None:
     log.append(group(3))
     log.append(group(2))
     assert (log.accepted_rows, log.dropped_rows, log.buffered_rows) == (10, 3, 10)
+
+
+def test_few_requests_with_large_bodies_fill_the_buffer_as_well_and_leave_it_when_they_are_written(
+    tmp_path: Path,
+) -> None:
+    log = writer(tmp_path, maximum_bytes=1000)
+    for size_bytes in (900, 200, 100):
+        log.append(msgspec.structs.replace(group(1), size_bytes=size_bytes))
+    assert (log.accepted_rows, log.dropped_rows) == (2, 1)
+    log.start()
+    wait_until(lambda: log.buffered_rows == 0)
+    log.append(msgspec.structs.replace(group(1), size_bytes=1000))
+    log.stop()
+    assert (log.written_rows, log.dropped_rows) == (3, 1)
 
 
 def test_rows_wait_while_the_disk_refuses_and_are_written_when_it_does_not(tmp_path: Path) -> None:
