@@ -25,6 +25,7 @@ async def main():
     await server.metrics.exposition()
 
 asyncio.run(main())
+import serving.workers.supervisor
 heavy = ("airflow", "mlflow", "pandas", "sklearn", "torch", "pipelines")
 heavy += ("cryptography", "http_sf", "jwt", "redis")  # only where access needs them
 print([name for name in heavy if name in sys.modules])
