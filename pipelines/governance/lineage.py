@@ -194,6 +194,9 @@ def _reason(body: Mapping[str, Any]) -> str:
     return ": ".join(said) or ", ".join(f"{k} {v}" for k, v in body.items() if isinstance(v, str | int | float))
 
 
+_WHERE_KNOWN = (("given to", "client"), ("unusual", "unusual"))
+
+
 def links(found: Lineage) -> list[tuple[str, str]]:
     """The links by name with what they say, from the prediction back to the data, then the gates and the history."""
     row = found.prediction
@@ -201,6 +204,7 @@ def links(found: Lineage) -> list[tuple[str, str]]:
     decision = {None: "no decision", True: "decision yes", False: "decision no"}[row["decision"]]
     return [
         ("prediction", f"{row['prediction_id']} ({score}, {decision}, served {row['served_at']})"),
+        *((name, str(row[column])) for name, column in _WHERE_KNOWN if row.get(column)),
         ("event", f"{row['event_time']}, entity {row['entity']}"),
         ("version", f"{found.project} {found.version}, as {found.slot}{_in_rollout(found)}"),
         ("bundle", f"{found.bundle} ({found.trainer or 'unknown trainer'}, {found.optimization or 'unknown form'})"),

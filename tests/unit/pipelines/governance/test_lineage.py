@@ -146,6 +146,14 @@ def test_the_text_goes_from_the_prediction_back_to_the_data() -> None:
     )
 
 
+def test_the_text_says_who_got_the_prediction_and_what_was_unusual_where_that_is_known() -> None:
+    row = {**PREDICTION, "client": "loans-app", "unusual": "outside_baseline:distance"}
+    text = render(_trace(prediction=row))
+    assert "given to          loans-app\n" in text
+    assert "unusual           outside_baseline:distance\n" in text
+    assert "given to" not in render(_trace(prediction={**PREDICTION, "client": None}))
+
+
 def test_the_text_of_a_failed_prediction_says_so_and_names_the_gaps() -> None:
     row = {**PREDICTION, "score": None, "decision": None, "rollout": None, "slot": "champion"}
     text = render(_trace(prediction=row, bundle=None, snapshot=None, tags=None, entries=[]))
