@@ -2,8 +2,8 @@
 
 One queue, since nothing in it is lost with a worker that ends. Left to themselves whole bursts went to one worker, up
 to all of 64 connections, and with a listening socket for each worker (`SO_REUSEPORT`) the kernel deals by chance: 12 to
-4 of 16. So a worker that is more than `LEAD` connections ahead of another lets that one go first; for `YIELD_S`, then it
-takes the connection itself, since the other one may be busy. Without a lead, clients with a new connection for each
+4 of 16. So a worker that is more than `LEAD` connections ahead of another lets that one go first; for `YIELD_S`, then
+it takes the connection itself, since the other one may be busy. Without a lead, clients with a new connection for each
 request got a third of the throughput; with 0.5 ms bursts were as uneven as without an order.
 """
 

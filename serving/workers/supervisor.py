@@ -160,10 +160,13 @@ class _Supervisor:
     def _start(self, worker: _Worker) -> None:
         ours, theirs = socket.socketpair()
         worker.started_s = time.monotonic()
+        # a worker that is told to stop before it can listen to that hears it later, and not with this process's ears
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
         if pid == 0:
             ours.close()
             self._become(worker, theirs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         theirs.close()
         ours.setblocking(False)
         worker.pid, worker.connection, worker.start_at_s = pid, ours, None
@@ -177,8 +180,9 @@ class _Supervisor:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, for all: the supervisor passes it on
             # ends of other workers' pairs that stayed open here would keep those from noticing the supervisor's end
             self._selector.close()
             os.close(self._life)

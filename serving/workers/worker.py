@@ -1,11 +1,13 @@
 """One worker: the model server of one process, which takes its share of the connections and follows the supervisor."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -94,6 +96,13 @@ class _WorkerServer(Server):
         acceptor.open()
         self._link.opened()
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM has been held back since the fork."""
+        with super().capture_signals():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            yield
+
     def settle(self) -> None:
         """What came from the supervisor stays shared with it: it is frozen already."""
         settle(keep_frozen=True)
@@ -101,7 +110,6 @@ class _WorkerServer(Server):
 
 def run_worker(settings: Settings, place: Place) -> int:
     """Runs in the forked process until SIGTERM, or until the supervisor is gone; the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, for all of its processes: the supervisor tells us
     threading.Thread(target=_end_with, args=(place.lifeline,), name="lifeline", daemon=True).start()
     slots = SharedSlots(server=place.server, board=place.board, worker=place.number)
     link = Link(

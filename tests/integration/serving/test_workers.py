@@ -238,6 +238,21 @@ def workers_of_pid(pid: int) -> list[int]:
     return [each.pid for each in psutil.process_iter(["ppid"]) if each.info["ppid"] == pid]
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.01, 0.03, 0.06])
+def test_a_server_that_is_terminated_while_its_workers_start_ends_as_it_should(
+    model_servers: Start, pause_s: float
+) -> None:
+    server = model_servers(workers="4")
+    wait_until(lambda: metric(server, "paceline_workers") == 4)
+    workers = workers_of(server)
+    for worker in workers:
+        worker.kill()
+    wait_until(lambda: server.log.read_text().count(" is process ") == 8)
+    time.sleep(pause_s)  # wherever in their start it comes
+    assert server.stop() == 0
+    assert psutil.wait_procs(workers, timeout=_TIMEOUT_S)[1] == []
+
+
 def test_the_hard_limit_holds_over_all_workers_and_trips_once(server: ModelServerProcess) -> None:
     challenge(server, 1.0, hard_limits={"errors": 5, "window": 20})
     server.client.post("/control/fault", json={"error_share": 1.0}).raise_for_status()
