@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from contracts.encoder import InvalidRecordError
@@ -42,6 +43,7 @@ TIMEOUT_HEADERS = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _INFER_PREFIX, _INFER = "/v2/models/", "/infer"
 _INSTANCES_PREFIX, _INSTANCES = "/v1/models/", ":predict"
 _TOLD_PROBLEMS = 3
+_KNOWN_TYPES = 64
 _MAXIMUM_TIMEOUT_DIGITS = 9
 _CLIENT_GONE = 499  # as nginx counts it: nobody reads the answer
 Headers = Sequence[tuple[bytes, bytes]]
@@ -221,10 +223,9 @@ class PredictionRoutes:
         return Response(status, body, PROBLEM_TYPE, headers)
 
     async def _predict(self, request: PredictionRequest) -> _Answer:
-        is_arrow = media_types.is_arrow(request.header(b"content-type"))
-        usual = media_types.ARROW if is_arrow else media_types.JSON
-        wanted = media_types.answer_type(request.header(b"accept"), PREDICT_TYPES, usual)
-        found = invocations.decode(request.body, usual, self._champion(None).model.schema)
+        headers = request.headers
+        kind, wanted = _types_of(headers.get(b"content-type"), headers.get(b"accept"))
+        found = invocations.decode(request.body, kind, self._champion(None).model.schema)
         return _Answer(invocations.encode(await self._ask(request, found), wanted), wanted)
 
     async def _infer(self, request: PredictionRequest) -> _Answer:
@@ -302,6 +303,14 @@ def _refusal(error: Exception) -> RequestRefusedError:
     if isinstance(error, RecursionError):  # JSON just shallow enough to be read, too deep to be shown or compared
         return RequestRefusedError(422, "found a value that is nested too deeply, expected a text, number or boolean")
     return RequestRefusedError(500, "the server failed on this request; its log has the reason under the request's id")
+
+
+@lru_cache(_KNOWN_TYPES)  # the same few headers come again and again
+def _types_of(content_type: bytes | None, accept: bytes | None) -> tuple[str, str]:
+    """The media types of a body of records and of its answer. Raises MalformedRequestError."""
+    is_arrow = media_types.is_arrow(None if content_type is None else str(content_type, "latin-1"))
+    usual = media_types.ARROW if is_arrow else media_types.JSON
+    return usual, media_types.answer_type(None if accept is None else str(accept, "latin-1"), PREDICT_TYPES, usual)
 
 
 def too_large() -> RequestRefusedError:
