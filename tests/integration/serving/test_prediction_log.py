@@ -1,7 +1,6 @@
 """What the prediction log keeps when its process is stopped or killed, or the disk is full; in real processes."""
 
 import asyncio
-import contextlib
 import json
 import signal
 import subprocess
@@ -33,14 +32,19 @@ def logged(root: Path) -> set[str]:
 
 
 def answered_until(
-    server: ModelServerProcess, end: Callable[[], Any], rows: int = 400, seconds: float = 0.0
+    server: ModelServerProcess,
+    end: Callable[[], Any],
+    rows: int = 400,
+    seconds: float = 0.0,
+    ends: list[Exception] | None = None,
 ) -> dict[str, float]:
     """Sends requests over several connections, calls `end` when `rows` answers are there and the first of them is as
-    many `seconds` old, and gives the id of each prediction that was answered, with when: on the monotonic clock."""
+    many `seconds` old, and gives the id of each prediction that was answered, with when: on the monotonic clock. What
+    ended each connection goes into `ends`."""
     answered: dict[str, float] = {}
 
     async def connection(client: httpx.AsyncClient) -> None:
-        with contextlib.suppress(httpx.HTTPError):
+        try:
             while True:
                 answer = await client.post("/v1/predict", json={"records": [tiny_record(), tiny_record(1)]})
                 if answer.status_code != 200:
@@ -51,6 +55,9 @@ def answered_until(
                 if len(answered) >= rows and age_s >= seconds and not ended.is_set():
                     ended.set()
                     end()
+        except httpx.HTTPError as error:
+            if ends is not None:
+                ends.append(error)
 
     async def run() -> None:
         async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=20) as client:
@@ -69,9 +76,12 @@ def server(model_servers: Start, tmp_path: Path) -> ModelServerProcess:
     return started
 
 
-def test_a_server_terminated_under_load_loses_no_row(server: ModelServerProcess) -> None:
-    answered = answered_until(server, lambda: server.process.send_signal(signal.SIGTERM))
+def test_a_server_terminated_under_load_loses_no_request_and_no_row(server: ModelServerProcess) -> None:
+    ends: list[Exception] = []
+    answered = answered_until(server, lambda: server.process.send_signal(signal.SIGTERM), ends=ends)
     assert server.process.wait(20) == 0
+    # every connection was answered to its end; only a new one finds nobody who listens
+    assert [type(error) for error in ends] == [httpx.ConnectError] * CONNECTIONS
     assert set(answered) <= logged(server.predictions)
     assert find_prediction(server.predictions, next(iter(answered))) is not None
 
@@ -88,6 +98,16 @@ def test_a_server_killed_under_load_loses_at_most_the_last_second(server: ModelS
     old_enough = {each for each, moment in answered.items() if moment < killed[0] - 1.0}
     assert old_enough
     assert old_enough <= logged(server.predictions)
+
+
+def test_an_audited_server_killed_under_load_has_every_row_that_it_answered(
+    model_servers: Start, tmp_path: Path
+) -> None:
+    server = model_servers(log_policy="fail")
+    server.install(tiny_bundle(tmp_path / "bundles"), "1")
+    answered = answered_until(server, server.process.kill)
+    server.process.wait(20)
+    assert set(answered) <= logged(server.predictions)
 
 
 def test_the_log_of_a_server_that_lives_can_be_read_and_compacted_meanwhile(server: ModelServerProcess) -> None:
