@@ -87,6 +87,11 @@ def test_a_busy_port_is_named_with_the_option_that_chooses_another(busy_port: in
     assert "--mlflow-port" in said
 
 
+def _hear_interrupts() -> None:
+    """As a terminal starts it: what a shell starts in the background ignores interrupts, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_an_interrupt_stops_everything_that_the_demo_started(tmp_path: Path) -> None:
     process = subprocess.Popen(
@@ -96,6 +101,7 @@ def test_an_interrupt_stops_everything_that_the_demo_started(tmp_path: Path) -> 
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_hear_interrupts,
     )
     assert process.stdout is not None
     for line in process.stdout:
