@@ -106,7 +106,7 @@ class ModelServer:
         self._timers: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Every route but the predictions, which `serving.http` answers, for who may call it."""
+        """Every route but the predictions, which `serving.connection` answers, for who may call it."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return

@@ -106,9 +106,8 @@ class _Lane:
         self._alone: deque[Waiting] = deque()  # of a batch that failed
         self._rows = 0
         self._row_s = 0.0  # smoothed; between runs that had a queue, so that it tells how fast one becomes shorter
-        self._recent_s: deque[float] = deque(
-            maxlen=_RECENT_RUNS
-        )  # the quickest tells, others may have been interrupted
+        # of these runs the quickest tells: others may have been interrupted
+        self._recent_s: deque[float] = deque(maxlen=_RECENT_RUNS)
         self._is_slow = False
         self._busy_since_s: float | None = None
         self._is_due = False

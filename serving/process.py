@@ -12,8 +12,8 @@ import uvicorn
 
 from serving.access.tls import uvicorn_tls
 from serving.app import ModelServer
+from serving.connection import PredictionConnection
 from serving.garbage import settle
-from serving.http import PredictionConnection
 from serving.settings import PREFIX, Settings, SettingsError
 
 GRACE_S = 10

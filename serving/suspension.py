@@ -101,19 +101,3 @@ def drive(
     driven = Driven(coroutine, done, failed)
     driven.step()
     return driven
-
-
-def as_future(coroutine: Coroutine[Any, Any, Result]) -> "asyncio.Future[Result]":
-    """`coroutine`, driven, for whoever does wait in a task of asyncio."""
-    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-
-    def done(result: Result) -> None:
-        if not future.done():
-            future.set_result(result)
-
-    def failed(error: Exception) -> None:
-        if not future.done():
-            future.set_exception(error)
-
-    drive(coroutine, done, failed)
-    return future

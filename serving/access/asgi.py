@@ -31,12 +31,6 @@ def head_of(scope: Scope) -> RequestHead:
     )
 
 
-def client_of(scope: Scope) -> str | None:
-    """The name of the client whose credential a request came with; None on an open server or route."""
-    found = scope.get("state", {}).get("client")
-    return found if isinstance(found, str) else None
-
-
 async def admitted(scope: Scope, receive: Receive, admission: Admission) -> Receive:
     """Puts the client's name into `scope["state"]`; the body, which is read and checked before for a signed request.
 

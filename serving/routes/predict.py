@@ -1,7 +1,7 @@
 """The prediction routes: no framework, no pydantic, no task between the socket and the model.
 
 One engine, thin adapters: a protocol decodes a body to records, `Answerer.answer` answers them, the protocol encodes.
-`serving.http` asks `route_of` for a path, `admit` once the headers are there and `answer` once the body is.
+`serving.connection` asks `route_of` for a path, `admit` once the headers are there and `answer` once the body is.
 """
 
 import logging

@@ -14,9 +14,9 @@ from typing import Any
 
 from serving.app import Member, ModelServer
 from serving.champion_file import Remembered
+from serving.connection import PredictionConnection
 from serving.engine import Model
 from serving.garbage import settle
-from serving.http import PredictionConnection
 from serving.process import GRACE_S, Server, configuration
 from serving.settings import Settings
 from serving.workers.acceptor import Acceptor

@@ -11,11 +11,10 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from serving import http
 from serving.admission import MAXIMUM_BODY_BYTES
 from serving.app import ModelServer
 from serving.champion_file import Remembered, write_champion
-from serving.http import MAXIMUM_HEAD_BYTES, PredictionConnection
+from serving.connection import MAXIMUM_HEAD_BYTES, PredictionConnection
 from serving.settings import Settings
 from tests.fixtures.bundles import tiny_bundle, tiny_record
 
@@ -242,7 +241,7 @@ def test_headers_up_to_the_limit_are_read_and_more_are_refused(run: Run) -> None
 def test_a_request_that_is_not_complete_in_time_is_given_up(
     run: Run, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(http, "MAXIMUM_REQUEST_S", 0.1)
+    monkeypatch.setattr("serving.connection.MAXIMUM_REQUEST_S", 0.1)
 
     async def scenario(server: Running) -> None:
         reader, writer = await server.connect()
@@ -255,7 +254,7 @@ def test_a_request_that_is_not_complete_in_time_is_given_up(
 
 
 def test_a_connection_that_is_idle_is_closed_and_one_in_use_is_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAXIMUM_REQUEST_S", 0.1)  # looks as often
+    monkeypatch.setattr("serving.connection.MAXIMUM_REQUEST_S", 0.1)  # looks as often
 
     async def scenario(server: Running) -> None:
         idle, _ = await server.connect()

@@ -20,7 +20,7 @@ from contracts.input_schema import Field, InputSchema
 from serving.engine import Model, load_model
 from tests.fixtures.bundles import tiny_bundle
 from tests.fixtures.model_servers import ModelServerProcess
-from tests.fixtures.protocol_bodies import ARROW, requests_of
+from tests.fixtures.protocol_bodies import ARROW, changed, requests_of
 from tests.fixtures.wire import Answered, Wire
 
 PROJECT = "flight_delay"
@@ -165,20 +165,6 @@ VALUES = st.recursive(
 )
 
 
-@st.composite
-def changed(draw: st.DrawFn, value: Any) -> Any:
-    """`value` with another value somewhere in it, or with a part of it gone."""
-    if isinstance(value, dict | list) and value and draw(st.integers(0, 5)):
-        place = draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
-        copy = value.copy()
-        if draw(st.integers(0, 6)):
-            copy[place] = draw(changed(value[place]))
-        else:
-            del copy[place]
-        return copy
-    return draw(VALUES)
-
-
 def check_any(answer: Answered, what: object) -> None:
     """Predictions that can be some, or a refusal that names its cause."""
     if answer.status != 200:
@@ -203,7 +189,7 @@ def test_nearly_right_bodies_are_answered_or_refused(target: Target, repeats: in
         request = data.draw(st.sampled_from(valid))
         headers, body = dict(request.headers), request.body
         if body[:1] == b"{" and not headers.get("content_type") and "inference_header_content_length" not in headers:
-            body = msgspec.json.encode(data.draw(changed(msgspec.json.decode(body))))
+            body = msgspec.json.encode(data.draw(changed(msgspec.json.decode(body), VALUES)))
         else:
             damaged = bytearray(body)
             for _ in range(data.draw(st.integers(0, 4))):

@@ -9,7 +9,7 @@ import serving.__main__
 from serving.access import RequestHead
 from serving.app import ModelServer
 from serving.settings import Settings
-from serving.suspension import as_future
+from serving.suspension import drive
 
 async def main():
     root, bundle = Path(sys.argv[1]), sys.argv[2]
@@ -18,7 +18,9 @@ async def main():
     routes = server.predictions
     request = routes.admit(routes.route_of("/v1/predict"), "/v1/predict", RequestHead("POST", "/v1/predict", b"", []))
     request.body = Path(sys.argv[3]).read_bytes()
-    response = await as_future(routes.answer(request))
+    answered = asyncio.get_running_loop().create_future()
+    drive(routes.answer(request), answered.set_result, answered.set_exception)
+    response = await answered
     await server.stop()
     assert response.status == 200, response
     assert server.writer.written_rows == 1

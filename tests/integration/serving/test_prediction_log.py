@@ -125,7 +125,7 @@ def test_the_log_of_a_server_that_lives_can_be_read_and_compacted_meanwhile(serv
 AUDITED = """
 import asyncio, sys
 from pathlib import Path
-from serving.suspension import as_future
+from tests.fixtures.driven import as_future
 from tests.fixtures.prediction_log import tiny_group, tiny_writer
 
 log = tiny_writer(Path(sys.argv[1]), policy="fail")
@@ -168,7 +168,7 @@ FULL_DISK = """
 import asyncio, json, resource, sys
 from pathlib import Path
 from serving.prediction_writer import LogFailedError, LogFullError
-from serving.suspension import as_future
+from tests.fixtures.driven import as_future
 from tests.fixtures.prediction_log import tiny_group, tiny_writer
 
 policy = sys.argv[2]

@@ -23,9 +23,10 @@ from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
 from serving.shadow import Shadow
 from serving.slots import Slots
-from serving.suspension import as_future, drive
+from serving.suspension import drive
 from serving.tracing import Marks
 from tests.fixtures.bundles import CARRIERS, TINY_SCHEMA, tiny_bundle, tiny_record
+from tests.fixtures.driven import as_future
 
 STRICT_SCHEMA = msgspec.structs.replace(
     TINY_SCHEMA,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from serving.batching import MAXIMUM_WAITING_ROWS, Batcher, DeadlineError, OverloadedError
 from serving.engine import ScoringError
-from serving.suspension import as_future
+from tests.fixtures.driven import as_future
 
 MAXIMUM_ROWS = 64
 

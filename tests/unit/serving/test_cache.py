@@ -3,7 +3,7 @@
 import asyncio
 
 from serving.cache import ScoreCache
-from serving.suspension import as_future
+from tests.fixtures.driven import as_future
 
 KEY = ("1", b"row")
 

@@ -19,8 +19,9 @@ from serving.prediction_writer import (
     PredictionIds,
     PredictionWriter,
 )
-from serving.suspension import as_future, drive
+from serving.suspension import drive
 from tests.fixtures.bundles import tiny_record
+from tests.fixtures.driven import as_future
 from tests.fixtures.prediction_log import NOON_S
 from tests.fixtures.prediction_log import logged_rows as read
 from tests.fixtures.prediction_log import tiny_group as group

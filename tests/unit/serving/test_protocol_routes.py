@@ -17,6 +17,7 @@ from serving.champion_file import Remembered, write_champion
 from serving.settings import Settings
 from tests.fixtures.answers import answer_of
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
+from tests.fixtures.protocol_bodies import changed
 
 Headers = dict[str, str]
 Answer = tuple[int, Headers, bytes]
@@ -91,20 +92,6 @@ VALUES = st.recursive(
 )
 
 
-@st.composite
-def changed(draw: st.DrawFn, value: Any) -> Any:
-    """`value` with another value somewhere in it, or with a part of it gone."""
-    if isinstance(value, dict | list) and value and draw(st.integers(0, 5)):
-        place = draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
-        copy = value.copy()
-        if draw(st.integers(0, 6)):
-            copy[place] = draw(changed(value[place]))
-        else:
-            del copy[place]
-        return copy
-    return draw(VALUES)
-
-
 def check(answer: Answer, what: object) -> None:
     """A prediction that can be one, or a refusal that says what to change."""
     status, headers, body = answer
@@ -141,7 +128,7 @@ def test_any_bytes_on_any_route_are_answered_or_refused(
 @settings(max_examples=800, deadline=None)
 @given(route=st.sampled_from(ROUTES), data=st.data())
 def test_any_json_that_is_nearly_a_request_is_answered_or_refused(call: Call, route: str, data: st.DataObject) -> None:
-    request = data.draw(changed(data.draw(st.sampled_from(VALID[route]))))
+    request = data.draw(changed(data.draw(st.sampled_from(VALID[route])), VALUES))
     check(call(route, msgspec.json.encode(request)), (route, request))
 
 
@@ -169,7 +156,7 @@ def test_any_data_behind_the_json_is_answered_or_refused(
         {**tensor, "data": None, "parameters": {"binary_data_size": size}}
         for tensor, size in zip(infer_inputs(), sizes, strict=True)
     ]
-    head = msgspec.json.encode({"inputs": data.draw(st.just(tensors) | changed(tensors))})
+    head = msgspec.json.encode({"inputs": data.draw(st.just(tensors) | changed(tensors, VALUES))})
     length = len(head) + data.draw(st.sampled_from([0, 0, 0, 1, -1]))
     check(call(INFER, head + behind, inference_header_content_length=str(length)), (head, behind, length))
 

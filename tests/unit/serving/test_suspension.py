@@ -7,7 +7,8 @@ import weakref
 
 import pytest
 
-from serving.suspension import Suspension, as_future, drive
+from serving.suspension import Suspension, drive
+from tests.fixtures.driven import as_future
 
 
 def test_a_driven_coroutine_goes_on_in_the_call_that_resolves_its_wait() -> None:

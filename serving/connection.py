@@ -7,6 +7,7 @@ that runs its graph (`serving.batching`).
 
 import asyncio
 import logging
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_to_bytes
 
@@ -25,6 +26,7 @@ from serving.suspension import Driven, drive
 MAXIMUM_REQUEST_S = 10.0  # for a request to come in, from its first byte to its last
 MAXIMUM_HEAD_BYTES = 64 << 10
 LINGER_S = 0.5  # when the server stops: for the request that a client is sending on a connection that was idle
+_KNOWN_TARGETS = 64
 logger = logging.getLogger(__name__)
 
 
@@ -36,8 +38,14 @@ class _Target(NamedTuple):
     decoded: str
 
 
-_TARGETS: dict[bytes, _Target] = {}  # the first ones that came, which are those that come again
-_KNOWN_TARGETS, _KNOWN_LENGTH = 64, 256
+@lru_cache(_KNOWN_TARGETS)  # the same few come again and again
+def _target_of(url: bytes) -> _Target:
+    path, query = url, b""
+    if b"?" in url or not url.startswith(b"/"):
+        parsed = httptools.parse_url(url)
+        path, query = parsed.path or b"", parsed.query or b""
+    decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+    return _Target(path.decode("latin-1"), query, decoded)
 
 
 class PredictionConnection(HttpToolsProtocol):
@@ -102,9 +110,7 @@ class PredictionConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is here."""
         self._is_in_head = False
-        target = _TARGETS.get(self.url)
-        if target is None:
-            target = self._target()
+        target = _target_of(self.url)
         route = self.routes.route_of(target.decoded)
         if route is None:
             self._give_to_asgi()
@@ -136,19 +142,7 @@ class PredictionConnection(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
-    def _target(self) -> "_Target":
-        url = self.url
-        path, query = url, b""
-        if b"?" in url or not url.startswith(b"/"):
-            parsed = httptools.parse_url(url)
-            path, query = parsed.path or b"", parsed.query or b""
-        decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
-        target = _Target(path.decode("latin-1"), query, decoded)
-        if len(_TARGETS) < _KNOWN_TARGETS and len(url) <= _KNOWN_LENGTH:
-            _TARGETS[url] = target
-        return target
-
-    def _head(self, target: "_Target") -> RequestHead:
+    def _head(self, target: _Target) -> RequestHead:
         peer = self.client
         return RequestHead(
             self.parser.get_method().decode(),
