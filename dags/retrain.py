@@ -49,9 +49,9 @@ def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
 
 @task(execution_timeout=timedelta(hours=1))
 def optimise(project: str, trials: Any) -> dict[str, Any]:
-    from pipelines.tasks import retraining
+    from pipelines.tasks import optimising
 
-    return retraining.optimise(project, list(trials))
+    return optimising.optimise(project, list(trials))
 
 
 @task

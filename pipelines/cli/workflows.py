@@ -48,10 +48,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train the project's trials on a snapshot, and optimise the best; prints the candidate's id for `evaluate`."""
-    from pipelines.tasks import artifacts, retraining
+    from pipelines.tasks import artifacts, optimising, retraining
 
     trials = [retraining.train(project, trial) for trial in retraining.plan_trials(project, snapshot, trainer)]
-    candidate = retraining.optimise(project, trials)
+    candidate = optimising.optimise(project, trials)
     show({"candidate": artifacts.keep_json(candidate), **candidate}, as_json)
 
 
@@ -85,12 +85,12 @@ def retrain(
     as_json: Json = False,
 ) -> None:
     """The whole way from data to a registered challenger. Exit code 2 when a gate fails."""
-    from pipelines.tasks import judging, retraining
+    from pipelines.tasks import judging, optimising, retraining
 
     windows = retraining.choose_window(project, _today(as_of), trigger, reason)
     taken = retraining.validate(project, retraining.take_snapshot(project, windows))
     trials = [retraining.train(project, trial) for trial in retraining.plan_trials(project, taken)]
-    evaluation = judging.evaluate(project, retraining.optimise(project, trials))
+    evaluation = judging.evaluate(project, optimising.optimise(project, trials))
     if not evaluation["passed"]:
         err.print(f"the champion stays: {judging.failed_gates(evaluation)}")
         raise typer.Exit(2)

@@ -3,6 +3,7 @@
 import msgspec
 
 from pipelines.evaluation.comparison import Comparison, Difference
+from pipelines.evaluation.gate import Gate
 from pipelines.inference import Latency
 
 
@@ -48,14 +49,6 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise ValueError(f"{key}: found {found}, expected microseconds above 0")
         if self.minimum_test_rows < 1:
             raise ValueError(f"minimum_test_rows: found {self.minimum_test_rows}, expected at least 1")
-
-
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """One check, whether it passed, and the numbers of both sides."""
-
-    name: str
-    passed: bool
-    reason: str
 
 
 def gates(

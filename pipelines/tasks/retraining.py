@@ -1,4 +1,4 @@
-"""From new labelled data to trials: windows, snapshot, validation, training, optimisation."""
+"""From new labelled data to trials: windows, snapshot, validation, training."""
 
 import logging
 from datetime import date
@@ -126,34 +126,6 @@ def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
         "curve": artifacts.keep_json(trained.curve),
         "metrics": trained.metrics,
         "parity": msgspec.to_builtins(trained.parity),
-    }
-
-
-def optimise(project: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best trial by validation log loss, with the graph that optimisation chose for it: a candidate."""
-    from pipelines.optimization import candidates
-
-    best = min(trials, key=lambda trial: float(trial["metrics"]["log_loss"]))
-    found, taken = find_project(project), _snapshot(best["snapshot"])
-    schema = msgspec.convert(artifacts.read_json(best["schema"]), InputSchema)
-    limits = found.optimization
-    training, validation = (encoded(found, taken, schema, part) for part in ("train", "validation"))
-    slices = None if limits.slice_field is None else validation.features[:, schema.columns.index(limits.slice_field)]
-    optimised = candidates.optimise(
-        artifacts.read(best["graph"]),
-        training.features,
-        (validation.features, validation.labels),
-        slices,
-        limits,
-        logger.info,
-    )
-    return {
-        **best,
-        "trained_graph": best["graph"],
-        "graph": artifacts.keep(optimised.graph),
-        "optimization": optimised.chosen,
-        "candidates": msgspec.to_builtins(optimised.candidates),
-        "trials": trials,
     }
 
 

@@ -2,7 +2,8 @@ import msgspec
 import pytest
 
 from pipelines.evaluation.comparison import Comparison, Difference
-from pipelines.evaluation.gates import Gate, GateLimits, gates
+from pipelines.evaluation.gate import Gate
+from pipelines.evaluation.gates import GateLimits, gates
 from pipelines.inference import Latency
 
 LIMITS = GateLimits(log_loss_margin=0.001, auc_margin=0.005, brier_margin=0.001, improvement=0.0)
