@@ -4,8 +4,8 @@ from pathlib import Path
 
 from comparison import ALONE, COLUMNS, Comparison, cell, goals
 
-from pipelines.benchmarking.page import Card, render
-from pipelines.benchmarking.plots import Bar, Markup, bars, number_text
+from pipelines.pages import Card, render
+from pipelines.pages.plots import Bar, Markup, bars, number_text
 
 _TONES = {"floor": "t8", "ours": "t1", "app": "t4", "peer": "t2", "variant": "t6"}
 _CHARTS = (

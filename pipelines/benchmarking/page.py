@@ -1,14 +1,12 @@
 """The result for people: one HTML file that needs nothing from elsewhere, and a few lines for the terminal."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jinja2
 from markupsafe import Markup
 
-from pipelines.benchmarking.plots import WIDE, Axis, Series, chart, number_text
 from pipelines.benchmarking.results import BenchResult, Latency, Measured
+from pipelines.pages import Card, render
+from pipelines.pages.plots import WIDE, Axis, Series, chart, number_text
 
 OPEN_NOTE = (
     "Latency counts from the moment a request was due, however late it could be sent: what clients that come by "
@@ -17,33 +15,8 @@ OPEN_NOTE = (
 CLOSED_NOTE = (
     "Each connection waited for its answer before it sent the next request: this shows capacity, not what clients feel."
 )
+_TEMPLATES = Path(__file__).parent / "templates"
 _SLOT_TONES = ("t1", "t2", "t4", "t5", "t6", "t7", "t3", "t8")
-
-
-class Card(NamedTuple):
-    """A number that a reader sees first."""
-
-    label: str
-    figure: str
-    unit: str = ""
-    more: str = ""
-    tone: str = ""
-    lead: bool = False
-
-
-def render(template: str, folders: Sequence[Path] = (), **values: Any) -> str:
-    """A page from a template of this package, or of `folders`."""
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("pipelines.benchmarking"), *(jinja2.FileSystemLoader(folder) for folder in folders)]
-        ),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["figure"] = number_text
-    return environment.get_template(template).render(**values)
 
 
 def bench_page(result: BenchResult) -> str:
@@ -53,6 +26,7 @@ def bench_page(result: BenchResult) -> str:
     stopped = " It was stopped early: these are the results until then." if measured.was_stopped else ""
     return render(
         "bench.html",
+        [_TEMPLATES],
         title=f"Load on {result.environment.get('project', 'a model server')}",
         summary=f"{result.url} on {result.started.replace('T', ' ')}: {_described(result)}.{stopped}",
         warnings=measured.generator.warnings,
@@ -110,14 +84,6 @@ def bench_text(result: BenchResult) -> str:
     if measured.was_stopped:
         lines.append("stopped early: these are the results until then")
     return "\n".join(lines)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _described(result: BenchResult) -> str:

@@ -22,6 +22,7 @@ from pipelines.benchmarking.live_model import LiveModel, make_records, read_live
 from pipelines.benchmarking.load import MAXIMUM_CONNECTIONS, Load, Progress
 from pipelines.benchmarking.results import BenchResult, Measured, Search, ServerProcess, Step, as_builtins, measure
 from pipelines.benchmarking.server_process import ServerProcesses, find_listener
+from pipelines.pages import write_whole
 
 API_KEY_VARIABLE = "PACELINE_API_KEY"
 DEFAULT_RATE = 100.0
@@ -176,9 +177,9 @@ async def bench_serve(
 def write_reports(result: BenchResult, *, json_file: Path | None, html_file: Path | None) -> None:
     """The files that were asked for, each whole or not at all."""
     if json_file is not None:
-        page.write_whole(json_file, json.dumps(json_of(result), indent=1) + "\n")
+        write_whole(json_file, json.dumps(json_of(result), indent=1) + "\n")
     if html_file is not None:
-        page.write_whole(html_file, page.bench_page(result))
+        write_whole(html_file, page.bench_page(result))
 
 
 def json_of(result: BenchResult) -> dict[str, Any]:

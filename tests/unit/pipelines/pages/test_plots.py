@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from pipelines.benchmarking.plots import Axis, Bar, Series, bars, chart, number_text
+from pipelines.pages.plots import Axis, Bar, Series, bars, chart, number_text
 
 
 @pytest.mark.parametrize(
