@@ -117,6 +117,7 @@ def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
         (rows["train"].features, rows["train"].labels),
         (rows["validation"].features, rows["validation"].labels),
         logger.info,
+        days=rows["validation"].days,
     )
     logger.info("%s: %s, parity %s", trial["trainer"], trained.metrics, trained.parity)
     return {

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from contracts.input_schema import InputSchema
 from pipelines.training.graph import TREES_DOMAIN, GraphWriter, float32_at_most
 from pipelines.training.plan import BoostedTrees
-from pipelines.training.rows import Rows
+from pipelines.training.rows import OnStep, Rows
+
+FIRST_STAGE_TREES = 25  # `on_step` hears after so many trees, and then whenever their number has doubled
 
 
 class FittedTrees:
@@ -54,8 +56,13 @@ def fit(
     rows: Rows,
     until: Rows | int,
     progress: Callable[[str], None],
+    on_step: OnStep | None,
 ) -> FittedTrees:
-    """Fits on `rows`: up to the least log loss on other rows, or for a known number of trees."""
+    """Fits on `rows`: up to the least log loss on other rows, or for a known number of trees.
+
+    With `on_step` it grows in stages, which give the trees that one fit gives: a warm start goes on with the generator
+    of column choices and the sums of the trees so far. Each stage bins the rows again, so they double.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     stopped = isinstance(until, Rows)
@@ -70,12 +77,18 @@ def fit(
         n_iter_no_change=parameters.patience,
         categorical_features=None,
         random_state=seed,
+        warm_start=stopped,
     )
     progress(f"boosted trees: {'up to ' if stopped else ''}{model.max_iter} trees on {len(rows.labels):,} rows")
     if not isinstance(until, Rows):
         model.fit(rows.features, rows.labels)
         return FittedTrees(model, len(schema.columns), [])
-    model.fit(rows.features, rows.labels, X_val=until.features, y_val=until.labels)
+    for trees in [parameters.trees] if on_step is None else _stages(parameters.trees):
+        model.set_params(max_iter=trees).fit(rows.features, rows.labels, X_val=until.features, y_val=until.labels)
+        if on_step is not None:
+            on_step(model.n_iter_, float(-model.validation_score_[-1]))
+        if model.n_iter_ < trees:  # nothing was gained for too long
+            break
     training_losses, losses = -model.train_score_, -model.validation_score_  # of 0, 1, 2 … trees
     best = max(1, int(np.argmin(losses)))
     del model._predictors[best:]  # the trees after the best one only cost time
@@ -85,6 +98,11 @@ def fit(
         for step, (training, validation) in enumerate(zip(training_losses, losses, strict=True))
     ]
     return FittedTrees(model, len(schema.columns), curve)
+
+
+def _stages(trees: int) -> list[int]:
+    doubled = [FIRST_STAGE_TREES << times for times in range(trees.bit_length())]
+    return [*(stage for stage in doubled if stage < trees), trees]
 
 
 def ensemble(trees: list[NDArray[Any]], base: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from contracts.input_schema import InputSchema
 from pipelines.training.graph import GraphWriter, categorical_columns
 from pipelines.training.plan import NeuralNet
-from pipelines.training.rows import Rows
+from pipelines.training.rows import OnStep, Rows
 
 CLIP = 5.0  # standard deviations
 _SCORE_ROWS = 8192
@@ -111,6 +111,7 @@ def fit(
     rows: Rows,
     until: Rows | int,
     progress: Callable[[str], None],
+    on_step: OnStep | None,
 ) -> FittedNet:
     """Fits on `rows`: up to the epoch with the least log loss on other rows, or for a known number of epochs."""
     import torch
@@ -122,7 +123,7 @@ def fit(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = _network(preparation, parameters)
-            curve, steps = _descend(net, preparation, parameters, seed, rows, until, progress)
+            curve, steps = _descend(net, preparation, parameters, seed, rows, until, progress, on_step)
     finally:
         torch.set_num_threads(threads)
     return FittedNet(net, preparation, len(schema.columns), curve, steps)
@@ -160,6 +161,7 @@ def _descend(
     train: Rows,
     until: Rows | int,
     progress: Callable[[str], None],
+    on_step: OnStep | None,
 ) -> tuple[list[dict[str, float]], int]:
     import torch
 
@@ -193,6 +195,8 @@ def _descend(
         progress(
             f"neural net: epoch {epoch} of {epochs}, log loss {found:.4f} on {len(until.labels):,} rows to stop by"
         )
+        if on_step is not None:
+            on_step(epoch, found)
         if found < best:
             best, best_epoch = found, epoch
             best_state = {name: tensor.clone() for name, tensor in net.state_dict().items()}

@@ -1,11 +1,19 @@
 """Encoded rows with their labels, as trainers take them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 MINIMUM_ROWS = 50  # of each part; below, neither stopping nor calibration means anything
+
+
+OnStep = Callable[[int, float], None]  # a step's number (trees or epochs), and the log loss of the rows to stop by
+
+
+class Pruned(Exception):  # noqa: N818 (the end of a trial, no fault)
+    """A trial that was given up before its end: others were better after as many steps."""
 
 
 class Rows(NamedTuple):

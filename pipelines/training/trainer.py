@@ -18,20 +18,33 @@ from numpy.typing import NDArray
 from contracts.input_schema import InputSchema
 from pipelines.inference import score
 from pipelines.statistics import classification
+from pipelines.statistics.clustered_mean import cluster_sums, clustered_mean
 from pipelines.training import boosted_trees, neural_net
 from pipelines.training.calibration import Calibration, fit_calibration
 from pipelines.training.graph import GraphWriter
 from pipelines.training.plan import TrainingPlan, TrialSpec, parse_parameters
-from pipelines.training.rows import Rows, checked
+from pipelines.training.rows import OnStep, Pruned, Rows, checked
 
-__all__ = ["TRAINERS", "Parity", "ParityError", "Trained", "Trainer", "TrainingPlan", "TrialSpec", "train"]
+__all__ = [
+    "TRAINERS",
+    "DailyLoss",
+    "OnStep",
+    "Parity",
+    "ParityError",
+    "Pruned",
+    "Trained",
+    "Trainer",
+    "TrainingPlan",
+    "TrialSpec",
+    "train",
+]
 
 PARITY_TOLERANCE = 1e-4
 _PARITY_TRAIN_ROWS = 20_000
 _PARITY_SINGLE_ROWS = 64  # runtimes have a code path of their own for one row
 
 Progress = Callable[[str], None]
-Labelled = tuple[NDArray[np.float32], NDArray[Any]]
+Labelled = tuple[NDArray[np.float32], NDArray[Any]]  # features and labels
 
 
 class ParityError(ArithmeticError):
@@ -60,11 +73,19 @@ class Fitted(Protocol):
 class Trainer(Protocol):
     """Fits on `rows`, until the loss on other rows is least or for a number of steps; repeatable to the byte.
 
-    `parameters` is the Struct of `pipelines.training.plan` that belongs to this trainer.
+    `parameters` is the Struct of `pipelines.training.plan` that belongs to this trainer. `on_step` is called now and
+    then while it fits until the loss on other rows is least; what it raises ends the fit.
     """
 
     def __call__(
-        self, parameters: Any, seed: int, schema: InputSchema, rows: Rows, until: Rows | int, progress: Progress
+        self,
+        parameters: Any,
+        seed: int,
+        schema: InputSchema,
+        rows: Rows,
+        until: Rows | int,
+        progress: Progress,
+        on_step: OnStep | None,
     ) -> Fitted: ...
 
 
@@ -78,6 +99,14 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     worst_difference: float
 
 
+class DailyLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """The sum of the log loss over the rows of one day (since 1970): trials are compared in pairs by them."""
+
+    day: int
+    rows: int
+    log_loss: float
+
+
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
     """One finished trial. `parameters` are complete; `seconds` is for people and never part of what is hashed."""
 
@@ -86,6 +115,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     graph: bytes
     calibration: Calibration
     metrics: dict[str, float]
+    daily: list[DailyLoss]
     steps: int
     curve: list[dict[str, float]]
     parity: Parity
@@ -93,15 +123,26 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train(
-    spec: TrialSpec, seed: int, schema: InputSchema, train: Labelled, validation: Labelled, progress: Progress
+    spec: TrialSpec,
+    seed: int,
+    schema: InputSchema,
+    train: Labelled,
+    validation: Labelled,
+    progress: Progress,
+    on_step: OnStep | None = None,
+    days: NDArray[np.int64] | None = None,
 ) -> Trained:
     """Trains one trial on one thread; rows of `train` and `validation` are encoded by `schema`, in time order.
 
     The same arguments give the same bytes of the graph, on the same kind of processor with the same libraries.
+    `on_step` hears of the first fit's steps (trees or epochs) with the log loss of the rows to stop by. `days` has the
+    day of each validation row, since 1970: with them the metric `log_loss_se` is the standard error of the log loss,
+    days being drawn and not rows, unless all are of one day.
 
     Raises:
         ValueError: unfit rows (the message names the part), or unknown parameters.
         ParityError: the graph's scores differ from the model's by more than 1e-4.
+        Pruned: `on_step` gave the trial up.
     """
     import sklearn.ensemble  # noqa: F401 (limits reach only libraries that are loaded; two threads cost time and sameness)
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -110,18 +151,24 @@ def train(
     parameters, width = parse_parameters(spec), len(schema.columns)
     rows = checked(*train, width, "train")
     older, newer = Rows(*validation).halves()
+    if days is not None and days.shape != validation[1].shape:
+        raise ValueError(f"validation: found {len(days)} days for {len(validation[1])} labels, expected one a row")
     older, newer = checked(*older, width, "validation, older half"), checked(*newer, width, "validation, newer half")
     with threadpool_limits(limits=1):
         fit = TRAINERS[spec.trainer]
-        first = fit(parameters, seed, schema, rows, older, progress)
+        first = fit(parameters, seed, schema, rows, older, progress, on_step)
         older_odds, newer_odds = first.log_odds(older.features), first.log_odds(newer.features)
-        found = _metrics(newer.labels, fit_calibration(older_odds, older.labels).scores(newer_odds))
+        newer_scores = fit_calibration(older_odds, older.labels).scores(newer_odds)
+        daily = [] if days is None else _daily(newer.labels, newer_scores, days[-len(newer.labels) :])
         calibration = fit_calibration(
             np.concatenate([older_odds, newer_odds]), np.concatenate([older.labels, newer.labels])
         )
-        final = fit(parameters, seed, schema, rows.followed_by(older).followed_by(newer), first.steps, progress)
+        final = fit(
+            parameters, seed, schema, rows.followed_by(older).followed_by(newer), first.steps, progress, on_step
+        )
         graph = GraphWriter.finish(*final.write(), calibration)
         parity = _parity(final, calibration, graph, [rows.spread(_PARITY_TRAIN_ROWS), newer])
+    found = _metrics(newer.labels, newer_scores, daily)
     progress(
         f"{spec.trainer}: log loss {found['log_loss']:.4f}, AUC {found['auc']:.4f} on {len(newer.labels):,} newer "
         f"rows; the graph differs by {parity.worst_difference:.1e} at most"
@@ -132,6 +179,7 @@ def train(
         graph=graph,
         calibration=calibration,
         metrics=found,
+        daily=daily,
         steps=final.steps,
         curve=first.curve,
         parity=parity,
@@ -156,9 +204,24 @@ def _parity(fitted: Fitted, calibration: Calibration, graph: bytes, samples: lis
     return Parity(rows=len(features), worst_difference=worst)
 
 
-def _metrics(labels: NDArray[np.float64], scores: NDArray[np.float64]) -> dict[str, float]:
+def _daily(labels: NDArray[np.float64], scores: NDArray[np.float64], days: NDArray[np.int64]) -> list[DailyLoss]:
+    found = cluster_sums(classification.log_losses(labels, scores), days)
+    return [
+        DailyLoss(day=day, rows=rows, log_loss=loss)
+        for day, rows, loss in zip(*(values.tolist() for values in found), strict=True)
+    ]
+
+
+def _standard_error(daily: list[DailyLoss]) -> float | None:
+    if not daily:
+        return None
+    return clustered_mean(np.array([day.log_loss for day in daily]), np.array([day.rows for day in daily]))[1]
+
+
+def _metrics(labels: NDArray[np.float64], scores: NDArray[np.float64], daily: list[DailyLoss]) -> dict[str, float]:
     found = {
         "log_loss": classification.log_loss(labels, scores),
+        "log_loss_se": _standard_error(daily),
         "auc": classification.auc(labels, scores),
         "brier": classification.brier(labels, scores),
         "calibration_error": classification.calibration_error(labels, scores),

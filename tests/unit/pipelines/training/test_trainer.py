@@ -16,7 +16,7 @@ from contracts.input_schema import Field, InputSchema
 from pipelines.inference import score
 from pipelines.training import trainer
 from pipelines.training.plan import TrialSpec
-from pipelines.training.trainer import PARITY_TOLERANCE, ParityError, Trained, train
+from pipelines.training.trainer import PARITY_TOLERANCE, ParityError, Pruned, Trained, train
 
 SMALL: dict[str, dict[str, Any]] = {
     "boosted_trees": {"trees": 60, "minimum_leaf_rows": 30, "learning_rate": 0.1},
@@ -223,3 +223,51 @@ def test_a_diverging_net_says_what_to_change(schema: InputSchema, events: Callab
     steep = SMALL["neural_net"] | {"learning_rate": 1.0, "weight_decay": 10.0}  # each step multiplies weights by -9
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) after epoch \d: lower the learning_rate"):
         train(TrialSpec(trainer="neural_net", parameters=steep), 0, schema, events(500, 1), events(300, 2), quiet)
+
+
+@BOTH
+def test_a_trial_that_tells_its_steps_is_the_same_to_the_byte(
+    name: str, trained: Callable[..., Trained], schema: InputSchema, events: Callable[..., Any]
+) -> None:
+    steps: list[tuple[int, float]] = []
+    spec = TrialSpec(trainer=name, parameters=SMALL[name])
+    told = train(
+        spec, 3, schema, events(4000, 1), events(1200, 2), quiet, on_step=lambda step, loss: steps.append((step, loss))
+    )
+    assert told.graph == trained(name).graph
+    assert told.curve == trained(name).curve
+    assert len(steps) > 1
+    curve = {point["step"]: point["validation_log_loss"] for point in told.curve}
+    assert all(loss == pytest.approx(curve[step]) for step, loss in steps)
+
+
+@BOTH
+def test_a_trial_can_be_given_up_at_a_step(name: str, schema: InputSchema, events: Callable[..., Any]) -> None:
+    def give_up(step: int, _loss: float) -> None:
+        raise Pruned(f"after step {step}")
+
+    with pytest.raises(Pruned, match=r"after step (1|25)$"):
+        train(
+            TrialSpec(trainer=name, parameters=SMALL[name]),
+            3,
+            schema,
+            events(500, 1),
+            events(300, 2),
+            quiet,
+            on_step=give_up,
+        )
+
+
+def test_the_standard_error_of_the_log_loss_draws_days(schema: InputSchema, events: Callable[..., Any]) -> None:
+    spec = TrialSpec(trainer="boosted_trees", parameters=SMALL["boosted_trees"] | {"trees": 5})
+    days = 15_000 + np.arange(400) // 20
+    parts = schema, events(1000, 1), events(400, 2), quiet
+    found = train(spec, 0, *parts, days=days)
+    assert [day.day for day in found.daily] == list(range(15_010, 15_020))
+    assert sum(day.rows for day in found.daily) == 200
+    assert sum(day.log_loss for day in found.daily) / 200 == pytest.approx(found.metrics["log_loss"])
+    assert 0 < found.metrics["log_loss_se"] < 0.2
+    assert "log_loss_se" not in train(spec, 0, *parts, days=np.zeros(400, dtype=np.int64)).metrics
+    assert "log_loss_se" not in train(spec, 0, *parts).metrics
+    with pytest.raises(ValueError, match="validation: found 3 days for 400 labels"):
+        train(spec, 0, *parts, days=days[:3])
