@@ -6,8 +6,9 @@ Cancelled and diverted flights (9,430 of 336,776) have no arrival delay, hence n
 to train on nor to predict. They do count in `departures_in_hour`, since the timetable knew them. The 2,512 flights
 without a tail number are all among them.
 
-Weather is what was observed at the origin in the hour of the scheduled departure; it stands for the forecast that is
-known before. Times are local to New York, without an offset; `time_hour` of the files is UTC.
+Weather is what was observed at the origin in the hour before that of the scheduled departure, so it is known before it;
+the files' own join, by the hour of the departure itself, is not. Times are local to New York, without an offset;
+`time_hour` of the files is UTC.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 TABLES = ("flights", "weather", "planes", "airports")
 LATE_MINUTES = 15
+WEATHER_AGE_H = 1  # of the observation in the hour of the scheduled departure
 _MARKER = "ingested.json"
 # airports.csv lacks these destinations: Puerto Rico and the Virgin Islands are at UTC-4 all year
 _ATLANTIC_UTC_OFFSET_H = -4
@@ -96,7 +98,9 @@ def _arrived(timetable: ibis.Table, weather: ibis.Table, planes: ibis.Table, air
 
     zones = airports.select(dest="faa", zone_h="tz", summer_time="dst")
     plane = planes.select("tailnum", "seats", "engine", built="year")
-    sky = weather.drop("year", "month", "day", "hour")
+    sky = weather.drop("year", "month", "day", "hour").mutate(
+        time_hour=weather.time_hour + ibis.interval(hours=WEATHER_AGE_H)
+    )
     joined = (
         timetable.filter(timetable.arr_delay.notnull())
         .left_join(sky, ["origin", "time_hour"], rname="sky_{name}")
