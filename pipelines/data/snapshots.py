@@ -184,8 +184,8 @@ def read_manifest(root: Path, snapshot_id: str) -> SnapshotManifest:
         raise SnapshotError(f"the manifest {path} cannot be read: {error}") from error
 
 
-def read_events(events: ibis.Table, schema: DeclaredSchema, label: Label, window: Window) -> pa.Table:
-    """The events of `window` with the declared fields and the label, sorted by time, key and then everything else.
+def select_events(events: ibis.Table, schema: DeclaredSchema, label: Label, window: Window) -> ibis.Table:
+    """The query for the events of `window`: the declared fields and the label, sorted by time, key and then all else.
 
     Columns that the source does not give are left out.
 
@@ -198,7 +198,12 @@ def read_events(events: ibis.Table, schema: DeclaredSchema, label: Label, window
     moment = events[schema.time]
     chosen = events.filter(moment >= _midnight(window.start), moment < _midnight(window.end)).select(*columns)
     order = dict.fromkeys(name for name in (schema.time, *schema.key, *columns) if name in columns)
-    return chosen.order_by(*order).to_pyarrow()
+    return chosen.order_by(*order)
+
+
+def read_events(events: ibis.Table, schema: DeclaredSchema, label: Label, window: Window) -> pa.Table:
+    """The rows of `select_events`. Raises what that raises."""
+    return select_events(events, schema, label, window).to_pyarrow()
 
 
 def labelled_events(

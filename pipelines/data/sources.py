@@ -14,7 +14,11 @@ Progress = Callable[[str], None]
 
 
 class Source(Protocol):
-    """The two functions of a project's `source.py`."""
+    """The two functions of a project's `source.py`.
+
+    A third one is optional: `origins(warehouse)` tells what the last ingest filled the warehouse from, as a list of
+    mappings with the keys of `pipelines.data.origins.Origin`. Without it a lineage ends at the warehouse's files.
+    """
 
     def ingest(self, warehouse: Path, progress: Progress) -> dict[str, int]:
         """Brings the raw tables into `warehouse` (a folder of the project's own) and returns the rows of each."""

