@@ -3,7 +3,8 @@
 import msgspec
 
 from pipelines.evaluation.comparison import Comparison, Difference
-from pipelines.evaluation.gate import Gate
+from pipelines.evaluation.gate import Area, Gate
+from pipelines.evaluation.latency import LatencyComparison
 from pipelines.inference import Latency
 
 
@@ -51,22 +52,9 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError(f"minimum_test_rows: found {self.minimum_test_rows}, expected at least 1")
 
 
-def gates(
-    comparison: Comparison,
-    latency: tuple[Latency, ...],
-    limits: GateLimits,
-    rows: int,
-    latency_difference_us: Difference | None = None,
-) -> tuple[Gate, ...]:
-    """All gates, in the order in which they are read; the challenger may have traffic when each has passed.
-
-    `rows` is how many test rows `comparison` rests on; `latency` must hold a measurement of one row at a time;
-    `latency_difference_us` is how its p50 differs from the champion's, where that was measured.
-
-    Raises:
-        ValueError: `latency` has no measurement of one row.
-    """
-    found = comparison.challenger
+def quality_gates(comparison: Comparison, limits: GateLimits) -> tuple[Gate, ...]:
+    """The gates on quality, in the order in which they are read: absolute limits, then those against the champion."""
+    found, rows = comparison.challenger, comparison.rows
     always = (
         _at_least("test rows", f"{rows:,} test rows", rows, limits.minimum_test_rows, "minimum {:,}"),
         _better_than_the_base_rate(found),
@@ -77,7 +65,6 @@ def gates(
             found["calibration_error"],
             limits.calibration_error_max,
         ),
-        _latency(latency, limits),
     )
     if comparison.champion is None:
         return always
@@ -88,7 +75,18 @@ def gates(
         _not_worse(comparison, "auc", "AUC", limits.auc_margin, higher_is_better=True),
         _not_worse(comparison, "calibration_error", "calibration error", limits.calibration_error_margin),
         _improvement(comparison, limits.improvement),
-        *_latency_against(latency_difference_us, limits.latency_us_margin),
+    )
+
+
+def latency_gates(measured: LatencyComparison, limits: GateLimits) -> tuple[Gate, ...]:
+    """The gates on latency: p99 of one row, and its p50 beside the champion's where that was measured.
+
+    Raises:
+        ValueError: there is no measurement of one row at a time.
+    """
+    return (
+        _latency(measured.challenger, limits),
+        *_latency_against(measured.difference_us_p50, limits.latency_us_margin),
     )
 
 
@@ -97,9 +95,9 @@ def _at_least(name: str, what: str, value: float, limit: float, shown: str) -> G
     return Gate(name=name, passed=passed, reason=f"{what} {'>=' if passed else '<'} {shown.format(limit)}")
 
 
-def _at_most(name: str, what: str, value: float, limit: float) -> Gate:
+def _at_most(name: str, what: str, value: float, limit: float, area: Area = "quality") -> Gate:
     passed = value <= limit
-    return Gate(name=name, passed=passed, reason=f"{what} {'<=' if passed else '>'} limit {limit:g}")
+    return Gate(name=name, passed=passed, reason=f"{what} {'<=' if passed else '>'} limit {limit:g}", area=area)
 
 
 def _better_than_the_base_rate(found: dict[str, float]) -> Gate:
@@ -119,7 +117,7 @@ def _latency(latency: tuple[Latency, ...], limits: GateLimits) -> Gate:
         sizes = [measured.rows for measured in latency]
         raise ValueError(f"latency was measured for {sizes} rows at a time: measure one row, the gate is about it")
     what = f"p99 of one row {single.us_p99:,.0f} µs (n = {single.runs:,})"
-    return _at_most("latency", what, single.us_p99, limits.latency_us_p99_max)
+    return _at_most("latency", what, single.us_p99, limits.latency_us_p99_max, "latency")
 
 
 def _latency_against(difference: Difference | None, margin_us: float) -> tuple[Gate, ...]:
@@ -131,7 +129,7 @@ def _latency_against(difference: Difference | None, margin_us: float) -> tuple[G
         f"p50 of one row differs by {difference.estimate:+.1f} µs {interval}, upper bound "
         f"{'<=' if passed else '>'} margin {margin_us:+g} µs"
     )
-    return (Gate(name="latency against the champion", passed=passed, reason=reason),)
+    return (Gate(name="latency against the champion", passed=passed, reason=reason, area="latency"),)
 
 
 def _not_worse(

@@ -1,63 +1,81 @@
 """From a candidate to a registered challenger: its bundle, the comparison with the champion, gates, registry."""
 
 import logging
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.bundle import BASELINE, CARD, GOLDEN, MODEL, SCHEMA, Bundle, Manifest, read_bundle, write_bundle
-from contracts.hashing import canonical_json
+from contracts.bundle import read_bundle
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import Snapshot, read_snapshot
+from pipelines.evaluation.comparison import Comparison
+from pipelines.evaluation.gate import Gate
 from pipelines.projects import Project
 from pipelines.registry.port import Trial
 from pipelines.tasks import artifacts
-from pipelines.tasks.features import encoded
+from pipelines.tasks.bundling import bundle_candidate
+from pipelines.tasks.features import Part, encoded
 from pipelines.wiring import commit, find_project, home, lock_id, open_ledger, open_registry
 
 logger = logging.getLogger("paceline")
-GOLDEN_ROWS = 32
-FRAMEWORKS = ("numpy", "scikit-learn", "torch", "onnx", "skl2onnx")
+Side = tuple[Path, NDArray[np.float32]]  # the champion's graph, and the test rows as its own schema encodes them
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is judged: a candidate's graph on the held-out rows, beside the champion's (None where there is none)."""
+
+    project: Project
+    snapshot: Snapshot
+    schema: InputSchema
+    graph: bytes
+    test: Part
+    scores: NDArray[np.float32]
+    rival: Side | None
+    rival_scores: NDArray[np.float32] | None
+
+
+class Section(NamedTuple):
+    """What one part of the evaluation found, as plain values for the report, and the gates that rest on it."""
+
+    name: str
+    content: Any
+    gates: tuple[Gate, ...]
 
 
 def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     """Writes the candidate's bundle and judges it by the gates, against the champion on the same held-out rows.
 
-    Returns the bundle's id, the gates with their numbers, and whether all were passed.
+    Returns the bundle's id, the gates with their numbers, whether all were passed, and the id of the artifact with the
+    evidence of every section (`evidence`).
     """
-    from pipelines.evaluation import comparison, gates
-    from pipelines.evaluation.latency import compare_latency
-    from pipelines.inference import score
+    from pipelines.evaluation.baseline import make_baseline
 
     found = find_project(project)
-    snapshot = read_snapshot(home().snapshots, candidate["snapshot"])
-    schema = msgspec.convert(artifacts.read_json(candidate["schema"]), InputSchema)
-    graph = artifacts.read(candidate["graph"])
-    test = encoded(found, snapshot, schema, "test")
-    scores = score(graph, test.features)
     champion = open_ledger().champion(project)
-    rival = None if champion is None else _rival(found, snapshot, champion.bundle)
-    champion_scores = None if rival is None else score(*rival)
-    compared = comparison.compare(
-        scores, champion_scores, test.labels, test.days, found.decision_threshold, found.training.seed
-    )
-    measured = compare_latency((graph, test.features), rival, found.training.seed)
-    judged = gates.gates(compared, measured.challenger, found.gates, len(test.labels), measured.difference_us_p50)
-    card = _card(found, snapshot, candidate, compared.challenger)
-    bundle = _write_bundle(found, snapshot, candidate, schema, graph, scores, compared.challenger, card)
-    passed = all(gate.passed for gate in judged)
+    case = _case(found, candidate, None if champion is None else champion.bundle)
+    compared, quality = _compared(case)
+    sections = [
+        quality,
+        # scrutiny: the sections of `scrutinising` (sanity, leaks, references, robustness, privacy) join here
+        _timed(case),
+    ]
+    training = encoded(found, case.snapshot, case.schema, "train")
+    baseline = make_baseline(case.schema, training.features, case.scores, compared.challenger)
+    bundle = bundle_candidate(found, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline)
+    judged = [gate for section in sections for gate in section.gates]
     evaluation = {
         "bundle": bundle.id,
-        "snapshot": snapshot.id,
+        "snapshot": case.snapshot.id,
         "champion": None if champion is None else champion.version,
-        "passed": passed,
+        "passed": all(gate.passed for gate in judged),
         "gates": msgspec.to_builtins(judged),
         "comparison": msgspec.to_builtins(compared),
-        "latency": msgspec.to_builtins(measured),
+        "evidence": artifacts.keep_json({section.name: section.content for section in sections}),
     }
     key = f"gates:{project}:{bundle.id}:{evaluation['champion']}"
     open_ledger().append(project, "gates", bundle.id, evaluation, key=key)
@@ -116,72 +134,50 @@ def failed_gates(evaluation: dict[str, Any]) -> str:
     return "; ".join(f"{gate['name']}: {gate['reason']}" for gate in evaluation["gates"] if not gate["passed"])
 
 
-def _rival(project: Project, snapshot: Snapshot, bundle_id: str) -> tuple[Path, NDArray[np.float32]]:
+def _case(project: Project, candidate: dict[str, Any], champion: str | None) -> Case:
+    from pipelines.inference import score
+
+    snapshot = read_snapshot(home().snapshots, candidate["snapshot"])
+    schema = msgspec.convert(artifacts.read_json(candidate["schema"]), InputSchema)
+    graph = artifacts.read(candidate["graph"])
+    test = encoded(project, snapshot, schema, "test")
+    rival = None if champion is None else _rival(project, snapshot, champion)
+    return Case(
+        project=project,
+        snapshot=snapshot,
+        schema=schema,
+        graph=graph,
+        test=test,
+        scores=score(graph, test.features),
+        rival=rival,
+        rival_scores=None if rival is None else score(*rival),
+    )
+
+
+def _compared(case: Case) -> tuple[Comparison, Section]:
+    from pipelines.evaluation import comparison, gates
+
+    compared = comparison.compare(
+        case.scores,
+        case.rival_scores,
+        case.test.labels,
+        case.test.days,
+        case.project.decision_threshold,
+        case.project.training.seed,
+    )
+    found = gates.quality_gates(compared, case.project.gates)
+    return compared, Section("comparison", msgspec.to_builtins(compared), found)
+
+
+def _timed(case: Case) -> Section:
+    from pipelines.evaluation import gates
+    from pipelines.evaluation.latency import compare_latency
+
+    measured = compare_latency((case.graph, case.test.features), case.rival, case.project.training.seed)
+    return Section("latency", msgspec.to_builtins(measured), gates.latency_gates(measured, case.project.gates))
+
+
+def _rival(project: Project, snapshot: Snapshot, bundle_id: str) -> Side:
     """The champion's graph, and the same test rows as its own schema encodes them."""
     bundle = read_bundle(home().bundles / bundle_id, bundle_id)
     return bundle.model_path, encoded(project, snapshot, bundle.schema, "test").features
-
-
-def _write_bundle(
-    project: Project,
-    snapshot: Snapshot,
-    candidate: dict[str, Any],
-    schema: InputSchema,
-    graph: bytes,
-    scores: NDArray[np.float32],
-    metrics: dict[str, float],
-    card: str,
-) -> Bundle:
-    from pipelines.evaluation import baseline
-
-    names = [field.name for field in schema.fields]
-    test = snapshot.table("test")
-    chosen = np.linspace(0, test.num_rows - 1, min(GOLDEN_ROWS, test.num_rows)).astype(int)
-    records = test.select(names).take(chosen).to_pylist()
-    golden = baseline.make_golden(records, scores[chosen])
-    manifest = Manifest(
-        project=project.name,
-        trainer=candidate["trainer"],
-        optimization=candidate["optimization"],
-        parameters={"seed": candidate["seed"], **candidate["parameters"]},
-        snapshot=snapshot.id,
-        lock=lock_id(),
-        threshold=project.decision_threshold,
-        frameworks={name: version(name) for name in FRAMEWORKS} | {"onnxruntime": _onnxruntime_version()},
-        serving=project.serving,
-    )
-    training = encoded(project, snapshot, schema, "train")
-    return write_bundle(
-        home().bundles,
-        manifest,
-        {
-            MODEL: graph,
-            SCHEMA: canonical_json(schema),
-            BASELINE: canonical_json(baseline.make_baseline(schema, training.features, scores, metrics)),
-            GOLDEN: canonical_json(golden),
-            CARD: card.encode(),
-        },
-    )
-
-
-def _onnxruntime_version() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
-
-
-def _card(project: Project, snapshot: Snapshot, candidate: dict[str, Any], metrics: dict[str, float]) -> str:
-    """Part of the bundle, so it has no gates: their latencies, and the champion that they name, are not its content."""
-    from pipelines.governance.model_card import model_card
-
-    return model_card(
-        title=project.title,
-        description=project.description,
-        owner=project.owner,
-        label=project.label.description,
-        windows=msgspec.to_builtins(snapshot.manifest.windows),
-        rows=snapshot.manifest.rows_by_part,
-        trainer=candidate["trainer"],
-        parameters=candidate["parameters"],
-        metrics=metrics,
-    )

@@ -3,7 +3,8 @@ import pytest
 
 from pipelines.evaluation.comparison import Comparison, Difference
 from pipelines.evaluation.gate import Gate
-from pipelines.evaluation.gates import GateLimits, gates
+from pipelines.evaluation.gates import GateLimits, latency_gates, quality_gates
+from pipelines.evaluation.latency import LatencyComparison
 from pipelines.inference import Latency
 
 LIMITS = GateLimits(log_loss_margin=0.001, auc_margin=0.005, brier_margin=0.001, improvement=0.0)
@@ -42,8 +43,13 @@ def failed(found: tuple[Gate, ...]) -> dict[str, str]:
     return {gate.name: gate.reason for gate in found if not gate.passed}
 
 
-def judged(compared: Comparison, limits: GateLimits = LIMITS, rows: int = 12_683) -> dict[str, str]:
-    return failed(gates(compared, LATENCY, limits, rows))
+def gates(compared: Comparison, limits: GateLimits = LIMITS, slower: Difference | None = None) -> tuple[Gate, ...]:
+    measured = LatencyComparison(challenger=LATENCY, difference_us_p50=slower)
+    return (*quality_gates(compared, limits), *latency_gates(measured, limits))
+
+
+def judged(compared: Comparison, limits: GateLimits = LIMITS) -> dict[str, str]:
+    return failed(gates(compared, limits))
 
 
 def test_a_better_challenger_passes_every_gate() -> None:
@@ -51,7 +57,7 @@ def test_a_better_challenger_passes_every_gate() -> None:
 
 
 def test_a_gate_says_both_sides_the_interval_and_the_margin() -> None:
-    reasons = {gate.name: gate.reason for gate in gates(comparison(), LATENCY, LIMITS, 12_683)}
+    reasons = {gate.name: gate.reason for gate in gates(comparison())}
     assert reasons["log loss against the champion"] == (
         "log loss 0.5136 vs 0.5315: difference -0.0179 (95 % -0.0201 … -0.0155, 14 days), upper bound <= margin +0.001"
     )
@@ -101,19 +107,20 @@ def test_absolute_gates_hold_with_and_without_a_champion(challenger: dict[str, f
 
 
 def test_too_few_test_rows_fail() -> None:
-    assert judged(comparison(), rows=499) == {"test rows": "499 test rows < minimum 500"}
+    few = msgspec.structs.replace(comparison(), rows=499)
+    assert judged(few) == {"test rows": "499 test rows < minimum 500"}
 
 
 def test_the_latency_gate_is_about_one_row_at_a_time() -> None:
     found = judged(comparison(), msgspec.structs.replace(LIMITS, latency_us_p99_max=20))
     assert found == {"latency": "p99 of one row 21 µs (n = 400) > limit 20"}
     with pytest.raises(ValueError, match=r"measured for \[32\] rows at a time: measure one row"):
-        gates(comparison(), LATENCY[1:], LIMITS, 12_683)
+        latency_gates(LatencyComparison(challenger=LATENCY[1:], difference_us_p50=None), LIMITS)
 
 
 def test_without_a_champion_only_absolute_gates_are_asked() -> None:
     alone = msgspec.structs.replace(comparison(), champion=None, differences={})
-    names = [gate.name for gate in gates(alone, LATENCY, LIMITS, 12_683)]
+    names = [gate.name for gate in gates(alone)]
     assert names == ["test rows", "better than the base rate", "AUC", "calibration", "latency"]
 
 
@@ -143,8 +150,8 @@ def test_a_calibration_worse_than_the_margin_fails() -> None:
 @pytest.mark.parametrize(("high", "passes"), [(500.0, True), (501.0, False)])
 def test_a_challenger_slower_than_the_margin_fails(high: float, passes: bool) -> None:
     slower = Difference(estimate=450, low=400, high=high)
-    found = {gate.name: gate for gate in gates(comparison(), LATENCY, LIMITS, 12_683, slower)}
+    found = {gate.name: gate for gate in gates(comparison(), slower=slower)}
     gate = found["latency against the champion"]
     assert gate.passed is passes
     assert f"(95 % +400.0 … +{high:.1f})" in gate.reason
-    assert "latency against the champion" not in {gate.name for gate in gates(comparison(), LATENCY, LIMITS, 12_683)}
+    assert "latency against the champion" not in {gate.name for gate in gates(comparison())}
