@@ -11,7 +11,7 @@ from pipelines.data.snapshots import Snapshot
 from pipelines.projects import Project
 from pipelines.tasks import artifacts
 from pipelines.tasks.features import encoded
-from pipelines.wiring import expectations_folder, find_project, home, open_ledger
+from pipelines.wiring import LOCK, expectations_folder, find_project, home, open_ledger
 
 logger = logging.getLogger("paceline")
 URGENT = ("performance", "alert")  # triggers that train on the emergency window, where the project has one
@@ -108,10 +108,15 @@ def plan_trials(project: str, snapshot: str, trainers: list[str] | None = None) 
 
 
 def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
-    """Trains one trial; the graph and its learning curve are artefacts, whose ids are returned with its metrics."""
-    from pipelines.training import trainer
+    """Trains one trial; the graph and its learning curve are artefacts, whose ids are returned with its metrics.
+
+    Raises:
+        FrameworkMismatchError: the libraries installed here are not those of the lock, which serve.
+    """
+    from pipelines.training import locks, trainer
     from pipelines.training.plan import TrialSpec
 
+    locks.refuse_mismatches(LOCK)
     found, taken = find_project(project), _snapshot(trial["snapshot"])
     schema = fitted_schema(found, taken)
     rows = {part: encoded(found, taken, schema, part) for part in ("train", "validation")}

@@ -1,7 +1,8 @@
 """The trainer `neural_net`: a multilayer perceptron in torch, written out as ONNX with all its preprocessing inside.
 
-Each vocabulary has one more code than words, for missing and unseen. Numbers are scaled by the training rows and
-clipped, a missing one becomes the mean, and columns with missing values in training add an indicator each.
+Each vocabulary has one more code than words, for missing and unseen; a code that no word has counts as unseen. Numbers
+are scaled by the training rows and clipped, a missing one becomes the mean, and columns with missing values in training
+add an indicator each.
 """
 
 from collections.abc import Callable
@@ -44,13 +45,15 @@ class Preparation(NamedTuple):
         """Scaled numbers beside indicators, rows × `dense_width`."""
         values = features[:, self.numbers]
         missing = np.isnan(values)
-        scaled = np.clip((np.where(missing, self.means, values) - self.means) / self.scales, -CLIP, CLIP)
+        with np.errstate(over="ignore"):  # the largest float32 overflows, and is clipped as it is in the graph
+            scaled = np.clip((np.where(missing, self.means, values) - self.means) / self.scales, -CLIP, CLIP)
         return np.concatenate([scaled, missing[:, self.with_missing]], axis=1).astype(np.float32)
 
     def rows_of_table(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
         """The row of each code in the table of embeddings, rows × vocabularies."""
         codes = features[:, self.codes]
-        return np.where(np.isnan(codes), self.unseen, codes).astype(np.int64) + self.offsets
+        known = np.minimum(np.where(np.isnan(codes), self.unseen, codes), self.unseen)
+        return known.astype(np.int64) + self.offsets
 
 
 def prepare(schema: InputSchema, features: NDArray[np.float32]) -> Preparation:
@@ -251,7 +254,8 @@ def _write_embeddings(graph: GraphWriter, fitted: Preparation, table: NDArray[np
     if not fitted.codes or table is None:
         return []
     codes = graph.columns(fitted.codes)
-    known = graph.node("Where", graph.node("IsNaN", codes), graph.constant(fitted.unseen), codes)
+    unseen = graph.constant(fitted.unseen)
+    known = graph.node("Min", graph.node("Where", graph.node("IsNaN", codes), unseen, codes), unseen)
     rows = graph.node("Add", graph.node("Cast", known, to=7), graph.constant(fitted.offsets, np.int64))  # 7 is INT64
     vectors = graph.node("Gather", graph.constant(table), rows, axis=0)
     return [graph.node("Reshape", vectors, graph.constant([-1, len(fitted.codes) * table.shape[1]], np.int64))]

@@ -31,11 +31,6 @@ class Rows(NamedTuple):
         """These rows and then the `later` ones."""
         return Rows(np.concatenate([self.features, later.features]), np.concatenate([self.labels, later.labels]))
 
-    def spread(self, most: int) -> "Rows":
-        """At most `most` of the rows, evenly spread over time."""
-        chosen = np.unique(np.linspace(0, len(self.labels) - 1, min(most, len(self.labels))).astype(int))
-        return Rows(self.features[chosen], self.labels[chosen])
-
 
 def checked(features: NDArray[np.float32], labels: NDArray[np.generic], width: int, part: str) -> Rows:
     """`features` and `labels` of a part as `Rows`.

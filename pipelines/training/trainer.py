@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.input_schema import InputSchema
-from pipelines.inference import score
 from pipelines.statistics import classification
 from pipelines.statistics.clustered_mean import cluster_sums, clustered_mean
 from pipelines.training import boosted_trees, neural_net
 from pipelines.training.calibration import Calibration, fit_calibration
+from pipelines.training.export import check_file, limits_of
 from pipelines.training.graph import GraphWriter
+from pipelines.training.parity import Parity, ParityError, check_parity
 from pipelines.training.plan import TrainingPlan, TrialSpec, parse_parameters
 from pipelines.training.rows import OnStep, Pruned, Rows, checked
 
@@ -39,16 +40,8 @@ __all__ = [
     "train",
 ]
 
-PARITY_TOLERANCE = 1e-4
-_PARITY_TRAIN_ROWS = 20_000
-_PARITY_SINGLE_ROWS = 64  # runtimes have a code path of their own for one row
-
 Progress = Callable[[str], None]
 Labelled = tuple[NDArray[np.float32], NDArray[Any]]  # features and labels
-
-
-class ParityError(ArithmeticError):
-    """The ONNX graph gives other scores than the model it was written from; it must not be served."""
 
 
 class Fitted(Protocol):
@@ -90,13 +83,6 @@ class Trainer(Protocol):
 
 
 TRAINERS: Mapping[str, Trainer] = {"boosted_trees": boosted_trees.fit, "neural_net": neural_net.fit}
-
-
-class Parity(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the graph's scores are from the framework's own, calibrated, on `rows` real rows."""
-
-    rows: int
-    worst_difference: float
 
 
 class DailyLoss(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,9 +127,11 @@ def train(
 
     Raises:
         ValueError: unfit rows (the message names the part), or unknown parameters.
-        ParityError: the graph's scores differ from the model's by more than 1e-4.
+        ParityError: the graph's scores differ from the model's by more than 1e-4, on real rows or on edge rows.
+        ExportError: the serving runtime would not load the graph.
         Pruned: `on_step` gave the trial up.
     """
+    import onnxruntime
     import sklearn.ensemble  # noqa: F401 (limits reach only libraries that are loaded; two threads cost time and sameness)
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -167,11 +155,13 @@ def train(
             parameters, seed, schema, rows.followed_by(older).followed_by(newer), first.steps, progress, on_step
         )
         graph = GraphWriter.finish(*final.write(), calibration)
-        parity = _parity(final, calibration, graph, [rows.spread(_PARITY_TRAIN_ROWS), newer])
+        check_file(graph, width, limits_of(onnxruntime.__version__))
+        real = {"train": rows.features, "validation": np.concatenate([older.features, newer.features])}
+        parity = check_parity(lambda some: calibration.scores(final.log_odds(some)), graph, real, schema)
     found = _metrics(newer.labels, newer_scores, daily)
     progress(
         f"{spec.trainer}: log loss {found['log_loss']:.4f}, AUC {found['auc']:.4f} on {len(newer.labels):,} newer "
-        f"rows; the graph differs by {parity.worst_difference:.1e} at most"
+        f"rows; the graph {parity}"
     )
     return Trained(
         trainer=spec.trainer,
@@ -185,23 +175,6 @@ def train(
         parity=parity,
         seconds=time.monotonic() - started,
     )
-
-
-def _parity(fitted: Fitted, calibration: Calibration, graph: bytes, samples: list[Rows]) -> Parity:
-    features = np.concatenate([sample.features for sample in samples])
-    native = calibration.scores(fitted.log_odds(features))
-    single = np.linspace(0, len(features) - 1, _PARITY_SINGLE_ROWS).astype(int)
-    differences = np.concatenate(
-        [np.abs(score(graph, features) - native), np.abs(score(graph, features[single], batch_rows=1) - native[single])]
-    )
-    worst = float(differences.max())
-    if not worst <= PARITY_TOLERANCE:
-        many = int((~(differences <= PARITY_TOLERANCE)).sum())
-        raise ParityError(
-            f"the graph differs from the model by {worst:.2e} at worst and by more than {PARITY_TOLERANCE:g} on "
-            f"{many} of {len(differences)} rows; it must not be served"
-        )
-    return Parity(rows=len(features), worst_difference=worst)
 
 
 def _daily(labels: NDArray[np.float64], scores: NDArray[np.float64], days: NDArray[np.int64]) -> list[DailyLoss]:

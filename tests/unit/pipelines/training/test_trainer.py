@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from contracts.input_schema import Field, InputSchema
 from pipelines.inference import score
-from pipelines.training import trainer
+from pipelines.training import parity, trainer
 from pipelines.training.plan import TrialSpec
-from pipelines.training.trainer import PARITY_TOLERANCE, ParityError, Pruned, Trained, train
+from pipelines.training.trainer import ParityError, Pruned, Trained, train
 
 SMALL: dict[str, dict[str, Any]] = {
     "boosted_trees": {"trees": 60, "minimum_leaf_rows": 30, "learning_rate": 0.1},
@@ -127,8 +127,8 @@ def test_rows_with_everything_missing_are_scored(name: str, trained: Callable[..
 @BOTH
 def test_parity_curve_and_parameters_are_reported(name: str, trained: Callable[..., Trained]) -> None:
     found = trained(name)
-    assert found.parity.rows == 4000 + 600
-    assert 0 <= found.parity.worst_difference < PARITY_TOLERANCE
+    assert found.parity.rows == 4000 + 1200
+    assert 0 <= found.parity.worst_real_difference <= found.parity.worst_difference < parity.TOLERANCE
     assert found.curve[0].keys() == {"step", "train_log_loss", "validation_log_loss"}
     assert 1 <= found.steps <= max(point["step"] for point in found.curve)
     assert found.parameters["patience"] > 0  # a default
