@@ -9,10 +9,13 @@
 | `PACELINE_MLFLOW_URI` | the registry | SQLite in `PACELINE_HOME` |
 | `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
+| `PACELINE_COMMIT` | the commit of the code, where it runs outside of its git clone (an image) | git's answer |
+| `PACELINE_REPOSITORY` | the git clone that a reproduction takes the commit of a version from | the code's own |
 | `PACELINE_LOG_KEEP_DAYS` | for how many days the prediction log keeps every row; at least 30 | 30 |
 """
 
 import os
+import platform
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOCK = REPOSITORY / "requirements.txt"
+MADE_OF = ("contracts", "pipelines", "projects", LOCK.name)  # what the bytes of a bundle depend on, below a clone
+DIRTY = "-dirty"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ class Home:
     def cache(self) -> Path:
         """What can be computed again."""
         return self.root / "cache"
+
+    @property
+    def archive(self) -> Path:
+        """Snapshots and bundles that are not at hand any more, compressed."""
+        return self.root / "archive"
 
     @property
     def logs(self) -> Path:
@@ -142,6 +152,11 @@ def log_keep_days() -> int:
     return int(found)
 
 
+def clone() -> Path:
+    """The git clone that has the commits of registered versions."""
+    return Path(os.environ.get("PACELINE_REPOSITORY") or REPOSITORY).resolve()
+
+
 @cache
 def lock_id() -> str:
     """The content id of the dependency lock."""
@@ -150,18 +165,40 @@ def lock_id() -> str:
 
 @cache
 def commit() -> str:
-    """The commit that the code is at: `PACELINE_COMMIT`, or git's answer, with `-dirty` where files were changed."""
+    """The commit that the code is at: `PACELINE_COMMIT`, or git's answer; "unknown" where the code is in no clone.
+
+    With `-dirty` at its end where a file that a model is made of was changed, or never committed.
+    """
     if named := os.environ.get("PACELINE_COMMIT"):
         return named
+    found = git(REPOSITORY, "rev-parse", "--show-toplevel", "HEAD")
+    # installed into an environment inside of somebody's clone, that commit says nothing about this code
+    if found is None or Path(found.split("\n")[0]).resolve() != REPOSITORY:
+        return "unknown"
+    changed = git(REPOSITORY, "status", "--porcelain", "--", *MADE_OF)
+    return found.split("\n")[1] + ("" if changed == "" else DIRTY)
+
+
+def git(repository: Path, *arguments: str) -> str | None:
+    """What git says about `repository`; None when it refuses, or is not there."""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+        answered = subprocess.run(
+            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return described.stdout.strip()
+        return None
+    return answered.stdout.strip()
+
+
+@cache
+def machine() -> str:
+    """The kind of processor: numeric libraries choose their kernels, hence the last bits of sums, by it."""
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        told = ""
+    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in told.splitlines())}
+    flags = values.get("flags", "").split()
+    vectors = next((level for level in ("avx512f", "avx2", "avx") if level in flags), "")
+    parts = (platform.machine(), values.get("model name") or platform.processor(), vectors)
+    return ", ".join(part for part in parts if part)

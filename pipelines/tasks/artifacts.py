@@ -12,17 +12,28 @@ from pipelines.wiring import home
 
 
 def keep(content: bytes) -> str:
-    """Stores `content` and returns its id; the file appears whole or not at all."""
+    """Stores `content` and returns its id; the file appears whole or not at all, also when the disk is full."""
     artifact = bytes_id(content)
     path = _path(artifact)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
+    try:
+        os.utime(path)  # what is asked for again is not cleaned up as forgotten
+    except FileNotFoundError:
+        write_whole(path, content)
+    return artifact
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole, durably, or not at all. Raises OSError when the disk refuses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
+        try:
             draft.write(content)
             draft.flush()
             os.fsync(draft.fileno())
-        Path(draft.name).rename(path)
-    return artifact
+            os.replace(draft.name, path)
+        except BaseException:
+            os.unlink(draft.name)
+            raise
 
 
 def read(artifact: str) -> bytes:
@@ -38,6 +49,24 @@ def read(artifact: str) -> bytes:
     if bytes_id(content) != artifact:
         raise LookupError(f"{_path(artifact)} was altered: delete it, and run the step that makes it again")
     return content
+
+
+def keep_folder(folder: Path) -> str:
+    """Stores the files below `folder`, hidden and compiled ones left out, and returns the id of the whole."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_passing(path.relative_to(folder)))
+    return keep_json({path.relative_to(folder).as_posix(): keep(path.read_bytes()) for path in files})
+
+
+def write_folder(artifact: str, folder: Path) -> None:
+    """Writes the files that `keep_folder` stored below `folder`. Raises LookupError when one is not kept."""
+    for name, content in read_json(artifact).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(read(content))
+
+
+def _is_passing(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
 def keep_json(value: Any) -> str:

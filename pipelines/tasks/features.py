@@ -27,9 +27,16 @@ class Part(NamedTuple):
 def encoded(project: Project, snapshot: Snapshot, schema: InputSchema, part: str) -> Part:
     """The rows of `part` (train, validation or test), encoded by `schema`; computed once, then read from the cache."""
     path = home().cache / "features" / f"{snapshot.id}-{content_id(schema)[:16]}-{part}.npz"
-    if not path.exists():
+    try:
+        return _read(path)
+    except FileNotFoundError:
         _write(path, _encode(project, snapshot, schema, part))
+        return _read(path)
+
+
+def _read(path: Path) -> Part:
     with np.load(path) as stored:
+        os.utime(path)  # what is used is not cleaned up as forgotten
         return Part(stored["features"], stored["labels"], stored["days"])
 
 
@@ -45,5 +52,10 @@ def _encode(project: Project, snapshot: Snapshot, schema: InputSchema, part: str
 def _write(path: Path, part: Part) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", suffix=".npz", delete=False) as draft:
-        np.savez(draft, features=part.features, labels=part.labels, days=part.days)
-    os.replace(draft.name, path)
+        try:
+            np.savez(draft, features=part.features, labels=part.labels, days=part.days)
+            draft.flush()
+            os.replace(draft.name, path)
+        except BaseException:
+            os.unlink(draft.name)
+            raise

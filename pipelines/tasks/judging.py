@@ -1,6 +1,7 @@
 """From a candidate to a registered challenger: its bundle, the comparison with the champion, gates, registry."""
 
 import logging
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.bundle import read_bundle
+from contracts.bundle import Bundle, read_bundle
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import Snapshot, read_snapshot
 from pipelines.evaluation.comparison import Comparison
@@ -19,7 +20,7 @@ from pipelines.registry.port import Trial
 from pipelines.tasks import artifacts
 from pipelines.tasks.bundling import bundle_candidate
 from pipelines.tasks.features import Part, encoded
-from pipelines.wiring import commit, find_project, home, lock_id, open_ledger, open_registry
+from pipelines.wiring import commit, find_project, home, lock_id, machine, open_ledger, open_registry
 
 logger = logging.getLogger("paceline")
 Side = tuple[Path, NDArray[np.float32]]  # the champion's graph, and the test rows as its own schema encodes them
@@ -53,8 +54,6 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     Returns the bundle's id, the gates with their numbers, whether all were passed, and the id of the artifact with the
     evidence of every section (`evidence`).
     """
-    from pipelines.evaluation.baseline import make_baseline
-
     found = find_project(project)
     champion = open_ledger().champion(project)
     case = _case(found, candidate, None if champion is None else champion.bundle)
@@ -64,9 +63,7 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
         # scrutiny: the sections of `scrutinising` (sanity, leaks, references, robustness, privacy) join here
         _timed(case),
     ]
-    training = encoded(found, case.snapshot, case.schema, "train")
-    baseline = make_baseline(case.schema, training.features, case.scores, compared.challenger)
-    bundle = bundle_candidate(found, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline)
+    bundle = _bundle(case, candidate, compared.challenger)
     judged = [gate for section in sections for gate in section.gates]
     evaluation = {
         "bundle": bundle.id,
@@ -82,6 +79,15 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     for gate in judged:
         logger.info("%s %s: %s", "passed" if gate.passed else "FAILED", gate.name, gate.reason)
     return {**evaluation, "candidate": candidate}
+
+
+def build_bundle(project: str, candidate: dict[str, Any]) -> Bundle:
+    """The candidate's bundle alone, the same that `evaluate` writes: no champion, no gates, nothing in the ledger."""
+    from pipelines.evaluation.metrics import metrics
+
+    case = _case(find_project(project), candidate, None)
+    found = metrics(case.test.labels, case.scores.astype(np.float64), case.project.decision_threshold)
+    return _bundle(case, candidate, found)
 
 
 def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +112,9 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
             "as_of": str(snapshot.manifest.windows.as_of),
             "commit": commit(),
             "lock": lock_id(),
+            "configuration": artifacts.keep_folder(find_project(project).folder),
+            "machine": machine(),
+            "python": platform.python_version(),
             "schema_version": str(bundle.schema.version),
             "optimization": candidate["optimization"],
         },
@@ -152,6 +161,14 @@ def _case(project: Project, candidate: dict[str, Any], champion: str | None) -> 
         rival=rival,
         rival_scores=None if rival is None else score(*rival),
     )
+
+
+def _bundle(case: Case, candidate: dict[str, Any], quality: dict[str, float]) -> Bundle:
+    from pipelines.evaluation.baseline import make_baseline
+
+    training = encoded(case.project, case.snapshot, case.schema, "train")
+    baseline = make_baseline(case.schema, training.features, case.scores, quality)
+    return bundle_candidate(case.project, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline)
 
 
 def _compared(case: Case) -> tuple[Comparison, Section]:
