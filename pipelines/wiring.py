@@ -8,6 +8,7 @@
 | `PACELINE_LEDGER_URL` | the ledger's database | SQLite in `PACELINE_HOME` |
 | `PACELINE_MLFLOW_URI` | the registry | SQLite in `PACELINE_HOME` |
 | `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
+| `PACELINE_SERVER_URL_<PROJECT>` | the same of one project, its name in capitals | `PACELINE_SERVER_URL` |
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
 | `PACELINE_COMMIT` | the commit of the code, where it runs outside of its git clone (an image) | git's answer |
 | `PACELINE_REPOSITORY` | the git clone that a reproduction takes the commit of a version from | the code's own |
@@ -135,7 +136,9 @@ def open_registry() -> "Registry":
 
 
 def server_url(project: "Project") -> str:
-    return os.environ.get("PACELINE_SERVER_URL") or f"http://127.0.0.1:{project.serving_port}"
+    variables = (f"PACELINE_SERVER_URL_{project.name.upper()}", "PACELINE_SERVER_URL")
+    named = next((url for variable in variables if (url := os.environ.get(variable))), None)
+    return named or f"http://127.0.0.1:{project.serving_port}"
 
 
 def open_platform(project: "Project") -> "LocalPlatform":

@@ -77,7 +77,7 @@ def start(project: str, ports: Ports, supervisor: Supervisor) -> Stack:
     environment = {
         "PACELINE_HOME": str(place.root),
         "PACELINE_MLFLOW_URI": f"http://127.0.0.1:{ports.mlflow}",
-        "PACELINE_SERVER_URL": f"http://127.0.0.1:{ports.server}",
+        f"PACELINE_SERVER_URL_{project.upper()}": f"http://127.0.0.1:{ports.server}",
         **airflow_stack.environment(place.root / "airflow", ports.airflow),
     }
     os.environ.update(environment)  # what this process does itself reaches the same registry and server

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.bundle import BASELINE, CARD, GOLDEN, MODEL, SCHEMA, Baseline, Bundle, Manifest, write_bundle
+from contracts.encoder import Encoder
 from contracts.hashing import canonical_json
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import Snapshot
@@ -32,11 +33,17 @@ def bundle_candidate(
 ) -> Bundle:
     """Writes the bundle of `candidate`, whose `graph` gives the test rows their `scores`."""
     from pipelines.evaluation.baseline import make_golden
+    from pipelines.evaluation.persons import without_persons
+    from pipelines.inference import score
 
     names = [field.name for field in schema.fields]
     test = snapshot.table("test")
     chosen = np.linspace(0, test.num_rows - 1, min(GOLDEN_ROWS, test.num_rows)).astype(int)
-    golden = make_golden(test.select(names).take(chosen).to_pylist(), scores[chosen])
+    records, golden_scores = test.select(names).take(chosen).to_pylist(), scores[chosen]
+    if any(field.personal for field in schema.fields):
+        records = without_persons(records, schema, baseline)
+        golden_scores = score(graph, Encoder(schema).encode_rows(records))
+    golden = make_golden(records, golden_scores)
     manifest = Manifest(
         project=project.name,
         trainer=candidate["trainer"],

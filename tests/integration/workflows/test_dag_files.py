@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.wiring import REPOSITORY
 
+PROJECTS = ("credit_risk", "flight_delay")
 DAG_FILES = sorted((REPOSITORY / "dags").glob("*.py"))
 HEAVY = (
     "duckdb",
@@ -58,26 +59,30 @@ def dags(airflow_database: Path) -> dict[str, Any]:
 
 
 def test_each_project_has_each_workflow(dags: dict[str, Any]) -> None:
-    assert set(dags) == {f"flight_delay.{name}" for name in ("ingest", "retrain", "release", "watch", "rollback")}
+    workflows = ("ingest", "retrain", "release", "watch", "rollback")
+    assert set(dags) == {f"{project}.{name}" for project in PROJECTS for name in workflows}
 
 
-def test_the_retrain_goes_from_window_to_registration(dags: dict[str, Any]) -> None:
-    dag = dags["flight_delay.retrain"]
+@pytest.mark.parametrize("project", PROJECTS)
+def test_the_retrain_goes_from_window_to_registration(dags: dict[str, Any], project: str) -> None:
+    dag = dags[f"{project}.retrain"]
     order = ["choose_window", "take_snapshot", "validate", "plan_trials", "train", "optimise", "evaluate", "register"]
     for before, after in pairwise(order):
         assert after in dag.get_task(before).downstream_task_ids
     assert dag.get_task("train").is_mapped
 
 
-def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: dict[str, Any]) -> None:
-    task = dags["flight_delay.watch"].get_task("compact_log")
+@pytest.mark.parametrize("project", PROJECTS)
+def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: dict[str, Any], project: str) -> None:
+    task = dags[f"{project}.watch"].get_task("compact_log")
     assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), set())
 
 
-def test_one_retrain_and_one_release_run_at_a_time(dags: dict[str, Any]) -> None:
+@pytest.mark.parametrize("project", PROJECTS)
+def test_one_retrain_and_one_release_run_at_a_time(dags: dict[str, Any], project: str) -> None:
     for name in ("retrain", "release"):
-        assert dags[f"flight_delay.{name}"].max_active_runs == 1
-    assert {task.pool for task in dags["flight_delay.retrain"].tasks} == {"flight_delay.retrain"}
+        assert dags[f"{project}.{name}"].max_active_runs == 1
+    assert {task.pool for task in dags[f"{project}.retrain"].tasks} == {f"{project}.retrain"}
 
 
 def test_every_task_has_a_timeout_and_reports_its_failure(dags: dict[str, Any]) -> None:
@@ -87,6 +92,7 @@ def test_every_task_has_a_timeout_and_reports_its_failure(dags: dict[str, Any]) 
             assert task.on_failure_callback, task
 
 
+@pytest.mark.parametrize("project", PROJECTS)
 @pytest.mark.parametrize(
     ("workflow", "conf"),
     [
@@ -100,11 +106,11 @@ def test_every_task_has_a_timeout_and_reports_its_failure(dags: dict[str, Any]) 
     ],
 )
 def test_a_wrong_parameter_is_refused_before_any_task(
-    dags: dict[str, Any], workflow: str, conf: dict[str, Any]
+    dags: dict[str, Any], project: str, workflow: str, conf: dict[str, Any]
 ) -> None:
     from airflow.sdk.exceptions import ParamValidationError
 
-    params = deepcopy(dags[f"flight_delay.{workflow}"].params)
+    params = deepcopy(dags[f"{project}.{workflow}"].params)
     with pytest.raises(ParamValidationError):
         params.update(conf)
 
