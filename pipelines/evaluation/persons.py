@@ -1,7 +1,8 @@
 """Golden rows without persons: they travel in the bundle, and the model server's page shows them as examples."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
+from math import gcd
 from typing import Any
 
 from contracts.bundle import Baseline
@@ -21,12 +22,13 @@ def without_persons(
     personal = [field for field in schema.fields if field.personal]
     for place, field in enumerate(personal):
         values = _values(field, baseline, len(records))
+        # fields turn at different speeds: otherwise all of them would be low and high together
+        step = next(step for step in count(place + 1) if gcd(step, len(values)) == 1)
         for row, record in enumerate(made_up):
             if isinstance(record.get(field.name), int) and field.kind == "identifier":
                 record[field.name] = row
             elif record.get(field.name) is not None:
-                # fields turn at different speeds: otherwise all of them would be low and high together
-                record[field.name] = values[(row * (place + 1) + place) % len(values)]
+                record[field.name] = values[row * step % len(values)]
     return made_up
 
 
