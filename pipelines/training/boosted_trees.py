@@ -66,6 +66,7 @@ def fit(
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     stopped = isinstance(until, Rows)
+    features = _without_idle_columns(rows.features, parameters.minimum_leaf_rows)
     model = HistGradientBoostingClassifier(
         max_iter=parameters.trees if isinstance(until, Rows) else until,
         learning_rate=parameters.learning_rate,
@@ -81,10 +82,10 @@ def fit(
     )
     progress(f"boosted trees: {'up to ' if stopped else ''}{model.max_iter} trees on {len(rows.labels):,} rows")
     if not isinstance(until, Rows):
-        model.fit(rows.features, rows.labels)
+        model.fit(features, rows.labels)
         return FittedTrees(model, len(schema.columns), [])
     for trees in [parameters.trees] if on_step is None else _stages(parameters.trees):
-        model.set_params(max_iter=trees).fit(rows.features, rows.labels, X_val=until.features, y_val=until.labels)
+        model.set_params(max_iter=trees).fit(features, rows.labels, X_val=until.features, y_val=until.labels)
         if on_step is not None:
             on_step(model.n_iter_, float(-model.validation_score_[-1]))
         if model.n_iter_ < trees:  # nothing was gained for too long
@@ -98,6 +99,15 @@ def fit(
         for step, (training, validation) in enumerate(zip(training_losses, losses, strict=True))
     ]
     return FittedTrees(model, len(schema.columns), curve)
+
+
+def _without_idle_columns(features: NDArray[np.float32], minimum_leaf_rows: int) -> NDArray[np.float32]:
+    """The features with zeros in columns that have too few values for any leaf: binning fails on one without a value.
+
+    No tree can split on such a column either way, nor on a constant one, so what comes there later changes no score.
+    """
+    idle = (~np.isnan(features)).sum(axis=0) < minimum_leaf_rows
+    return np.where(idle, np.float32(0), features) if idle.any() else features
 
 
 def _stages(trees: int) -> list[int]:

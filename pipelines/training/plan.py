@@ -66,8 +66,27 @@ class NeuralNet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         _within(self, "patience", 1, 1000)
 
 
-Parameters = BoostedTrees | NeuralNet
-PARAMETERS: dict[str, type[Parameters]] = {"boosted_trees": BoostedTrees, "neural_net": NeuralNet}
+class LogisticRegression(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of the trainer `logistic_regression`. A smaller `c` draws the weights more towards 0 (L2).
+
+    `balanced` gives both classes the same weight while fitting; the scores stay probabilities.
+    """
+
+    c: float = 1.0
+    balanced: bool = False
+    maximum_iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        _within(self, "c", 1e-6, 1e6)
+        _within(self, "maximum_iterations", 1, 100_000)
+
+
+Parameters = BoostedTrees | NeuralNet | LogisticRegression
+PARAMETERS: dict[str, type[Parameters]] = {
+    "boosted_trees": BoostedTrees,
+    "neural_net": NeuralNet,
+    "logistic_regression": LogisticRegression,
+}
 
 
 class TrialSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

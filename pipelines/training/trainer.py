@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from contracts.input_schema import InputSchema
 from pipelines.statistics import classification
 from pipelines.statistics.clustered_mean import cluster_sums, clustered_mean
-from pipelines.training import boosted_trees, neural_net
+from pipelines.training import boosted_trees, linear, neural_net
 from pipelines.training.calibration import Calibration, fit_calibration
 from pipelines.training.export import check_file, limits_of
 from pipelines.training.graph import GraphWriter
@@ -82,7 +82,11 @@ class Trainer(Protocol):
     ) -> Fitted: ...
 
 
-TRAINERS: Mapping[str, Trainer] = {"boosted_trees": boosted_trees.fit, "neural_net": neural_net.fit}
+TRAINERS: Mapping[str, Trainer] = {
+    "boosted_trees": boosted_trees.fit,
+    "neural_net": neural_net.fit,
+    "logistic_regression": linear.fit,
+}
 
 
 class DailyLoss(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,8 +21,10 @@ from pipelines.training.trainer import ParityError, Pruned, Trained, train
 SMALL: dict[str, dict[str, Any]] = {
     "boosted_trees": {"trees": 60, "minimum_leaf_rows": 30, "learning_rate": 0.1},
     "neural_net": {"hidden": (32, 16), "epochs": 6, "batch_rows": 128, "learning_rate": 0.01},
+    "logistic_regression": {"c": 2.0},
 }
-BOTH = pytest.mark.parametrize("name", sorted(SMALL))
+ALL = pytest.mark.parametrize("name", sorted(SMALL))
+STOPPED = pytest.mark.parametrize("name", ["boosted_trees", "neural_net"])  # by the loss of other rows
 
 
 def quiet(_message: str) -> None:
@@ -46,7 +48,7 @@ def run(schema: InputSchema, events: Callable[..., Any], name: str, seed: int, *
     return train(spec, seed, schema, events(4000, 1), events(1200, 2), quiet)
 
 
-@BOTH
+@ALL
 def test_a_trained_graph_ranks_rows_that_it_has_not_seen(
     name: str, trained: Callable[..., Trained], events: Callable[..., Any]
 ) -> None:
@@ -59,7 +61,7 @@ def test_a_trained_graph_ranks_rows_that_it_has_not_seen(
     assert trained(name).metrics["auc"] == pytest.approx(roc_auc_score(test.labels, scores), abs=0.05)
 
 
-@BOTH
+@ALL
 def test_training_twice_gives_the_same_bytes(
     name: str, trained: Callable[..., Trained], schema: InputSchema, events: Callable[..., Any]
 ) -> None:
@@ -69,7 +71,7 @@ def test_training_twice_gives_the_same_bytes(
     assert again.curve == trained(name).curve
 
 
-@BOTH
+@ALL
 def test_a_fresh_process_trains_the_same_bytes(
     name: str, trained: Callable[..., Trained], schema: InputSchema, events: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -92,7 +94,7 @@ def test_a_fresh_process_trains_the_same_bytes(
     assert told.stdout.strip() == hashlib.sha256(trained(name).graph).hexdigest()
 
 
-@BOTH
+@STOPPED
 def test_another_seed_gives_another_model(name: str, trained: Callable[..., Trained]) -> None:
     assert trained(name, 4).graph != trained(name).graph
 
@@ -109,7 +111,7 @@ def test_training_does_not_depend_on_nor_change_the_global_random_state(
     assert torch.get_num_threads() == threads
 
 
-@BOTH
+@ALL
 def test_a_row_has_the_same_score_alone_and_in_a_table(
     name: str, trained: Callable[..., Trained], events: Callable[..., Any]
 ) -> None:
@@ -118,13 +120,13 @@ def test_a_row_has_the_same_score_alone_and_in_a_table(
     assert np.abs(together - alone).max() < 1e-6
 
 
-@BOTH
+@ALL
 def test_rows_with_everything_missing_are_scored(name: str, trained: Callable[..., Trained]) -> None:
     scores = score(trained(name).graph, np.full((2, 4), np.nan, dtype=np.float32))
     assert 0 < scores[0] == scores[1] < 1
 
 
-@BOTH
+@STOPPED
 def test_parity_curve_and_parameters_are_reported(name: str, trained: Callable[..., Trained]) -> None:
     found = trained(name)
     assert found.parity.rows == 4000 + 1200
@@ -137,7 +139,7 @@ def test_parity_curve_and_parameters_are_reported(name: str, trained: Callable[.
     assert found.seconds > 0
 
 
-@BOTH
+@ALL
 def test_the_graph_is_standard_onnx_without_traces_of_the_machine(name: str, trained: Callable[..., Trained]) -> None:
     model = onnx.load_from_string(trained(name).graph)
     onnx.checker.check_model(model, full_check=True)
@@ -147,7 +149,7 @@ def test_the_graph_is_standard_onnx_without_traces_of_the_machine(name: str, tra
     assert [o.name for o in model.graph.output] == ["score"]
 
 
-@BOTH
+@ALL
 def test_a_graph_that_is_not_the_model_is_refused(
     name: str, schema: InputSchema, events: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +163,7 @@ def test_a_graph_that_is_not_the_model_is_refused(
         run(schema, events, name, 3)
 
 
-@BOTH
+@ALL
 def test_a_schema_of_numbers_alone_or_of_words_alone_can_be_trained(name: str, events: Callable[..., Any]) -> None:
     identifier, at = Field(name="id", kind="identifier"), Field(name="at", kind="timestamp")
     number = Field(name="wind", kind="number", required=False)
@@ -173,6 +175,27 @@ def test_a_schema_of_numbers_alone_or_of_words_alone_can_be_trained(name: str, e
             warnings.simplefilter("error")
             found = train(TrialSpec(trainer=name, parameters=SMALL[name]), 0, schema, parts[0], parts[1], quiet)
         assert found.metrics["auc"] > 0.55
+
+
+@ALL
+def test_columns_that_are_constant_or_empty_train_and_weigh_nothing(
+    name: str, schema: InputSchema, events: Callable[..., Any]
+) -> None:
+    def flattened(rows: int, seed: int) -> Any:
+        features, labels = events(rows, seed)
+        features[:, 0], features[:, 3] = 720, 1  # constant: a number, and a code
+        features[:, 2] = np.nan  # empty
+        return features, labels
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parts = flattened(1500, 1), flattened(600, 2)
+        found = train(TrialSpec(trainer=name, parameters=SMALL[name]), 0, schema, *parts, quiet)
+    rows = flattened(200, 5)[0]
+    scores = score(found.graph, rows)
+    assert len(np.unique(scores.round(6))) > 1  # the carrier is left
+    by_carrier = {code: np.ptp(scores[rows[:, 1] == code]) for code in (0, 1, 2)}
+    assert max(by_carrier.values()) < 1e-6
 
 
 def test_labels_that_the_inputs_say_nothing_about_give_scores_near_the_base_rate(
@@ -225,7 +248,7 @@ def test_a_diverging_net_says_what_to_change(schema: InputSchema, events: Callab
         train(TrialSpec(trainer="neural_net", parameters=steep), 0, schema, events(500, 1), events(300, 2), quiet)
 
 
-@BOTH
+@STOPPED
 def test_a_trial_that_tells_its_steps_is_the_same_to_the_byte(
     name: str, trained: Callable[..., Trained], schema: InputSchema, events: Callable[..., Any]
 ) -> None:
@@ -241,7 +264,7 @@ def test_a_trial_that_tells_its_steps_is_the_same_to_the_byte(
     assert all(loss == pytest.approx(curve[step]) for step, loss in steps)
 
 
-@BOTH
+@STOPPED
 def test_a_trial_can_be_given_up_at_a_step(name: str, schema: InputSchema, events: Callable[..., Any]) -> None:
     def give_up(step: int, _loss: float) -> None:
         raise Pruned(f"after step {step}")
