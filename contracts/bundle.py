@@ -28,6 +28,7 @@ MANIFEST, MODEL, SCHEMA, BASELINE, GOLDEN, CARD = (
     "golden.json",
     "model_card.md",
 )
+CARD_PAGE = "model_card.html"  # the card with its plots; a bundle may go without
 
 
 class BundleError(ValueError):
@@ -129,6 +130,11 @@ class Bundle:
     @property
     def card(self) -> str:
         return (self.path / CARD).read_text()
+
+    @property
+    def card_page(self) -> str | None:
+        """The card as an HTML page with plots, where the bundle has one."""
+        return (self.path / CARD_PAGE).read_text() if CARD_PAGE in self.manifest.files else None
 
 
 def write_bundle(root: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:

@@ -13,6 +13,8 @@
 | `PACELINE_COMMIT` | the commit of the code, where it runs outside of its git clone (an image) | git's answer |
 | `PACELINE_REPOSITORY` | the git clone that a reproduction takes the commit of a version from | the code's own |
 | `PACELINE_LOG_KEEP_DAYS` | for how many days the prediction log keeps every row; at least 30 | 30 |
+| `PACELINE_WATTS_PER_CORE` | for the energy of training, where the processor does not count it | 9 |
+| `PACELINE_PRICE_PER_CPU_HOUR` | for the cost of training, in the currency of your choice | none: no cost is shown |
 """
 
 import os

@@ -1,42 +1,41 @@
-"""The model card: what a model is for, what it was made from, how good it is, and where it must not be trusted.
+"""The model card: what a model is for, what it was made from, how good it is and for whom, and where it must not be
+trusted. As Markdown, and as a page with plots.
 
 It is hashed with its bundle, so it says nothing that changes between two runs on the same content: no times, no hosts,
-and no gates, which compare with whoever leads on that day. Those are in the ledger and in a prediction's lineage.
-After Mitchell et al., "Model Cards for Model Reporting", 2019.
+no latencies, and no gates, which compare with whoever leads on that day. Those are in the evaluation report, in the
+registry and in a prediction's lineage. After Mitchell et al., "Model Cards for Model Reporting", 2019.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-_METRICS = {
-    "auc": "AUC",
-    "average_precision": "Average precision",
-    "log_loss": "Log loss (nats)",
-    "brier": "Brier score",
-    "calibration_error": "Expected calibration error",
-    "false_positive_rate": "False-positive rate at the threshold",
-    "f1": "F1 at the threshold",
-    "base_rate": "Share of positive outcomes",
-    "base_rate_log_loss": "Log loss of the base rate alone (nats)",
-    "mean_score": "Mean score",
-}
-_PARTS = {"train": "Training", "validation": "Validation", "test": "Test"}
+import msgspec
+
+from pipelines.governance import card_chapters as chapter
+from pipelines.pages import Card, render
+from pipelines.pages.document import Chapter, html, markdown
+
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def model_card(
-    *,
-    title: str,
-    description: str,
-    owner: str,
-    label: str,
-    windows: Mapping[str, Any],
-    rows: Mapping[str, int],
-    trainer: str,
-    parameters: Mapping[str, Any],
-    metrics: Mapping[str, float],
-    limits: Sequence[str] = (),
-) -> str:
-    """The card as Markdown.
+class CardTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What only people can say of a model: `card` in project.yaml.
+
+    `intended_use`: for whom, for which decision. `not_for`: uses that are wrong. `limits`: where it must not be
+    trusted. `failure_modes`: how it is known to go wrong, and how that shows. `ethics`: what was weighed about those
+    whom it is about. Each of the last four is a list of sentences.
+    """
+
+    intended_use: str = ""
+    not_for: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    failure_modes: tuple[str, ...] = ()
+    ethics: tuple[str, ...] = ()
+
+
+class CardFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a card is made of.
 
     Args:
         description: of the project: what is predicted, from what, for whom, and what it is not for.
@@ -44,72 +43,77 @@ def model_card(
         windows: by part (`train`, `validation`, `test`) the days `start` up to and without `end`.
         rows: by part.
         metrics: on the test rows, by the names of `pipelines.evaluation.metrics`.
-        limits: sentences on where the model must not be trusted, beside those that follow from its windows.
+        evidence: sections of the evaluation by their names, those that say nothing of the champion or of a clock.
+        personal: the fields that are about persons.
+        lineage: names and ids of what the model was made from.
     """
-    sections = [
-        [f"# {title}", description.strip(), f"Owner: {owner}. Outcome: {label or 'see the description'}."],
-        ["## Intended use", _intended_use(label)],
-        ["## Data", _data(windows, rows)],
-        ["## Model", _model(trainer, parameters)],
-        ["## Quality on the test rows", _quality(metrics)],
-        ["## Limits", _limits(windows, rows, metrics, limits)],
-    ]
-    return "\n\n".join(part for section in sections for part in section) + "\n"
+
+    title: str
+    description: str
+    owner: str
+    label: str
+    windows: Mapping[str, Any]
+    rows: Mapping[str, int]
+    trainer: str
+    parameters: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    threshold: float = 0.5
+    texts: CardTexts = CardTexts()
+    evidence: Mapping[str, Any] = {}
+    personal: tuple[str, ...] = ()
+    lineage: Mapping[str, str] = {}
 
 
-def _intended_use(label: str) -> str:
-    of = f"“{label}”" if label else "the outcome"
-    return (
-        f"The score is a calibrated probability of {of} for one event that has not happened yet. "
-        "It supports a decision at the project's threshold; other uses have not been evaluated."
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown."""
+    return markdown(facts.title, _lead(facts), _chapters(facts))
+
+
+def model_card_page(facts: CardFacts) -> str:
+    """The card as one HTML file that loads nothing else."""
+    return render(
+        "document.html",
+        [_TEMPLATES],
+        title=f"{facts.title}: model card",
+        lead=_lead(facts),
+        warnings=[],
+        cards=_cards(facts),
+        content=html(_chapters(facts)),
+        footer="Part of the bundle, and hashed with it. Times, hosts, gates and energy are in the registry.",
     )
 
 
-def _data(windows: Mapping[str, Any], rows: Mapping[str, int]) -> str:
-    lines = [
-        (name, f"{windows[part]['start']} up to {windows[part]['end']}", f"{rows.get(part, 0):,}")
-        for part, name in _PARTS.items()
-        if part in windows
+def _lead(facts: CardFacts) -> list[str]:
+    return [
+        facts.description.strip(),
+        f"Owner: {facts.owner}. Outcome: {facts.label or 'see the description'}.",
     ]
-    return _table(("Part", "Days", "Rows"), lines)
 
 
-def _model(trainer: str, parameters: Mapping[str, Any]) -> str:
-    if not parameters:
-        return f"Trainer `{trainer}` with its default parameters."
-    return f"Trainer `{trainer}`.\n\n" + _table(
-        ("Parameter", "Value"), ((f"`{name}`", f"`{value}`") for name, value in sorted(parameters.items()))
-    )
+def _cards(facts: CardFacts) -> list[Card]:
+    shown = (("auc", "AUC"), ("log_loss", "log loss"), ("calibration_error", "calibration error"), ("brier", "Brier"))
+    cards = [Card(title, f"{facts.metrics[name]:.3f}") for name, title in shown if name in facts.metrics]
+    if "test" in facts.rows:
+        cards.append(Card("test rows", f"{facts.rows['test']:,}"))
+    return cards
 
 
-def _quality(metrics: Mapping[str, float]) -> str:
-    known = [name for name in _METRICS if name in metrics] + sorted(metrics.keys() - _METRICS.keys())
-    return _table(("Metric", "Value"), ((_METRICS.get(name, name), f"{metrics[name]:.4f}") for name in known))
-
-
-def _limits(
-    windows: Mapping[str, Any], rows: Mapping[str, int], metrics: Mapping[str, float], more: Sequence[str]
-) -> str:
-    said = []
-    if "train" in windows:
-        first, last = windows["train"]["start"], windows["train"]["end"]
-        said.append(f"It knows only what happened from {first} up to {last}; seasons outside of it are new to it.")
-    if "test" in rows:
-        said.append(f"The quality above is that of {rows['test']:,} rows of one test window; live quality may differ.")
-    if "base_rate" in metrics:
-        said.append(
-            f"{metrics['base_rate']:.1%} of the test outcomes were positive; where that share is another, "
-            "the calibration is off until the next retrain."
-        )
-    said.append("A category that training has not seen, and a missing value, are scored as “missing”.")
-    return "\n".join(f"- {sentence}" for sentence in (*said, *more))
-
-
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end a cell or the table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def _chapters(facts: CardFacts) -> list[Chapter]:
+    found = facts.evidence
+    of_texts = facts.texts
+    chapters: Sequence[Chapter | None] = [
+        chapter.intended_use(facts.label, facts.threshold, of_texts.intended_use, of_texts.not_for),
+        chapter.data(facts.windows, facts.rows, facts.personal),
+        chapter.model(facts.trainer, facts.parameters),
+        chapter.quality(facts.metrics, found.get("comparison", {})),
+        chapter.references(found.get("references", {})),
+        chapter.slices(found.get("slices", {})),
+        chapter.fairness(found.get("fairness", ())),
+        chapter.robustness(found.get("robustness", {})),
+        chapter.privacy(found.get("privacy", {})),
+        chapter.limits(facts.windows, facts.rows, facts.metrics, of_texts.limits),
+        chapter.sentences("Known failure modes", of_texts.failure_modes),
+        chapter.sentences("Ethical considerations", of_texts.ethics),
+        chapter.lineage(facts.lineage),
+    ]
+    return [each for each in chapters if each is not None]

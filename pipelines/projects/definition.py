@@ -16,6 +16,7 @@ from pipelines.data.schema import DeclaredSchema, Label
 from pipelines.data.sources import Source
 from pipelines.data.windows import SplitRule
 from pipelines.evaluation.gates import GateLimits
+from pipelines.governance.model_card import CardTexts
 from pipelines.monitoring.drift import DriftLimits
 from pipelines.monitoring.triggers import TriggerPolicy
 from pipelines.optimization.limits import OptimizationLimits
@@ -58,6 +59,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     source_file: Annotated[str, msgspec.Meta(pattern=r"^\w+\.py$")] = msgspec.field(name="source", default="source.py")
     label: Label
     schema: DeclaredSchema
+    card: CardTexts = CardTexts()
     decision_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
     split: SplitRule = SplitRule()
     emergency_split: SplitRule | None = None

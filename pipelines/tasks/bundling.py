@@ -3,6 +3,7 @@
 Nothing here depends on time, host, latency or on who leads: the same snapshot, parameters and lock give the same bytes.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -10,11 +11,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.bundle import BASELINE, CARD, GOLDEN, MODEL, SCHEMA, Baseline, Bundle, Manifest, write_bundle
+from contracts.bundle import BASELINE, CARD, CARD_PAGE, GOLDEN, MODEL, SCHEMA, Baseline, Bundle, Manifest, write_bundle
 from contracts.encoder import Encoder
 from contracts.hashing import canonical_json
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import Snapshot
+from pipelines.governance.model_card import CardFacts, model_card, model_card_page
 from pipelines.projects import Project
 from pipelines.wiring import home, lock_id
 
@@ -30,8 +32,13 @@ def bundle_candidate(
     graph: bytes,
     scores: NDArray[np.float32],
     baseline: Baseline,
+    evidence: Mapping[str, Any],
 ) -> Bundle:
-    """Writes the bundle of `candidate`, whose `graph` gives the test rows their `scores`."""
+    """Writes the bundle of `candidate`, whose `graph` gives the test rows their `scores`.
+
+    `evidence` has the sections of the evaluation that go into the model card: none that depends on a champion or a
+    clock.
+    """
     from pipelines.evaluation.baseline import make_golden
     from pipelines.evaluation.persons import without_persons
     from pipelines.inference import score
@@ -55,6 +62,7 @@ def bundle_candidate(
         frameworks={name: version(name) for name in FRAMEWORKS} | {"onnxruntime": _onnxruntime_version()},
         serving=project.serving,
     )
+    facts = _facts(project, snapshot, candidate, manifest, dict(baseline.metrics), evidence)
     return write_bundle(
         home().bundles,
         manifest,
@@ -63,7 +71,8 @@ def bundle_candidate(
             SCHEMA: canonical_json(schema),
             BASELINE: canonical_json(baseline),
             GOLDEN: canonical_json(golden),
-            CARD: _card(project, snapshot, candidate, dict(baseline.metrics)).encode(),
+            CARD: model_card(facts).encode(),
+            CARD_PAGE: model_card_page(facts).encode(),
         },
     )
 
@@ -74,11 +83,15 @@ def _onnxruntime_version() -> str:
     return str(onnxruntime.__version__)
 
 
-def _card(project: Project, snapshot: Snapshot, candidate: dict[str, Any], metrics: dict[str, float]) -> str:
-    """Part of the bundle, so it has no gates: their latencies, and the champion that they name, are not its content."""
-    from pipelines.governance.model_card import model_card
-
-    return model_card(
+def _facts(
+    project: Project,
+    snapshot: Snapshot,
+    candidate: dict[str, Any],
+    manifest: Manifest,
+    metrics: dict[str, float],
+    evidence: Mapping[str, Any],
+) -> CardFacts:
+    return CardFacts(
         title=project.title,
         description=project.description,
         owner=project.owner,
@@ -88,4 +101,14 @@ def _card(project: Project, snapshot: Snapshot, candidate: dict[str, Any], metri
         trainer=candidate["trainer"],
         parameters=candidate["parameters"],
         metrics=metrics,
+        threshold=project.decision_threshold,
+        texts=project.card,
+        evidence=evidence,
+        personal=tuple(field.name for field in project.schema.fields if field.personal),
+        lineage={
+            "snapshot": manifest.snapshot,
+            "dependency lock": manifest.lock,
+            "form of the graph": manifest.optimization,
+            **{f"library {name}": number for name, number in sorted(manifest.frameworks.items())},
+        },
     )

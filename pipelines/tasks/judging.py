@@ -168,7 +168,7 @@ def _bundle(case: Case, candidate: dict[str, Any], quality: dict[str, float]) ->
 
     training = encoded(case.project, case.snapshot, case.schema, "train")
     baseline = make_baseline(case.schema, training.features, case.scores, quality)
-    return bundle_candidate(case.project, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline)
+    return bundle_candidate(case.project, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline, {})
 
 
 def _compared(case: Case) -> tuple[Comparison, Section]:

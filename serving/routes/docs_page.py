@@ -40,7 +40,7 @@ DOCS_PAGE = """<!doctype html>
   <p>This page keeps it only until it is closed, and sends it to this server only.</p>
 </form>
 <details id="card" hidden><summary><b>card</b><span>The live model's card</span></summary>
-  <div class="inside"></div></details>
+  <p><button id="page" type="button">Open it with its plots</button></p><div class="inside"></div></details>
 <main id="paths"></main>
 <noscript>This page needs JavaScript; <a href="/openapi.json">the description is here</a>.</noscript>
 <script>
@@ -183,6 +183,12 @@ async function drawCard() {
   card.hidden = !answer.ok;
   if (answer.ok) card.querySelector("div").replaceChildren(...drawn(await answer.text()));
 }
+// fetched and not linked: a link would carry no credential
+document.getElementById("page").addEventListener("click", async () => {
+  const answer = await fetch("/model-card", { headers: { ...credential(), accept: "text/html" } });
+  const type = answer.headers.get("content-type");
+  window.open(URL.createObjectURL(new Blob([await answer.text()], { type })));
+});
 
 async function draw() {
   const answer = await fetch("/openapi.json", { headers: credential() });

@@ -35,13 +35,19 @@ def health_routes(
     async def all_metrics(_: Request) -> Response:
         return Response(await exposition(), media_type=CONTENT_TYPE)
 
-    async def model_card(_: Request) -> Response:
-        return Response(ready.champion().model.bundle.card, media_type="text/plain; charset=utf-8")
+    async def model_card(request: Request) -> Response:
+        bundle = ready.champion().model.bundle
+        page = bundle.card_page if "text/html" in request.headers.get("accept", "") else None
+        if page is None:
+            return Response(bundle.card, media_type="text/plain; charset=utf-8", headers={"vary": "accept"})
+        nothing_else = "default-src 'none'; style-src 'unsafe-inline'"
+        headers = {"vary": "accept", "content-security-policy": nothing_else}
+        return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
     def get(path: str, endpoint: Endpoint, summary: str, tag: str = "health", **more: Any) -> DescribedRoute:
         return DescribedRoute("GET", path, endpoint, tag=tag, summary=summary, **more)
 
-    card = "The champion's model card, as Markdown"
+    card = "The champion's model card: Markdown, or a page with plots for who accepts text/html"
     return [
         get("/livez", livez, "Is the process alive?"),
         get("/readyz", readyz, READY),

@@ -366,6 +366,9 @@ def test_the_api_page_needs_nothing_from_elsewhere_and_shows_the_live_models_sch
         example = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
         assert server.client.post(path, json=example).status_code == 200, path
     assert server.client.get("/model-card").text.startswith("# Tiny model")
+    page = server.client.get("/model-card", headers={"accept": "text/html,*/*;q=0.8"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<h1>Tiny model</h1>" in page.text
 
 
 def test_requests_in_flight_are_finished_when_the_server_is_terminated(server: ModelServerProcess) -> None:

@@ -1,0 +1,95 @@
+"""The report of an evaluation: all evidence, what failed first."""
+
+from typing import Any
+
+import msgspec
+
+from pipelines.governance.evaluation_report import Evaluated, evaluation_report
+from tests.fixtures.evidence import EVIDENCE
+
+GATES = (
+    {"name": "AUC", "passed": True, "reason": "AUC 0.7025 >= minimum 0.55", "area": "quality"},
+    {"name": "carrier", "passed": False, "reason": "log loss +0.08 > margin +0.05 on carrier = AA", "area": "slices"},
+)
+SPENT = {"wall_s": 10.0, "cpu_s": 9.0, "energy_kwh": 2e-5, "method": "estimated: 9 W a core", "cost": 0.0004}
+TRIALS = (
+    {
+        "trainer": "boosted_trees",
+        "parameters": {"trees": 200},
+        "metrics": {"log_loss": 0.5, "auc": 0.71},
+        "curve": [
+            {"step": 1.0, "train_log_loss": 0.6, "validation_log_loss": 0.61},
+            {"step": 2.0, "train_log_loss": 0.5, "validation_log_loss": 0.52},
+        ],
+        "chosen": True,
+        "spent": SPENT,
+    },
+    {"trainer": "neural_net", "parameters": {}, "state": "failed", "spent": SPENT},
+)
+FORMS = (
+    {
+        "name": "fp32",
+        "accepted": True,
+        "reason": "as trained",
+        "size_bytes": 20_480,
+        "log_loss": 0.5,
+        "latency": [{"rows": 1, "us_p50": 12.0}, {"rows": 32, "us_p50": 80.0}],
+    },
+    {"name": "int8", "accepted": False, "reason": "not applicable: a tree ensemble has no matrix product"},
+)
+EVALUATED = Evaluated(
+    title="Flight delay",
+    champion="3",
+    passed=False,
+    gates=GATES,
+    outcome={"name": "worse", "reason": "worse on carrier = AA"},
+    evidence=EVIDENCE,
+    trials=TRIALS,
+    candidates=FORMS,
+    chosen_form="fp32",
+    facts={"bundle": "ab12"},
+)
+
+
+def _with(**changes: Any) -> str:
+    return evaluation_report(msgspec.structs.replace(EVALUATED, **changes))
+
+
+def test_a_failed_gate_is_the_first_thing_that_is_seen() -> None:
+    page = evaluation_report(EVALUATED)
+    assert '<p class="warning">carrier: log loss +0.08 &gt; margin +0.05 on carrier = AA</p>' in page
+    assert page.index("FAILED") < page.index("AUC 0.7025 &gt;= minimum 0.55")
+    assert "1 of 2" in page
+    assert "Worse, against version 3: worse on carrier = AA." in page
+
+
+def test_all_evidence_has_its_chapter_and_its_plots() -> None:
+    page = evaluation_report(EVALUATED)
+    headings = [part.partition("</h2>")[0] for part in page.split("<h2>")[1:]]
+    assert headings == [
+        "Gates",
+        "Against the champion",
+        "Calibration",
+        "Beside simpler models",
+        "Slices",
+        "Fairness",
+        "Sanity",
+        "When inputs are disturbed",
+        "Privacy",
+        "Latency of the graph",
+        "Optimisation",
+        "Trials",
+        "Energy and cost of training",
+        "Lineage",
+    ]
+    assert page.count("<svg") == 7
+    assert "not applicable: a tree ensemble has no matrix product" in page
+    assert "18 s of processor time" in page
+
+
+def test_without_a_champion_nothing_is_compared() -> None:
+    section = EVIDENCE["comparison"]
+    alone = {"comparison": {**section["comparison"], "champion": None, "differences": {}}}
+    page = _with(champion=None, outcome={"name": "first", "reason": "absolute limits only"}, evidence=alone, gates=())
+    assert "First, there is no champion yet: absolute limits only." in page
+    assert "Against the champion" not in page
