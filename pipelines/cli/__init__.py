@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from pipelines.cli import measuring, server, workflows
+from pipelines.cli import measuring, server, versions, workflows
 from pipelines.cli.console import err
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(workflows.app)
+app.add_typer(versions.app)
 app.add_typer(measuring.app)
 app.add_typer(server.keys, name="keys")
 app.add_typer(server.log, name="log")

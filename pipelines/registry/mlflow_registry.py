@@ -113,6 +113,21 @@ class MlflowRegistry:
             elif self.version(project, alias) is not None:
                 self._client.delete_registered_model_alias(project, alias)
 
+    def set_tags(self, project: str, version: str, tags: Mapping[str, str | None]) -> None:
+        """Sets each tag of a version, or takes it away (None). Setting the same again changes nothing.
+
+        Raises:
+            RegistryError: there is no such version.
+        """
+        found = self.version(project, version)
+        if found is None:
+            raise RegistryError(f"no tags can be set: {project} has no version {version}")
+        for name, value in tags.items():
+            if value is not None:
+                self._client.set_model_version_tag(project, found.version, name, value)
+            elif name in found.tags:
+                self._client.delete_model_version_tag(project, found.version, name)
+
     def _search(self, project: str) -> "list[ModelVersion]":
         found: list[ModelVersion] = []
         token: str | None = None

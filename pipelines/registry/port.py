@@ -57,3 +57,7 @@ class Registry(Protocol):
     def set_aliases(self, project: str, aliases: Mapping[str, str | None]) -> None:
         """Points each alias at a version, or takes it away (None). Setting the same again changes nothing."""
         ...
+
+    def set_tags(self, project: str, version: str, tags: Mapping[str, str | None]) -> None:
+        """Sets each tag of a version, or takes it away (None). Setting the same again changes nothing."""
+        ...

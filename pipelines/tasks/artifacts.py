@@ -1,12 +1,12 @@
 """Files that tasks hand to each other, named by their content, below `PACELINE_HOME/artifacts`."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from contracts.durable_files import write_whole
 from contracts.hashing import bytes_id, canonical_json
 from pipelines.wiring import home
 
@@ -20,20 +20,6 @@ def keep(content: bytes) -> str:
     except FileNotFoundError:
         write_whole(path, content)
     return artifact
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole, durably, or not at all. Raises OSError when the disk refuses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
-        try:
-            draft.write(content)
-            draft.flush()
-            os.fsync(draft.fileno())
-            os.replace(draft.name, path)
-        except BaseException:
-            os.unlink(draft.name)
-            raise
 
 
 def read(artifact: str) -> bytes:

@@ -1,0 +1,40 @@
+"""The commands about registered versions: made again, archived, restored."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.console import Json, ProjectName, err, show_lines
+
+app = typer.Typer()
+
+
+@app.command()
+def reproduce(
+    project: ProjectName,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number, or champion, challenger or previous.")],
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Of a score; counts only where a GPU or another processor makes equal bytes impossible."),
+    ] = 0.01,
+    accept_dirty: Annotated[
+        bool,
+        typer.Option("--accept-dirty", help="Try the commit also where changes on top of it were never committed."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a registered version again, from its snapshot, its commit and its lock, and compare the bundles.
+
+    Nothing is registered: all is made in a scratch folder; the ledger gets the entry `reproduction`. Exit code 0 when
+    the bundle has the same hash (or its scores are within the tolerance, where that is all that can be asked for),
+    2 when it differs, 1 when it cannot be made again.
+    """
+    from pipelines.tasks import reproducing
+
+    with err.status("reading what is on record") as status:
+        result = reproducing.reproduce(
+            project, version, tolerance=tolerance, accept_dirty=accept_dirty, progress=status.update
+        )
+    show_lines(result, as_json, reproducing.reproduced_text(result))
+    if result["outcome"] == "different":
+        raise typer.Exit(2)
