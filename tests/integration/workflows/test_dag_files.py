@@ -59,7 +59,7 @@ def dags(airflow_database: Path) -> dict[str, Any]:
 
 
 def test_each_project_has_each_workflow(dags: dict[str, Any]) -> None:
-    workflows = ("ingest", "retrain", "release", "watch", "rollback")
+    workflows = ("ingest", "retrain", "release", "watch", "rollback", "reproduce")
     assert set(dags) == {f"{project}.{name}" for project in PROJECTS for name in workflows}
 
 
@@ -102,6 +102,8 @@ def test_every_task_has_a_timeout_and_reports_its_failure(dags: dict[str, Any]) 
         ("retrain", {"trainers": ["crystal_ball"]}),
         ("release", {"version": "latest"}),
         ("rollback", {"reason": ""}),
+        ("reproduce", {"version": "latest"}),
+        ("reproduce", {"tolerance": 2}),
         ("watch", {"days": 0}),
     ],
 )
