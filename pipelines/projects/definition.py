@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -20,6 +18,7 @@ from pipelines.governance.model_card import CardTexts
 from pipelines.monitoring.drift import DriftLimits
 from pipelines.monitoring.triggers import TriggerPolicy
 from pipelines.optimization.limits import OptimizationLimits
+from pipelines.project_code import load_code
 from pipelines.rollout.plan import Plan
 from pipelines.training.plan import TrainingPlan
 
@@ -106,15 +105,10 @@ class Project(ProjectFile, frozen=True, forbid_unknown_fields=True, kw_only=True
             TypeError: it does not define both functions.
         """
         path = self.folder / self.source_file
-        if not path.is_file():
-            raise FileNotFoundError(f"{self.file}: source: no file {path}; write it, or name another")
-        name = f"paceline_project_{self.name}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise FileNotFoundError(f"{self.file}: source: {path} cannot be loaded as Python")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses and pickle look their module up by its name
-        spec.loader.exec_module(module)
+        try:
+            module = load_code(path, f"paceline_project_{self.name}")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.file}: source: {error}") from error
         if absent := [function for function in ("ingest", "events") if not callable(getattr(module, function, None))]:
             raise TypeError(f"{path} must define {' and '.join(absent)}: see pipelines.data.sources.Source")
         return cast(Source, module)

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from msgspec import inspect
 
 from pipelines.projects.definition import Project, ProjectFile
+from pipelines.training.plan import file_of, is_own
 
 FILE = "project.yaml"
 _WITH_PATH = re.compile(r"(?P<problem>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
@@ -60,8 +61,37 @@ def load_project(folder: Path) -> Project:
     if parsed.name != folder.resolve().name:
         problem = f"found {parsed.name!r}, expected the name of its folder, {folder.resolve().name!r}"
         raise ProjectError(file, "name", problem)
+    _refuse_trials_without_their_files(file, parsed)
     values = {name: getattr(parsed, name) for name in parsed.__struct_fields__}
     return Project(**values, folder=folder)
+
+
+def _refuse_trials_without_their_files(file: Path, project: ProjectFile) -> None:
+    """A trainer or a model in the project's folder is there, and a model from elsewhere fits the schema.
+
+    Whether the code is a trainer, and the model the one with that hash, is seen before the first trial trains.
+    """
+    of_column = {column: field for field in project.schema.fields for column in field.columns}
+    for position, trial in enumerate(project.training.trials):
+        key = f"training.trials[{position}]"
+        if is_own(trial.trainer) and not (file.parent / file_of(trial.trainer)).is_file():
+            problem = f"no file {file.parent / file_of(trial.trainer)}; write it (docs/trainers.md), or name another"
+            raise ProjectError(file, f"{key}.trainer", problem)
+        if trial.trainer != "imported":
+            continue
+        path, columns = trial.parameters["path"], trial.parameters["columns"]
+        if not (file.parent / path).is_file():
+            raise ProjectError(file, f"{key}.parameters.path", f"no file {file.parent / path}")
+        if absent := [column for column in columns if column not in of_column]:
+            problem = f"{', '.join(absent)} is not among {', '.join(of_column)}"
+            raise ProjectError(file, f"{key}.parameters.columns", problem)
+        for column in columns:
+            if of_column[column].kind == "category" and not of_column[column].vocabulary:
+                problem = (
+                    f"{column} has an open vocabulary: every retrain would give its words other codes than the model "
+                    "knows; declare the vocabulary in the schema"
+                )
+                raise ProjectError(file, f"{key}.parameters.columns", problem)
 
 
 @cache

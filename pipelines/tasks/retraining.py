@@ -95,12 +95,22 @@ def validate(project: str, snapshot: str) -> str:
 
 
 def plan_trials(project: str, snapshot: str, trainers: list[str] | None = None) -> list[dict[str, Any]]:
-    """One trial for each of the project's parameter sets, or only for those of the named trainers."""
-    plan = find_project(project).training
+    """One trial for each of the project's parameter sets, or only for those of the named trainers.
+
+    Raises:
+        ValueError: the project has no trials of these trainers, or one that cannot start: its parameters do not fit the
+            project's own trainer, or its model is not the one with that hash.
+    """
+    from pipelines.training.trainers import find_trainer
+
+    found = find_project(project)
+    plan = found.training
     chosen = [trial for trial in plan.trials if not trainers or trial.trainer in trainers]
     if not chosen:
         known = sorted({trial.trainer for trial in plan.trials})
         raise ValueError(f"trainers: found {trainers}, but {project} has trials of {', '.join(known)} only")
+    for trial in chosen:
+        find_trainer(trial, found.folder)
     return [
         {"snapshot": snapshot, "trainer": trial.trainer, "parameters": trial.parameters, "seed": plan.seed}
         for trial in chosen
@@ -128,6 +138,7 @@ def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
         (rows["validation"].features, rows["validation"].labels),
         logger.info,
         days=rows["validation"].days,
+        folder=found.folder,
     )
     logger.info("%s: %s, parity %s", trial["trainer"], trained.metrics, trained.parity)
     return {

@@ -4,6 +4,7 @@ The converters of frameworks do not: they stamp times, paths and names of tempor
 are small enough to write out, and share what comes before and after the model: the columns and the calibration.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipelines.training.calibration import Calibration
 OPSET, TREES_OPSET = 17, 3
 IR_VERSION = 9
 TREES_DOMAIN = "ai.onnx.ml"
+_INSERTED = "inserted_"  # before all names of a model that is inserted
 
 
 class GraphWriter:
@@ -25,6 +27,9 @@ class GraphWriter:
         self.width = width
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
+        self._sparse_constants: list[Any] = []
+        self._opsets = {"": OPSET, TREES_DOMAIN: TREES_OPSET}
+        self._ir_version = IR_VERSION
 
     def constant(self, values: Any, dtype: type[np.generic] = np.float32) -> str:
         """Adds a constant tensor, and returns its name."""
@@ -52,6 +57,33 @@ class GraphWriter:
             return INPUT
         return self.node("Gather", INPUT, self.constant(positions, np.int64), axis=1)
 
+    def insert(self, model: Any, inputs: Mapping[str, str]) -> dict[str, str]:
+        """Adds a whole other model, once: its nodes, constants, operator sets and IR version.
+
+        `model` is an onnx.ModelProto without functions of its own; `inputs` names the tensor of this graph that each of
+        its inputs takes. Returns the names that its outputs have here. What it says of its making (documentation,
+        metadata) stays outside. The calibration's nodes mean the same in every operator set from 8 on, so the model's
+        own is taken.
+        """
+        from onnx import compose
+
+        model = compose.add_prefix(model, _INSERTED)
+        for node in _all_nodes(model.graph):
+            node.ClearField("doc_string")
+            node.ClearField("metadata_props")
+        for tensor in model.graph.initializer:
+            tensor.ClearField("doc_string")
+        for name, source in inputs.items():
+            self.node("Identity", source, output=_INSERTED + name)
+        self._nodes += model.graph.node
+        self._constants += model.graph.initializer
+        self._sparse_constants += model.graph.sparse_initializer
+        self._opsets |= {
+            "" if opset.domain == "ai.onnx" else opset.domain: opset.version for opset in model.opset_import
+        }
+        self._ir_version = max(self._ir_version, model.ir_version)
+        return {value.name.removeprefix(_INSERTED): value.name for value in model.graph.output}
+
     def finish(self, log_odds: str, calibration: Calibration) -> bytes:
         """Grafts the calibration on `log_odds` (rows × 1) and returns the checked model.
 
@@ -69,11 +101,20 @@ class GraphWriter:
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["rows", self.width])],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["rows"])],
             self._constants,
+            sparse_initializer=self._sparse_constants,
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(TREES_DOMAIN, TREES_OPSET)]
-        model = helper.make_model(graph, producer_name="paceline", opset_imports=opsets, ir_version=IR_VERSION)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in sorted(self._opsets.items())]
+        model = helper.make_model(graph, producer_name="paceline", opset_imports=opsets, ir_version=self._ir_version)
         checker.check_model(model)
         return bytes(model.SerializeToString(deterministic=True))
+
+
+def _all_nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _all_nodes(inner)
 
 
 def categorical_columns(schema: InputSchema) -> tuple[list[int], list[int]]:

@@ -1,9 +1,15 @@
 """The slice of a project's configuration that training owns: which trials to run, with which parameters."""
 
 import difflib
-from typing import Any
+import re
+from pathlib import PurePosixPath
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
+_SHA256 = re.compile("[0-9a-f]{64}")
+_PYTHON_FILE = re.compile(r"\w+\.py")
 
 
 def _within(parameters: msgspec.Struct, key: str, low: float, high: float) -> None:
@@ -81,16 +87,59 @@ class LogisticRegression(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         _within(self, "maximum_iterations", 1, 100_000)
 
 
-Parameters = BoostedTrees | NeuralNet | LogisticRegression
+class Imported(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of the trainer `imported`: an ONNX model made elsewhere, which is calibrated and not trained again.
+
+    `path` is its file, below the project's folder, and `sha256` the hash of that file: it is what the bundle records.
+    `columns` are its inputs by the names of the encoded columns, in its order. `input` and `output` name its tensors,
+    and may be left out where it has only one; `column` is the column of the output that belongs to label 1. `gives`
+    says whether that is a probability or log odds.
+    """
+
+    path: str
+    sha256: str
+    columns: tuple[str, ...]
+    input: str | None = None
+    output: str | None = None
+    column: int | None = None
+    gives: Literal["probability", "log_odds"] = "probability"
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path).parts
+        if not parts or ".." in parts or PurePosixPath(self.path).is_absolute():
+            raise ValueError(f"path: found {self.path!r}, expected a file below the project's folder")
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256: found {self.sha256!r}, expected 64 hexadecimal digits (sha256sum {self.path})")
+        if not self.columns:
+            raise ValueError("columns: found none, expected the model's inputs by the names of encoded columns")
+        if self.column is not None:
+            _within(self, "column", 0, 1_000_000)
+
+
+Parameters = BoostedTrees | NeuralNet | LogisticRegression | Imported
 PARAMETERS: dict[str, type[Parameters]] = {
     "boosted_trees": BoostedTrees,
     "neural_net": NeuralNet,
     "logistic_regression": LogisticRegression,
+    "imported": Imported,
 }
+OWN, OWN_FILE = "own", "trainer.py"
+
+
+def is_own(trainer: str) -> bool:
+    """Whether a trainer is the project's own: `own` (its `trainer.py`), or the name of another Python file."""
+    return trainer == OWN or _PYTHON_FILE.fullmatch(trainer) is not None
+
+
+def file_of(trainer: str) -> str:
+    """The file that the trainer's name in project.yaml means: `own` is `trainer.py`, others name theirs."""
+    return OWN_FILE if trainer == OWN else trainer
 
 
 class TrialSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One trial: a trainer by its name, and its parameters (those not given keep the trainer's defaults).
+
+    The parameters of a project's own trainer are checked when its file is loaded, before anything trains.
 
     Raises:
         ValueError: no such trainer, no such parameter, or a value out of its bounds.
@@ -100,9 +149,13 @@ class TrialSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     parameters: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        if self.trainer not in PARAMETERS:
-            raise ValueError(f"trainer: found {self.trainer!r}, expected one of {', '.join(PARAMETERS)}")
-        parse_parameters(self)
+        if self.trainer in PARAMETERS:
+            parse_parameters(self)
+        elif not is_own(self.trainer):
+            raise ValueError(
+                f"trainer: found {self.trainer!r}, expected one of {', '.join(PARAMETERS)}, or {OWN} "
+                "(or a Python file's name) for one in the project's folder"
+            )
 
 
 def parse_parameters(spec: TrialSpec) -> Parameters:
@@ -111,13 +164,22 @@ def parse_parameters(spec: TrialSpec) -> Parameters:
     Raises:
         ValueError: no such parameter (the message lists those there are), or a value of another type or out of bounds.
     """
-    wanted = PARAMETERS[spec.trainer]
+    return parse_with(spec, PARAMETERS[spec.trainer])
+
+
+def parse_with(spec: TrialSpec, wanted: type[AnyStruct]) -> AnyStruct:
+    """The complete parameters of a trial, by the Struct of its trainer.
+
+    Raises:
+        ValueError: no such parameter (the message lists those there are), or a value of another type or out of bounds.
+    """
     known = wanted.__struct_fields__
     for name in spec.parameters:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"parameters of {spec.trainer}: no {name!r}, expected some of {', '.join(known)}{hint}")
+            expected = f"some of {', '.join(known)}" if known else "none"
+            raise ValueError(f"parameters of {spec.trainer}: no {name!r}, expected {expected}{hint}")
     try:
         return msgspec.convert(spec.parameters, wanted)
     except msgspec.ValidationError as error:

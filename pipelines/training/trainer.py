@@ -8,8 +8,8 @@ AUC of the two weeks after rises from 0.712 to 0.717).
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from contracts.input_schema import InputSchema
 from pipelines.statistics import classification
 from pipelines.statistics.clustered_mean import cluster_sums, clustered_mean
-from pipelines.training import boosted_trees, linear, neural_net
 from pipelines.training.calibration import Calibration, fit_calibration
 from pipelines.training.export import check_file, limits_of
 from pipelines.training.graph import GraphWriter
 from pipelines.training.parity import Parity, ParityError, check_parity
-from pipelines.training.plan import TrainingPlan, TrialSpec, parse_parameters
+from pipelines.training.plan import TrainingPlan, TrialSpec
 from pipelines.training.rows import OnStep, Pruned, Rows, checked
+from pipelines.training.trainers import TRAINERS, Progress, Trainer, TrainerError, find_trainer, naming
 
 __all__ = [
     "TRAINERS",
@@ -35,58 +35,13 @@ __all__ = [
     "Pruned",
     "Trained",
     "Trainer",
+    "TrainerError",
     "TrainingPlan",
     "TrialSpec",
     "train",
 ]
 
-Progress = Callable[[str], None]
 Labelled = tuple[NDArray[np.float32], NDArray[Any]]  # features and labels
-
-
-class Fitted(Protocol):
-    """A fitted model, before calibration. `curve` is its loss by step, empty where nothing stopped it."""
-
-    curve: list[dict[str, float]]
-
-    @property
-    def steps(self) -> int:
-        """How many trees or epochs are in it."""
-        ...
-
-    def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The log odds of label 1, shape (rows,), by the framework that fitted it."""
-        ...
-
-    def write(self) -> tuple[GraphWriter, str]:
-        """A graph that ends in the log odds (rows × 1), and the name of that tensor."""
-        ...
-
-
-class Trainer(Protocol):
-    """Fits on `rows`, until the loss on other rows is least or for a number of steps; repeatable to the byte.
-
-    `parameters` is the Struct of `pipelines.training.plan` that belongs to this trainer. `on_step` is called now and
-    then while it fits until the loss on other rows is least; what it raises ends the fit.
-    """
-
-    def __call__(
-        self,
-        parameters: Any,
-        seed: int,
-        schema: InputSchema,
-        rows: Rows,
-        until: Rows | int,
-        progress: Progress,
-        on_step: OnStep | None,
-    ) -> Fitted: ...
-
-
-TRAINERS: Mapping[str, Trainer] = {
-    "boosted_trees": boosted_trees.fit,
-    "neural_net": neural_net.fit,
-    "logistic_regression": linear.fit,
-}
 
 
 class DailyLoss(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,18 +76,21 @@ def train(
     progress: Progress,
     on_step: OnStep | None = None,
     days: NDArray[np.int64] | None = None,
+    folder: Path | None = None,
 ) -> Trained:
     """Trains one trial on one thread; rows of `train` and `validation` are encoded by `schema`, in time order.
 
     The same arguments give the same bytes of the graph, on the same kind of processor with the same libraries.
     `on_step` hears of the first fit's steps (trees or epochs) with the log loss of the rows to stop by. `days` has the
     day of each validation row, since 1970: with them the metric `log_loss_se` is the standard error of the log loss,
-    days being drawn and not rows, unless all are of one day.
+    days being drawn and not rows, unless all are of one day. `folder` is the project's, where `imported` finds its
+    model and a project's own trainer is.
 
     Raises:
         ValueError: unfit rows (the message names the part), or unknown parameters.
         ParityError: the graph's scores differ from the model's by more than 1e-4, on real rows or on edge rows.
         ExportError: the serving runtime would not load the graph.
+        TrainerError: the trainer itself failed; the message names it.
         Pruned: `on_step` gave the trial up.
     """
     import onnxruntime
@@ -140,14 +98,13 @@ def train(
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     started = time.monotonic()
-    parameters, width = parse_parameters(spec), len(schema.columns)
+    (fit, parameters), width = find_trainer(spec, folder), len(schema.columns)
     rows = checked(*train, width, "train")
     older, newer = Rows(*validation).halves()
     if days is not None and days.shape != validation[1].shape:
         raise ValueError(f"validation: found {len(days)} days for {len(validation[1])} labels, expected one a row")
     older, newer = checked(*older, width, "validation, older half"), checked(*newer, width, "validation, newer half")
-    with threadpool_limits(limits=1):
-        fit = TRAINERS[spec.trainer]
+    with threadpool_limits(limits=1), naming(spec.trainer):
         first = fit(parameters, seed, schema, rows, older, progress, on_step)
         older_odds, newer_odds = first.log_odds(older.features), first.log_odds(newer.features)
         newer_scores = fit_calibration(older_odds, older.labels).scores(newer_odds)

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -223,3 +224,44 @@ def test_a_project_says_on_what_its_model_is_served(folder: Path) -> None:
 def test_a_provider_with_a_wrong_option_is_refused(folder: Path, provider: Any, problem: str) -> None:
     change(folder, "serving", {"providers": [provider]})
     assert problem in str(refusal(folder))
+
+
+IMPORTED = {"path": "models/m.onnx", "sha256": "0" * 64, "columns": ["seats", "origin"]}
+
+
+@pytest.mark.parametrize(
+    ("trial", "key", "problem"),
+    [
+        ({"trainer": "own"}, "trainer", "no file .*/trainer.py; write it .docs/trainers.md., or name another"),
+        ({"trainer": "forest.py"}, "trainer", "no file .*/forest.py"),
+        ({"trainer": "imported", "parameters": IMPORTED}, "parameters.path", "no file .*/models/m.onnx"),
+    ],
+)
+def test_a_trial_whose_file_is_not_in_the_folder_is_refused(
+    folder: Path, trial: dict[str, Any], key: str, problem: str
+) -> None:
+    change(folder, "training.trials", [{"trainer": "boosted_trees"}, trial])
+    error = refusal(folder)
+    assert error.key == f"training.trials[1].{key}"
+    assert re.match(problem, error.problem)
+
+
+def test_a_model_made_elsewhere_needs_columns_of_the_schema_with_closed_vocabularies(folder: Path) -> None:
+    (folder / "models").mkdir()
+    (folder / "models" / "m.onnx").write_bytes(b"a model")
+    for columns, problem in (
+        (["seats", "gust"], "gust is not among carrier, origin, .*scheduled.minute_of_day"),
+        (["seats", "dest"], "dest has an open vocabulary: every retrain would give its words other codes"),
+    ):
+        change(folder, "training.trials", [{"trainer": "imported", "parameters": IMPORTED | {"columns": columns}}])
+        error = refusal(folder)
+        assert error.key == "training.trials[0].parameters.columns"
+        assert re.match(problem, error.problem)
+    change(folder, "training.trials", [{"trainer": "imported", "parameters": IMPORTED}])
+    assert load_project(folder).training.trials[0].trainer == "imported"
+
+
+def test_a_project_with_a_trainer_of_its_own_loads_without_running_it(folder: Path) -> None:
+    (folder / "trainer.py").write_text("raise RuntimeError('run')")
+    change(folder, "training.trials", [{"trainer": "own", "parameters": {"anything": 1}}])
+    assert load_project(folder).training.trials[0].parameters == {"anything": 1}

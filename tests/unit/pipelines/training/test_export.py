@@ -71,7 +71,7 @@ def newer_opset(made: onnx.ModelProto) -> None:
 
 
 def older_opset(made: onnx.ModelProto) -> None:
-    made.opset_import[0].version = 10
+    made.opset_import[0].version = 7
 
 
 def other_domain(made: onnx.ModelProto) -> None:
@@ -116,7 +116,7 @@ def torn_shapes(made: onnx.ModelProto) -> None:
     ("change", "message"),
     [
         (newer_opset, "operator set 27 of ai.onnx is newer than 26, the newest that the serving runtime loads"),
-        (older_opset, "operator set 10 of ai.onnx is older than 11"),
+        (older_opset, "operator set 7 of ai.onnx is older than 8"),
         (other_domain, "operators of org.example are not in the serving runtime"),
         (newer_ir, "IR version 14 is newer than 13"),
         (external, "lies in another file: save the model in one file"),

@@ -16,7 +16,7 @@ from contracts.input_schema import Field, InputSchema
 from pipelines.inference import score
 from pipelines.training import parity, trainer
 from pipelines.training.plan import TrialSpec
-from pipelines.training.trainer import ParityError, Pruned, Trained, train
+from pipelines.training.trainer import ParityError, Pruned, Trained, TrainerError, train
 
 SMALL: dict[str, dict[str, Any]] = {
     "boosted_trees": {"trees": 60, "minimum_leaf_rows": 30, "learning_rate": 0.1},
@@ -244,7 +244,10 @@ def test_a_validation_half_with_one_class_only_is_named(schema: InputSchema, eve
 
 def test_a_diverging_net_says_what_to_change(schema: InputSchema, events: Callable[..., Any]) -> None:
     steep = SMALL["neural_net"] | {"learning_rate": 1.0, "weight_decay": 10.0}  # each step multiplies weights by -9
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) after epoch \d: lower the learning_rate"):
+    with pytest.raises(
+        TrainerError,
+        match=r"trainer neural_net failed: ValueError: .*the loss is (nan|inf) after epoch \d: lower the learning_rate",
+    ):
         train(TrialSpec(trainer="neural_net", parameters=steep), 0, schema, events(500, 1), events(300, 2), quiet)
 
 
