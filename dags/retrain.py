@@ -71,7 +71,7 @@ def retrain(project: Project) -> DAG:
         from pipelines.tasks import judging
 
         if not evaluation["passed"]:
-            raise AirflowSkipException(f"The champion stays. Failed gates: {judging.failed_gates(evaluation)}")
+            raise AirflowSkipException(judging.why_the_champion_stays(evaluation))
         offer = judging.register(project.name, evaluation)
         outlet_events[challenger].extra = offer
         return offer

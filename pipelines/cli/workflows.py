@@ -92,7 +92,7 @@ def retrain(
     trials = [retraining.train(project, trial) for trial in retraining.plan_trials(project, taken)]
     evaluation = judging.evaluate(project, optimising.optimise(project, trials))
     if not evaluation["passed"]:
-        err.print(f"the champion stays: {judging.failed_gates(evaluation)}")
+        err.print(judging.why_the_champion_stays(evaluation))
         raise typer.Exit(2)
     show({**judging.register(project, evaluation), "gates": evaluation["gates"]}, as_json)
 

@@ -1,55 +1,15 @@
-"""The gates: checks before any traffic, pass or fail, each with the numbers it rests on. Pure."""
+"""The gates on quality and latency: checks before any traffic, pass or fail, with the numbers they rest on. Pure."""
 
-import msgspec
+from collections.abc import Iterable
 
 from pipelines.evaluation.comparison import Comparison, Difference
 from pipelines.evaluation.gate import Area, Gate
 from pipelines.evaluation.latency import LatencyComparison
+from pipelines.evaluation.limits import GateLimits
+from pipelines.evaluation.metrics import TITLES
 from pipelines.inference import Latency
 
-
-class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a challenger must show on the test rows.
-
-    Against a champion it must not be worse: the 95 % interval of each paired difference must lie on the right side of
-    its margin (`log_loss_margin`, `brier_margin`, `calibration_error_margin` and, for the p50 of one row,
-    `latency_us_margin` upwards, `auc_margin` downwards). `improvement` is how much lower
-    its log loss must be at least, as a point estimate; 0 asks for none, a negative number allows to be worse by it.
-    The margins are for test windows of two weeks: days differ, and intervals over 14 of them are about ±0.01 wide.
-    Without a champion only the absolute limits hold: better than the base rate's log loss, `auc_min`,
-    `calibration_error_max` (expected calibration error), `latency_us_p99_max` (one row, µs) and `minimum_test_rows`.
-    """
-
-    log_loss_margin: float = 0.012
-    auc_margin: float = 0.03
-    brier_margin: float = 0.005
-    improvement: float = -0.002
-    auc_min: float = 0.55
-    calibration_error_max: float = 0.15
-    calibration_error_margin: float = 0.05
-    latency_us_p99_max: float = 2000.0
-    latency_us_margin: float = 500.0
-    minimum_test_rows: int = 500
-
-    def __post_init__(self) -> None:
-        for key in (
-            "log_loss_margin",
-            "auc_margin",
-            "brier_margin",
-            "calibration_error_margin",
-            "calibration_error_max",
-        ):
-            if not 0 < (found := getattr(self, key)) <= 1:
-                raise ValueError(f"{key}: found {found}, expected a number above 0 and at most 1")
-        if not -1 <= self.improvement <= 1:
-            raise ValueError(f"improvement: found {self.improvement}, expected a number from -1 to 1")
-        if not 0 <= self.auc_min < 1:
-            raise ValueError(f"auc_min: found {self.auc_min}, expected from 0 to below 1")
-        for key in ("latency_us_p99_max", "latency_us_margin"):
-            if (found := getattr(self, key)) <= 0:
-                raise ValueError(f"{key}: found {found}, expected microseconds above 0")
-        if self.minimum_test_rows < 1:
-            raise ValueError(f"minimum_test_rows: found {self.minimum_test_rows}, expected at least 1")
+__all__ = ["GateLimits", "better", "both_sides", "latency_gates", "quality_gates"]
 
 
 def quality_gates(comparison: Comparison, limits: GateLimits) -> tuple[Gate, ...]:
@@ -65,28 +25,43 @@ def quality_gates(comparison: Comparison, limits: GateLimits) -> tuple[Gate, ...
             found["calibration_error"],
             limits.calibration_error_max,
         ),
+        *_where_asked("cost", found.get("cost"), limits.cost_max),
+        *_where_asked("false_positive_rate", found.get("false_positive_rate"), limits.false_positive_rate_max),
     )
     if comparison.champion is None:
         return always
-    return (
-        *always,
-        _not_worse(comparison, "log_loss", "log loss", limits.log_loss_margin),
-        _not_worse(comparison, "brier", "Brier score", limits.brier_margin),
-        _not_worse(comparison, "auc", "AUC", limits.auc_margin, higher_is_better=True),
-        _not_worse(comparison, "calibration_error", "calibration error", limits.calibration_error_margin),
-        _improvement(comparison, limits.improvement),
-    )
+    return (*always, *_not_worse(comparison, limits), _improvement(comparison, limits.improvement))
 
 
 def latency_gates(measured: LatencyComparison, limits: GateLimits) -> tuple[Gate, ...]:
-    """The gates on latency: p99 of one row, and its p50 beside the champion's where that was measured.
+    """The gates on latency: p99 of one row (and of 32), and its p50 beside the champion's where that was measured.
 
     Raises:
-        ValueError: there is no measurement of one row at a time.
+        ValueError: there is no measurement of a number of rows that has a limit.
     """
+    many = limits.latency_us_p99_max_32_rows
     return (
-        _latency(measured.challenger, limits),
+        _latency("latency", measured.challenger, 1, limits.latency_us_p99_max),
+        *(() if many is None else [_latency("latency of 32 rows", measured.challenger, 32, many)]),
         *_latency_against(measured.difference_us_p50, limits.latency_us_margin),
+    )
+
+
+def better(comparison: Comparison, metric: str) -> bool:
+    """Whether the challenger is shown to be better: the whole interval of the difference is on the good side of 0."""
+    difference = comparison.differences[metric]
+    return difference.low > 0 if TITLES[metric].higher_is_better else difference.high < 0
+
+
+def both_sides(comparison: Comparison, metric: str) -> str:
+    """The metric of both versions, their difference and its interval: what a reason says."""
+    champion, difference = comparison.champion, comparison.differences.get(metric)
+    if champion is None or difference is None:
+        raise ValueError(f"{TITLES[metric].text} is compared with a champion, and there is none")
+    return (
+        f"{TITLES[metric].text} {comparison.challenger[metric]:.4f} vs {champion[metric]:.4f}: "
+        f"difference {difference.estimate:+.4f} "
+        f"(95 % {difference.low:+.4f} … {difference.high:+.4f}, {comparison.blocks} days)"
     )
 
 
@@ -100,6 +75,17 @@ def _at_most(name: str, what: str, value: float, limit: float, area: Area = "qua
     return Gate(name=name, passed=passed, reason=f"{what} {'<=' if passed else '>'} limit {limit:g}", area=area)
 
 
+def _where_asked(metric: str, value: float | None, limit: float | None) -> tuple[Gate, ...]:
+    if limit is None:
+        return ()
+    title = TITLES[metric].text
+    if value is None:
+        return (
+            Gate(name=title, passed=False, reason=f"{title} is not defined on these rows, and has the limit {limit:g}"),
+        )
+    return (_at_most(title, f"{title} {value:.4f}", value, limit),)
+
+
 def _better_than_the_base_rate(found: dict[str, float]) -> Gate:
     value, constant = found["log_loss"], found["base_rate_log_loss"]
     passed = value < constant
@@ -111,13 +97,14 @@ def _better_than_the_base_rate(found: dict[str, float]) -> Gate:
     )
 
 
-def _latency(latency: tuple[Latency, ...], limits: GateLimits) -> Gate:
-    single = next((measured for measured in latency if measured.rows == 1), None)
-    if single is None:
+def _latency(name: str, latency: tuple[Latency, ...], rows: int, limit_us: float) -> Gate:
+    found = next((measured for measured in latency if measured.rows == rows), None)
+    if found is None:
         sizes = [measured.rows for measured in latency]
-        raise ValueError(f"latency was measured for {sizes} rows at a time: measure one row, the gate is about it")
-    what = f"p99 of one row {single.us_p99:,.0f} µs (n = {single.runs:,})"
-    return _at_most("latency", what, single.us_p99, limits.latency_us_p99_max, "latency")
+        wanted = "one row" if rows == 1 else f"{rows} rows"
+        raise ValueError(f"latency was measured for {sizes} rows at a time: measure {wanted}, the gate is about it")
+    what = f"p99 of {'one row' if rows == 1 else f'{rows} rows'} {found.us_p99:,.0f} µs (n = {found.runs:,})"
+    return _at_most(name, what, found.us_p99, limit_us, "latency")
 
 
 def _latency_against(difference: Difference | None, margin_us: float) -> tuple[Gate, ...]:
@@ -129,26 +116,30 @@ def _latency_against(difference: Difference | None, margin_us: float) -> tuple[G
         f"p50 of one row differs by {difference.estimate:+.1f} µs {interval}, upper bound "
         f"{'<=' if passed else '>'} margin {margin_us:+g} µs"
     )
-    return (Gate(name="latency against the champion", passed=passed, reason=reason, area="latency"),)
-
-
-def _not_worse(
-    comparison: Comparison, metric: str, title: str, margin: float, *, higher_is_better: bool = False
-) -> Gate:
-    """Non-inferiority: the whole 95 % interval of the difference must lie on the good side of the margin."""
-    difference = comparison.differences[metric]
-    if higher_is_better:
-        passed, sign, edge = difference.low >= -margin, (">=" if difference.low >= -margin else "<"), -margin
-    else:
-        passed, sign, edge = difference.high <= margin, ("<=" if difference.high <= margin else ">"), margin
-    side = "lower" if higher_is_better else "upper"
-    return Gate(
-        name=f"{title} against the champion",
-        passed=passed,
-        reason=f"{_both(comparison, metric, title)} "
-        f"(95 % {difference.low:+.4f} … {difference.high:+.4f}, {comparison.blocks} days), "
-        f"{side} bound {sign} margin {edge:+g}",
+    return (
+        Gate(name="latency against the champion", passed=passed, reason=reason, area="latency", against="champion"),
     )
+
+
+def _not_worse(comparison: Comparison, limits: GateLimits) -> Iterable[Gate]:
+    """Non-inferiority: the whole 95 % interval of each difference must lie on the good side of its margin."""
+    for metric, title in TITLES.items():
+        margin = limits.margin(metric)
+        if margin is None:
+            continue
+        difference = comparison.differences[metric]
+        if title.higher_is_better:
+            passed, side, edge = difference.low >= -margin, "lower", -margin
+            sign = ">=" if passed else "<"
+        else:
+            passed, side, edge = difference.high <= margin, "upper", margin
+            sign = "<=" if passed else ">"
+        yield Gate(
+            name=f"{title.text} against the champion",
+            passed=passed,
+            reason=f"{both_sides(comparison, metric)}, {side} bound {sign} margin {edge:+g}",
+            against="champion",
+        )
 
 
 def _improvement(comparison: Comparison, improvement: float) -> Gate:
@@ -157,14 +148,7 @@ def _improvement(comparison: Comparison, improvement: float) -> Gate:
     return Gate(
         name="improvement",
         passed=passed,
-        reason=f"{_both(comparison, 'log_loss', 'log loss')}, "
-        f"gained {gained:+.4f} {'>=' if passed else '<'} {improvement:+g} asked for",
+        reason=f"{both_sides(comparison, 'log_loss')}, gained {gained:+.4f} "
+        f"{'>=' if passed else '<'} {improvement:+g} asked for",
+        against="champion",
     )
-
-
-def _both(comparison: Comparison, metric: str, title: str) -> str:
-    champion = comparison.champion
-    if champion is None:
-        raise ValueError(f"{title} is compared with a champion, and there is none")
-    estimate = comparison.differences[metric].estimate
-    return f"{title} {comparison.challenger[metric]:.4f} vs {champion[metric]:.4f}: difference {estimate:+.4f}"

@@ -13,7 +13,10 @@ from pipelines.data.expectations import ValidationRules
 from pipelines.data.schema import DeclaredSchema, Label
 from pipelines.data.sources import Source
 from pipelines.data.windows import SplitRule
-from pipelines.evaluation.gates import GateLimits
+from pipelines.evaluation.fairness import FairnessLimits
+from pipelines.evaluation.limits import GateLimits
+from pipelines.evaluation.metrics import Costs
+from pipelines.evaluation.slices import SliceLimits
 from pipelines.governance.model_card import CardTexts
 from pipelines.monitoring.drift import DriftLimits
 from pipelines.monitoring.triggers import TriggerPolicy
@@ -65,7 +68,10 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     validation: ValidationRules = ValidationRules()
     training: TrainingPlan = TrainingPlan()
     optimization: OptimizationLimits = OptimizationLimits()
+    costs: Costs = Costs()
     gates: GateLimits = GateLimits()
+    slices: SliceLimits = SliceLimits()
+    fairness: FairnessLimits = FairnessLimits()
     rollout: Plan = Plan()
     monitoring: MonitoringPolicy = MonitoringPolicy()
     schedules: Schedules = Schedules()
@@ -85,6 +91,18 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         columns = {column for field in self.schema.fields for column in field.columns}
         if unknown := set(self.monitoring.drift.ignored) - columns - set(names):
             raise ValueError(f"monitoring.drift.ignored: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
+        if unknown := set(self.slices.fields) - set(names):
+            raise ValueError(f"slices.fields: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
+        kinds = {field.name: field.kind for field in self.schema.fields}
+        for group in self.fairness.groups:
+            if (kind := kinds.get(group.field)) is None:
+                raise ValueError(f"fairness.groups: {group.field} is not among {', '.join(names)}")
+            if kind == "timestamp" or (kind == "number" and not group.edges):
+                raise ValueError(
+                    f"fairness.groups: {group.field} is a {kind}; a number needs edges, a time is no group"
+                )
+            if group.edges and kind not in ("number", "identifier"):
+                raise ValueError(f"fairness.groups: {group.field} is a {kind}; edges belong to numbers")
 
 
 class Project(ProjectFile, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -4,6 +4,8 @@ Labels are 0 or 1 (or booleans), scores probabilities of 1; both of shape (rows,
 None with one only: "not known" is no number.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -74,6 +76,20 @@ def false_positive_rate(labels: ArrayLike, scores: ArrayLike, threshold: float) 
     return float((given[negatives] >= threshold).mean()) if negatives.any() else None
 
 
+def recall(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float | None:
+    """The share of rows with label 1 whose score reaches `threshold`: the true-positive rate."""
+    happened, given = _pair(labels, scores)
+    positives = happened == 1
+    return float((given[positives] >= threshold).mean()) if positives.any() else None
+
+
+def precision(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float | None:
+    """The share of label 1 among rows whose score reaches `threshold`; None when there is no such row."""
+    happened, given = _pair(labels, scores)
+    called = given >= threshold
+    return float(happened[called].mean()) if called.any() else None
+
+
 def f1(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float | None:
     """The harmonic mean of precision and recall at `threshold`; None when nothing is or is called positive."""
     happened, given = _pair(labels, scores)
@@ -82,12 +98,32 @@ def f1(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float | None:
     return float(2 * happened[called].sum() / whole) if whole else None
 
 
+class Confusion(NamedTuple):
+    """How many rows were called positive (their score reaches the threshold) or not, rightly or wrongly."""
+
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+
+
+def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Confusion:
+    """The four counts at `threshold`."""
+    happened, given = _pair(labels, scores)
+    counts = np.bincount((2 * happened + (given >= threshold)).astype(np.int64), minlength=4).tolist()
+    return Confusion(
+        true_positives=counts[3], false_positives=counts[1], true_negatives=counts[0], false_negatives=counts[2]
+    )
+
+
 def _pair(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     happened, given = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if happened.ndim != 1 or happened.shape != given.shape:
         raise ValueError(f"labels have the shape {happened.shape}, scores {given.shape}; expected one of each a row")
     if not len(happened):
         raise ValueError("metrics need at least one row, found none")
+    if np.isnan(given).any():
+        raise ValueError(f"{int(np.isnan(given).sum())} of {len(given)} scores are NaN: a score is a number")
     if not np.isin(happened, (0, 1)).all():
         raise ValueError(f"labels are 0 or 1, found {np.setdiff1d(happened, (0, 1))[:5].tolist()}")
     return happened, given

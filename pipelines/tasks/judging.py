@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.bundle import Bundle, read_bundle
+from contracts.bundle import Baseline, Bundle, read_bundle
+from contracts.hashing import content_id
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import Snapshot, read_snapshot
 from pipelines.evaluation.comparison import Comparison
@@ -20,6 +21,7 @@ from pipelines.registry.port import Trial
 from pipelines.tasks import artifacts
 from pipelines.tasks.bundling import bundle_candidate
 from pipelines.tasks.features import Part, encoded
+from pipelines.tasks.groupings import fairness_groupings, slice_groupings
 from pipelines.wiring import commit, find_project, home, lock_id, machine, open_ledger, open_registry
 
 logger = logging.getLogger("paceline")
@@ -51,33 +53,44 @@ class Section(NamedTuple):
 def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     """Writes the candidate's bundle and judges it by the gates, against the champion on the same held-out rows.
 
-    Returns the bundle's id, the gates with their numbers, whether all were passed, and the id of the artifact with the
-    evidence of every section (`evidence`).
+    Returns the bundle's id, the gates with their numbers, whether all were passed, the outcome (first, better, not
+    worse or worse) with its reason, and the id of the artifact with the evidence of every section (`evidence`).
     """
+    from pipelines.evaluation import outcome
+
     found = find_project(project)
     champion = open_ledger().champion(project)
     case = _case(found, candidate, None if champion is None else champion.bundle)
     compared, quality = _compared(case)
+    baseline = _baseline(case, compared.challenger)
     sections = [
         quality,
+        _sliced(case, baseline),
+        _fair(case),
         # scrutiny: the sections of `scrutinising` (sanity, leaks, references, robustness, privacy) join here
         _timed(case),
     ]
-    bundle = _bundle(case, candidate, compared.challenger)
-    judged = [gate for section in sections for gate in section.gates]
+    bundle = _bundle(case, candidate, baseline)
+    gates = [gate for section in sections for gate in section.gates]
+    came_out = outcome.decide(compared, gates, found.gates)
+    gates += outcome.superiority_gates(compared, found.gates)
     evaluation = {
         "bundle": bundle.id,
         "snapshot": case.snapshot.id,
         "champion": None if champion is None else champion.version,
-        "passed": all(gate.passed for gate in judged),
-        "gates": msgspec.to_builtins(judged),
+        "passed": all(gate.passed for gate in gates),
+        "outcome": came_out.name,
+        "reason": came_out.reason,
+        "gates": msgspec.to_builtins(gates),
         "comparison": msgspec.to_builtins(compared),
         "evidence": artifacts.keep_json({section.name: section.content for section in sections}),
     }
-    key = f"gates:{project}:{bundle.id}:{evaluation['champion']}"
+    limits = content_id((found.decision_threshold, found.costs, found.gates, found.slices, found.fairness))
+    key = f"gates:{project}:{bundle.id}:{evaluation['champion']}:{limits[:16]}"
     open_ledger().append(project, "gates", bundle.id, evaluation, key=key)
-    for gate in judged:
+    for gate in gates:
         logger.info("%s %s: %s", "passed" if gate.passed else "FAILED", gate.name, gate.reason)
+    logger.info("outcome: %s: %s", came_out.name, came_out.reason)
     return {**evaluation, "candidate": candidate}
 
 
@@ -86,8 +99,10 @@ def build_bundle(project: str, candidate: dict[str, Any]) -> Bundle:
     from pipelines.evaluation.metrics import metrics
 
     case = _case(find_project(project), candidate, None)
-    found = metrics(case.test.labels, case.scores.astype(np.float64), case.project.decision_threshold)
-    return _bundle(case, candidate, found)
+    quality = metrics(
+        case.test.labels, case.scores.astype(np.float64), case.project.decision_threshold, case.project.costs
+    )
+    return _bundle(case, candidate, _baseline(case, quality))
 
 
 def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -138,6 +153,12 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
     return offer
 
 
+def why_the_champion_stays(evaluation: dict[str, Any]) -> str:
+    """The outcome, and the gates that were not passed, with their numbers."""
+    outcome = f"{evaluation['outcome']} ({evaluation['reason']})"
+    return f"The champion stays. Outcome: {outcome}. Failed gates: {failed_gates(evaluation)}"
+
+
 def failed_gates(evaluation: dict[str, Any]) -> str:
     """The gates that were not passed, with their numbers."""
     return "; ".join(f"{gate['name']}: {gate['reason']}" for gate in evaluation["gates"] if not gate["passed"])
@@ -163,11 +184,14 @@ def _case(project: Project, candidate: dict[str, Any], champion: str | None) -> 
     )
 
 
-def _bundle(case: Case, candidate: dict[str, Any], quality: dict[str, float]) -> Bundle:
+def _baseline(case: Case, quality: dict[str, float]) -> Baseline:
     from pipelines.evaluation.baseline import make_baseline
 
     training = encoded(case.project, case.snapshot, case.schema, "train")
-    baseline = make_baseline(case.schema, training.features, case.scores, quality)
+    return make_baseline(case.schema, training.features, case.scores, quality)
+
+
+def _bundle(case: Case, candidate: dict[str, Any], baseline: Baseline) -> Bundle:
     return bundle_candidate(case.project, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline, {})
 
 
@@ -181,9 +205,36 @@ def _compared(case: Case) -> tuple[Comparison, Section]:
         case.test.days,
         case.project.decision_threshold,
         case.project.training.seed,
+        costs=case.project.costs,
     )
-    found = gates.quality_gates(compared, case.project.gates)
-    return compared, Section("comparison", msgspec.to_builtins(compared), found)
+    found = gates.quality_gates(compared.comparison, case.project.gates)
+    return compared.comparison, Section("comparison", msgspec.to_builtins(compared), found)
+
+
+def _sliced(case: Case, baseline: Baseline) -> Section:
+    from pipelines.evaluation import slices
+
+    groupings = slice_groupings(case.project, case.snapshot, case.schema, case.test.features, baseline)
+    rival = None if case.rival_scores is None else case.rival_scores.astype(np.float64)
+    rows = slices.SliceRows(case.test.labels, case.test.days, case.scores.astype(np.float64), rival)
+    found = slices.measure_slices(rows, *groupings, case.project.slices)
+    return Section("slices", msgspec.to_builtins(found), slices.slice_gates(found, case.project.slices))
+
+
+def _fair(case: Case) -> Section:
+    from pipelines.evaluation import fairness
+
+    limits = case.project.fairness
+    found = fairness.measure_fairness(
+        case.test.labels,
+        case.scores.astype(np.float64),
+        case.test.days,
+        fairness_groupings(case.project, case.snapshot),
+        case.project.decision_threshold,
+        limits,
+        case.project.training.seed,
+    )
+    return Section("fairness", msgspec.to_builtins(found), fairness.fairness_gates(found, limits))
 
 
 def _timed(case: Case) -> Section:

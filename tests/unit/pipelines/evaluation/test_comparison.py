@@ -1,14 +1,24 @@
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.evaluation.comparison import Comparison, compare
+from pipelines.evaluation.comparison import Comparison
+from pipelines.evaluation.comparison import compare as compare_all
 
 RANDOM = np.random.default_rng(0)
 DAYS = np.repeat(np.arange(14), 200)
 TRUTH = 1 / (1 + np.exp(-RANDOM.normal(-1, 1.2, len(DAYS))))
 LABELS = (RANDOM.random(len(DAYS)) < TRUTH).astype(float)
+
+
+def compare(
+    challenger: NDArray[Any], champion: NDArray[Any] | None, labels: NDArray[Any] = LABELS, **more: Any
+) -> Comparison:
+    given = {"days": DAYS, "threshold": 0.4, "seed": 1} | more
+    return compare_all(challenger, champion, labels, **given).comparison
 
 
 def noisy(strength: float) -> NDArray[np.float32]:
@@ -17,7 +27,7 @@ def noisy(strength: float) -> NDArray[np.float32]:
 
 
 def test_a_better_challenger_has_differences_on_the_good_side_of_zero() -> None:
-    found = compare(TRUTH, noisy(2.0), LABELS, DAYS, 0.4, seed=1)
+    found = compare(TRUTH, noisy(2.0))
     assert found.differences["log_loss"].high < 0
     assert found.differences["brier"].high < 0
     assert found.differences["auc"].low > 0
@@ -28,30 +38,30 @@ def test_a_better_challenger_has_differences_on_the_good_side_of_zero() -> None:
 
 
 def test_a_version_compared_with_itself_differs_by_nothing() -> None:
-    found = compare(TRUTH, TRUTH, LABELS, DAYS, 0.4, seed=1)
+    found = compare(TRUTH, TRUTH)
     assert {(d.low, d.estimate, d.high) for d in found.differences.values()} == {(0.0, 0.0, 0.0)}
 
 
 def test_the_same_seed_gives_the_same_comparison() -> None:
     champion = noisy(1.0)
-    first, again = (compare(TRUTH, champion, LABELS, DAYS, 0.4, seed=7) for _ in range(2))
+    first, again = (compare(TRUTH, champion, seed=7) for _ in range(2))
     assert first == again
-    assert first.differences != compare(TRUTH, champion, LABELS, DAYS, 0.4, seed=8).differences
+    assert first.differences != compare(TRUTH, champion, seed=8).differences
 
 
 def test_without_a_champion_there_are_no_differences() -> None:
-    found = compare(TRUTH, None, LABELS, DAYS, 0.4, seed=1)
+    found = compare(TRUTH, None)
     assert (found.champion, found.differences, found.rows, found.blocks) == (None, {}, 2800, 14)
 
 
 def test_a_comparison_survives_json() -> None:
-    found = compare(TRUTH, noisy(1.0), LABELS, DAYS, 0.4, seed=1)
+    found = compare(TRUTH, noisy(1.0))
     assert msgspec.json.decode(msgspec.json.encode(found), type=Comparison) == found
 
 
 def test_the_base_rate_is_what_a_constant_would_lose() -> None:
     rate = LABELS.mean()
-    found = compare(np.full(len(LABELS), rate), None, LABELS, DAYS, 0.4, seed=1)
+    found = compare(np.full(len(LABELS), rate), None)
     assert found.challenger["base_rate_log_loss"] == pytest.approx(found.challenger["log_loss"])
     assert found.challenger["base_rate_log_loss"] == pytest.approx(
         -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
@@ -60,9 +70,9 @@ def test_the_base_rate_is_what_a_constant_would_lose() -> None:
 
 def test_one_class_in_the_test_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="all 2800 rows have the label 0: take a longer test window"):
-        compare(TRUTH, None, LABELS * 0, DAYS, 0.4, seed=1)
+        compare(TRUTH, None, LABELS * 0)
 
 
 def test_a_day_is_needed_for_each_row() -> None:
     with pytest.raises(ValueError, match=r"days have the shape \(13,\), labels \(2800,\)"):
-        compare(TRUTH, None, LABELS, DAYS[:13], 0.4, seed=1)
+        compare(TRUTH, None, days=DAYS[:13])

@@ -12,7 +12,11 @@ def test_the_weighted_sums_are_what_resampling_row_by_row_gives() -> None:
     labels, scores = (random.random(300) < 0.4).astype(float), np.round(random.random(300), 1)
     blocks = Blocks(ids, resamples=20, seed=1)
     for weights, mean, among, auc in zip(
-        blocks.weights, blocks.mean(values), blocks.mean(values, labels == 0), blocks.auc(labels, scores), strict=True
+        np.vstack(list(blocks.draws())),
+        blocks.mean(values),
+        blocks.mean(values, labels == 0),
+        blocks.auc(labels, scores),
+        strict=True,
     ):
         rows = np.concatenate([np.flatnonzero(ids == block) for block in range(7) for _ in range(int(weights[block]))])
         assert mean == pytest.approx(values[rows].mean())
@@ -27,7 +31,7 @@ def test_the_first_entry_is_the_sample_itself() -> None:
 
 
 def test_every_resample_draws_as_many_blocks_as_there_are() -> None:
-    weights = Blocks(np.repeat(np.arange(14), 3), resamples=50, seed=2).weights
+    weights = np.vstack(list(Blocks(np.repeat(np.arange(14), 3), resamples=50, seed=2).draws()))
     assert (weights.sum(axis=1) == 14).all()
     assert len(np.unique(weights, axis=0)) > 40
 
