@@ -21,6 +21,8 @@ from pipelines.projects import Project
 from pipelines.wiring import home, lock_id
 
 GOLDEN_ROWS = 32
+CARD_DIGITS = 6
+_OF_A_SLICE = ("name", "rows", "label_share", "mean_score", "log_loss", "auc")
 FRAMEWORKS = ("numpy", "scikit-learn", "torch", "onnx", "skl2onnx")
 
 
@@ -75,6 +77,32 @@ def bundle_candidate(
             CARD_PAGE: model_card_page(facts).encode(),
         },
     )
+
+
+def card_evidence(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the evaluation's `sections` is about the model alone, and the same on every day and beside any champion.
+
+    Rounded: sums of floats may differ in their last digits from machine to machine, and the card is hashed.
+    """
+    compared, sliced = sections["comparison"], sections["slices"]
+    evidence = {
+        "comparison": {
+            "comparison": {"intervals": compared["comparison"]["intervals"]},
+            "reliability": {name: curve for name, curve in compared["reliability"].items() if name == "challenger"},
+        },
+        "slices": {"declared": [{key: part[key] for key in _OF_A_SLICE} for part in sliced["declared"]]},
+        "fairness": sections["fairness"],
+    }
+    rounded: dict[str, Any] = _rounded(evidence)
+    return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, CARD_DIGITS)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _onnxruntime_version() -> str:

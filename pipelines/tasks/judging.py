@@ -19,7 +19,7 @@ from pipelines.evaluation.gate import Gate
 from pipelines.projects import Project
 from pipelines.registry.port import Trial
 from pipelines.tasks import artifacts
-from pipelines.tasks.bundling import bundle_candidate
+from pipelines.tasks.bundling import bundle_candidate, card_evidence
 from pipelines.tasks.features import Part, encoded
 from pipelines.tasks.groupings import fairness_groupings, slice_groupings
 from pipelines.wiring import commit, find_project, home, lock_id, machine, open_ledger, open_registry
@@ -61,16 +61,12 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     found = find_project(project)
     champion = open_ledger().champion(project)
     case = _case(found, candidate, None if champion is None else champion.bundle)
-    compared, quality = _compared(case)
-    baseline = _baseline(case, compared.challenger)
-    sections = [
-        quality,
-        _sliced(case, baseline),
-        _fair(case),
+    compared, baseline, sections = _alone(case)
+    bundle = _bundle(case, candidate, baseline, sections)
+    sections += [
         # scrutiny: the sections of `scrutinising` (sanity, leaks, references, robustness, privacy) join here
         _timed(case),
     ]
-    bundle = _bundle(case, candidate, baseline)
     gates = [gate for section in sections for gate in section.gates]
     came_out = outcome.decide(compared, gates, found.gates)
     gates += outcome.superiority_gates(compared, found.gates)
@@ -96,13 +92,9 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
 
 def build_bundle(project: str, candidate: dict[str, Any]) -> Bundle:
     """The candidate's bundle alone, the same that `evaluate` writes: no champion, no gates, nothing in the ledger."""
-    from pipelines.evaluation.metrics import metrics
-
     case = _case(find_project(project), candidate, None)
-    quality = metrics(
-        case.test.labels, case.scores.astype(np.float64), case.project.decision_threshold, case.project.costs
-    )
-    return _bundle(case, candidate, _baseline(case, quality))
+    _, baseline, sections = _alone(case)
+    return _bundle(case, candidate, baseline, sections)
 
 
 def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -184,15 +176,21 @@ def _case(project: Project, candidate: dict[str, Any], champion: str | None) -> 
     )
 
 
-def _baseline(case: Case, quality: dict[str, float]) -> Baseline:
+def _alone(case: Case) -> tuple[Comparison, Baseline, list[Section]]:
+    """The comparison, the baseline, and the sections from which the model card takes what is about the model alone."""
     from pipelines.evaluation.baseline import make_baseline
 
+    compared, quality = _compared(case)
     training = encoded(case.project, case.snapshot, case.schema, "train")
-    return make_baseline(case.schema, training.features, case.scores, quality)
+    baseline = make_baseline(case.schema, training.features, case.scores, compared.challenger)
+    return compared, baseline, [quality, _sliced(case, baseline), _fair(case)]
 
 
-def _bundle(case: Case, candidate: dict[str, Any], baseline: Baseline) -> Bundle:
-    return bundle_candidate(case.project, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline, {})
+def _bundle(case: Case, candidate: dict[str, Any], baseline: Baseline, sections: list[Section]) -> Bundle:
+    evidence = card_evidence({section.name: section.content for section in sections})
+    return bundle_candidate(
+        case.project, case.snapshot, candidate, case.schema, case.graph, case.scores, baseline, evidence
+    )
 
 
 def _compared(case: Case) -> tuple[Comparison, Section]:
