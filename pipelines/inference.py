@@ -1,7 +1,8 @@
 """Running a graph outside the model server: scores of many rows, and the latency of few.
 
-Training checks parity with it, optimisation and evaluation score and time with it. One intra-op thread that does not
-spin, as in the model server, so that latencies are comparable and parallel tasks do not fight for cores.
+Training checks parity with it, optimisation and evaluation score and time with it. Threads do not spin, as in the model
+server, and without a serving profile there is one, so that latencies are comparable and parallel tasks do not fight for
+cores.
 """
 
 import time
@@ -13,14 +14,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.bundle import ServingProfile
+from contracts.providers import CPU, name_of, options_of
+
 INPUT, OUTPUT = "features", "score"  # the contract's names: float32 (rows, columns) → float32 (rows,)
 LATENCY_ROWS = (1, 32)
+ON_ONE_THREAD = ServingProfile()
+_ROUNDS = 4
 _SCORE_ROWS = 4096
 _WARM_UP_RUNS = 20
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Quantiles of the time of one graph run over `rows` rows, in microseconds, from `runs` runs."""
+    """Quantiles of the time of one graph run over `rows` rows, in microseconds, from `runs` runs.
+
+    The upper two are the lowest of four rounds: on a machine with other work to do every hundredth run waits for a
+    processor (4 ms and more), which says nothing of the graph. A graph that is slow by itself is slow in each round.
+    """
 
     rows: int
     runs: int
@@ -29,8 +39,10 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     us_p99: float
 
 
-def open_session(graph: bytes | Path) -> Any:
-    """An ONNX Runtime session for `graph` (bytes, or the path of a file) on the CPU, single-threaded.
+def open_session(graph: bytes | Path, profile: ServingProfile = ON_ONE_THREAD, profile_to: Path | None = None) -> Any:
+    """An ONNX Runtime session for `graph` (bytes, or the path of a file) with those providers of `profile` that it has.
+
+    With `profile_to` (a path without an ending) the runtime takes the time of each operator, until `end_profiling()`.
 
     Raises:
         ValueError: the graph does not take `features` and give `score`.
@@ -38,11 +50,16 @@ def open_session(graph: bytes | Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = profile.intra_op_threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
+    available = onnxruntime.get_available_providers()
+    providers = {name_of(wanted): options_of(wanted) for wanted in profile.providers if name_of(wanted) in available}
+    providers.setdefault(CPU, {})
     source = str(graph) if isinstance(graph, Path) else graph
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(source, options, providers=list(providers.items()))
     inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     if inputs != [INPUT] or OUTPUT not in outputs:
         raise ValueError(f"the graph maps {inputs} to {outputs}, expected [{INPUT!r}] to [{OUTPUT!r}]")
@@ -87,6 +104,7 @@ def measure_side_by_side(
     rows: NDArray[np.float32],
     batch_rows: Sequence[int] = LATENCY_ROWS,
     runs: int = 400,
+    profile: ServingProfile = ON_ONE_THREAD,
 ) -> list[tuple[Latency, ...]]:
     """The latencies of several graphs, run in turns so that noise of the machine falls on all of them alike.
 
@@ -95,15 +113,24 @@ def measure_side_by_side(
     """
     results: list[list[Latency]] = [[] for _ in graphs]
     for size in batch_rows:
-        times = time_side_by_side([(graph, rows) for graph in graphs], size, runs)
+        times = time_side_by_side([(graph, rows) for graph in graphs], size, runs, profile)
         for found, taken in zip(results, times, strict=True):
-            p50, p95, p99 = (float(value) for value in np.quantile(taken, (0.5, 0.95, 0.99)))
-            found.append(Latency(rows=size, runs=runs, us_p50=p50, us_p95=p95, us_p99=p99))
+            found.append(_quantiles(taken, size))
     return [tuple(found) for found in results]
 
 
+def _quantiles(times: NDArray[np.float64], rows: int) -> Latency:
+    p50 = float(np.median(times))
+    rounds = [np.quantile(part, (0.95, 0.99)) for part in np.array_split(times, _ROUNDS) if len(part)]
+    p95, p99 = (max(p50, float(quietest)) for quietest in np.min(rounds, axis=0))
+    return Latency(rows=rows, runs=len(times), us_p50=p50, us_p95=p95, us_p99=p99)
+
+
 def time_side_by_side(
-    sides: Sequence[tuple[bytes | Path, NDArray[np.float32]]], size: int, runs: int = 400
+    sides: Sequence[tuple[bytes | Path, NDArray[np.float32]]],
+    size: int,
+    runs: int = 400,
+    profile: ServingProfile = ON_ONE_THREAD,
 ) -> NDArray[np.float64]:
     """The time of each of `runs` runs over `size` rows in microseconds, shape (sides, runs), after a warm-up.
 
@@ -115,7 +142,7 @@ def time_side_by_side(
     """
     if not all(len(rows) for _, rows in sides):
         raise ValueError("latency needs real rows to run, found none")
-    sessions = [open_session(graph) for graph, _ in sides]
+    sessions = [open_session(graph, profile) for graph, _ in sides]
     batches = [_batches(rows, size) for _, rows in sides]
     times = np.empty((len(sides), runs))
     for run in range(-_WARM_UP_RUNS, runs):

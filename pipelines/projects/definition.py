@@ -83,9 +83,10 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         categories = [field.name for field in self.schema.fields if field.kind == "category"]
         if self.label.column in names:
             raise ValueError(f"label.column: {self.label.column!r} is also a field; what is predicted is no input")
-        if (slice_field := self.optimization.slice_field) is not None and slice_field not in categories:
-            allowed = ", ".join(categories) or "none"
-            raise ValueError(f"optimization.slice_field: found {slice_field!r}, expected a category: {allowed}")
+        for name in self.optimization.slice_fields:
+            if name not in categories:
+                allowed = ", ".join(categories) or "none"
+                raise ValueError(f"optimization.slice_fields: found {name!r}, expected categories: {allowed}")
         if unknown := self.validation.missing_shares.keys() - set(names):
             raise ValueError(f"validation.missing_shares: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
         columns = {column for field in self.schema.fields for column in field.columns}

@@ -4,9 +4,12 @@ import logging
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import read_snapshot
+from pipelines.projects import Project
 from pipelines.tasks import artifacts
 from pipelines.tasks.features import encoded
 from pipelines.wiring import find_project, home
@@ -17,30 +20,53 @@ logger = logging.getLogger("paceline")
 def optimise(project: str, trials: list[dict[str, Any]], form: str | None = None) -> dict[str, Any]:
     """The best trial by validation log loss, with the graph that optimisation chose for it: a candidate.
 
-    `form` names the form of the graph to take, whatever is fastest: latencies are measurements, so a reproduction names
-    the one that the bundle's manifest records.
+    With `form` the graph is that one (the `optimization` of a bundle's manifest), made again without being judged. The
+    whole evidence is an artefact whose id is under `optimization_evidence`; None where nothing was judged.
     """
     from pipelines.optimization import candidates
 
     best = min(trials, key=lambda trial: float(trial["metrics"]["log_loss"]))
     found, taken = find_project(project), read_snapshot(home().snapshots, best["snapshot"])
     schema = msgspec.convert(artifacts.read_json(best["schema"]), InputSchema)
-    limits = found.optimization if form is None else msgspec.structs.replace(found.optimization, choose=form)
-    training, validation = (encoded(found, taken, schema, part) for part in ("train", "validation"))
-    slices = None if limits.slice_field is None else validation.features[:, schema.columns.index(limits.slice_field)]
+    target = candidates.Target(found.serving, found.gates.latency_us_p99_max)
+    graph, seed = artifacts.read(best["graph"]), int(best["seed"])
+    training = encoded(found, taken, schema, "train").features
+    handed_on = {**best, "trained_graph": best["graph"], "trials": trials}
+    if form is not None:
+        made = candidates.recreate(form, graph, training, target, seed)
+        return {**handed_on, "graph": artifacts.keep(made), "optimization": form, "optimization_evidence": None}
+    validation = encoded(found, taken, schema, "validation")
     optimised = candidates.optimise(
-        artifacts.read(best["graph"]),
-        training.features,
-        (validation.features, validation.labels),
-        slices,
-        limits,
+        graph,
+        training,
+        candidates.Validation(validation.features, validation.labels, validation.days),
+        _slices(found, schema, validation.features),
+        found.optimization,
+        target,
+        seed,
         logger.info,
     )
+    evidence = {
+        "chosen": optimised.chosen,
+        "reason": optimised.reason,
+        "timed_on": optimised.timed_on,
+        "candidates": msgspec.to_builtins(optimised.candidates),
+    }
     return {
-        **best,
-        "trained_graph": best["graph"],
+        **handed_on,
         "graph": artifacts.keep(optimised.graph),
         "optimization": optimised.chosen,
-        "candidates": msgspec.to_builtins(optimised.candidates),
-        "trials": trials,
+        "optimization_evidence": artifacts.keep_json(evidence),
     }
+
+
+def _slices(project: Project, schema: InputSchema, features: NDArray[np.float32]) -> list[Any]:
+    """The rows of each word of the project's slice fields."""
+    from pipelines.optimization.candidates import Slice
+
+    words = {field.name: field.vocabulary for field in schema.fields}
+    return [
+        Slice(f"{name} {word}", features[:, schema.columns.index(name)] == code)
+        for name in project.optimization.slice_fields
+        for code, word in enumerate(words[name])
+    ]

@@ -1,231 +1,182 @@
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
-from pipelines.inference import Latency, score
-from pipelines.optimization.candidates import Candidate, Optimised, choose, judge_losses, optimise
-from pipelines.optimization.limits import Name, OptimizationLimits
+from contracts.bundle import ServingProfile
+from pipelines.inference import score
+from pipelines.optimization import candidates, peak_memory, recipes
+from pipelines.optimization.candidates import Candidate, Optimised, Slice, Target, Validation, optimise
+from pipelines.optimization.limits import NAMES, OptimizationLimits
+from pipelines.optimization.operator_profile import slowest_operators
 
-WIDTH = 4
-RANDOM = np.random.default_rng(0)
-LIMITS = OptimizationLimits()
-
-
-class Sample(NamedTuple):
-    features: NDArray[np.float32]
-    labels: NDArray[np.float64]
+LIMITS = OptimizationLimits(minimum_slice_rows=200, log_loss_margin=0.01, slice_log_loss_margin=0.05)
+SIZES = [1, 8, 32, 128]
 
 
-def model(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.float32]]) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        "test",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", WIDTH])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows"])],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()]
-        + [numpy_helper.from_array(np.array([-1]), "flat")],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    made = helper.make_model(graph, producer_name="paceline", opset_imports=opsets, ir_version=9)
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString(deterministic=True))
-
-
-@pytest.fixture(scope="module")
-def net() -> bytes:
-    weights = {
-        "w1": RANDOM.normal(size=(WIDTH, 16)).astype(np.float32),
-        "b1": np.zeros(16, np.float32),
-        "w2": RANDOM.normal(size=(16, 1)).astype(np.float32) / 4,
-        "b2": np.full(1, -1, np.float32),
+def run(graph: bytes, training: Any, validation: Validation, **changed: Any) -> Optimised:
+    settings: dict[str, Any] = {
+        "slices": [],
+        "limits": LIMITS,
+        "target": Target(),
+        "seed": 7,
+        "progress": lambda text: None,
     }
-    nodes = [
-        helper.make_node("Identity", ["features"], ["same"]),  # something to remove
-        helper.make_node("Gemm", ["same", "w1", "b1"], ["hidden"]),
-        helper.make_node("Relu", ["hidden"], ["active"]),
-        helper.make_node("Gemm", ["active", "w2", "b2"], ["log_odds"]),
-        helper.make_node("Sigmoid", ["log_odds"], ["column"]),
-        helper.make_node("Reshape", ["column", "flat"], ["score"]),
-    ]
-    return model(nodes, weights)
+    return optimise(graph, training.features, validation, **(settings | changed))
 
 
 @pytest.fixture(scope="module")
-def trees() -> bytes:
-    stump = helper.make_node(
-        "TreeEnsembleRegressor",
-        ["features"],
-        ["log_odds"],
-        domain="ai.onnx.ml",
-        n_targets=1,
-        nodes_treeids=[0, 0, 0],
-        nodes_nodeids=[0, 1, 2],
-        nodes_featureids=[1, 0, 0],
-        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
-        nodes_values=[0.0, 0.0, 0.0],
-        nodes_truenodeids=[1, 0, 0],
-        nodes_falsenodeids=[2, 0, 0],
-        nodes_missing_value_tracks_true=[0, 0, 0],
-        target_ids=[0, 0],
-        target_treeids=[0, 0],
-        target_nodeids=[1, 2],
-        target_weights=[-1.0, 1.0],
-    )
-    sigmoid = helper.make_node("Sigmoid", ["log_odds"], ["column"])
-    return model([stump, sigmoid, helper.make_node("Reshape", ["column", "flat"], ["score"])], {})
+def of_net(net: bytes, training: Any, validation: Validation) -> tuple[Optimised, list[str]]:
+    told: list[str] = []
+    slices = [Slice(f"carrier {word}", validation.features[:, 1] == code) for code, word in enumerate(("UA", "AA"))]
+    return run(net, training, validation, slices=slices, progress=told.append), told
 
 
-@pytest.fixture(scope="module")
-def sample(net: bytes) -> Sample:
-    features = RANDOM.normal(size=(3000, WIDTH)).astype(np.float32)
-    return Sample(features, (RANDOM.random(3000) < score(net, features)).astype(float))
-
-
-def run(
-    graph: bytes, sample: Sample, limits: OptimizationLimits = LIMITS, progress: list[str] | None = None
-) -> Optimised:
-    told = [] if progress is None else progress
-    return optimise(graph, sample.features[:1000], sample, None, limits, told.append)
-
-
-def named(optimised: Optimised) -> dict[Name, Candidate]:
+def named(optimised: Optimised) -> dict[str, Candidate]:
     return {candidate.name: candidate for candidate in optimised.candidates}
 
 
-def test_a_neural_net_has_all_three_candidates_each_with_its_numbers(net: bytes, sample: Sample) -> None:
-    found = named(run(net, sample))
-    assert found.keys() == {"fp32", "graph_optimised", "int8"}
-    for candidate in found.values():
-        assert candidate.size_bytes is not None
-        assert candidate.log_loss is not None
-        assert [measured.rows for measured in candidate.latency] == [1, 32]
+def test_every_candidate_of_a_net_has_all_its_numbers(of_net: tuple[Optimised, list[str]]) -> None:
+    found = named(of_net[0])
+    assert tuple(found) == NAMES
+    assert [name for name in NAMES if found[name].size_bytes is None] == ["fp16", "trees_75", "trees_50"]
+    for candidate in (each for each in found.values() if each.size_bytes is not None):
+        assert [measured.rows for measured in candidate.latency] == SIZES
+        assert [part.title for part in candidate.parts] == ["all rows", "carrier UA", "carrier AA"]
+        assert all(part.bound is not None for part in candidate.parts)
+        assert candidate.compressed_bytes is not None
+        assert candidate.compressed_bytes < candidate.size_bytes  # type: ignore[operator]
+        assert candidate.auc is not None
+        assert candidate.auc > 0.7
+        assert candidate.peak_memory_bytes is not None
+        assert 1 << 20 < candidate.peak_memory_bytes < 200 << 20
+        assert sum(operator.share for operator in candidate.operators) <= 1 + 1e-9
     assert found["fp32"].reason == "as trained"
-    assert found["graph_optimised"].log_loss == found["fp32"].log_loss
-    assert found["int8"].log_loss == pytest.approx(found["fp32"].log_loss, abs=0.002)
-    assert "<= margin 0.002 on all rows (n = 3,000)" in found["int8"].reason
+    assert found["graph_optimised"].log_loss == pytest.approx(found["fp32"].log_loss, abs=1e-6)
+    assert found["int8_dynamic"].reason.startswith("the score of a row changes by up to")
+    assert found["pruned_weights_50"].compressed_bytes < 0.8 * found["fp32"].compressed_bytes  # type: ignore[operator]
 
 
-def test_int8_weights_are_in_the_file_when_int8_is_asked_for(net: bytes, sample: Sample) -> None:
-    optimised = run(net, sample, OptimizationLimits(choose="int8"))
-    graph = onnx.load_from_string(optimised.graph).graph
-    assert optimised.chosen == "int8"
-    assert TensorProto.INT8 in {constant.data_type for constant in graph.initializer}
-    assert {node.domain for node in graph.node} == {""}  # no operators of one runtime
+def test_operators_are_those_that_the_runtime_makes(of_net: tuple[Optimised, list[str]]) -> None:
+    found = named(of_net[0])
+    assert "QGemm" in {operator.name for operator in found["int8_per_tensor"].operators}
+    assert not {"QGemm"} & {operator.name for operator in found["fp32"].operators}
+    assert {operator.nodes for operator in found["int8_per_tensor"].operators if operator.name == "QGemm"} == {3}
 
 
-@pytest.mark.parametrize("choose", ["fp32", "graph_optimised", "int8"])
-def test_naming_a_candidate_reproduces_its_bytes(choose: Name, net: bytes, sample: Sample) -> None:
-    first, again = (run(net, sample, OptimizationLimits(choose=choose)) for _ in range(2))
-    assert first.chosen == choose
-    assert first.graph == again.graph
+def test_the_choice_and_each_refusal_are_told(of_net: tuple[Optimised, list[str]]) -> None:
+    optimised, told = of_net
+    assert told[-1] == f"chosen: {optimised.chosen}, {optimised.reason}"
+    assert any(line.startswith("fp16: refused: not applicable: the serving profile has no GPU") for line in told)
+    assert optimised.timed_on == "CPUExecutionProvider"
 
 
-def test_an_optimised_graph_has_fewer_nodes_and_the_same_scores(net: bytes, sample: Sample) -> None:
-    optimised = run(net, sample, OptimizationLimits(choose="graph_optimised")).graph
-    operators = [node.op_type for node in onnx.load_from_string(optimised).graph.node]
-    assert "Identity" not in operators
-    assert onnx.load_from_string(optimised).producer_name == "paceline"
-    np.testing.assert_allclose(score(optimised, sample.features), score(net, sample.features), atol=1e-6)
+def test_an_optimised_result_survives_json(of_net: tuple[Optimised, list[str]]) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(of_net[0]), type=Optimised) == of_net[0]
 
 
-def test_trees_stay_as_trained_and_the_reasons_say_why(trees: bytes, sample: Sample) -> None:
-    told: list[str] = []
-    optimised = run(trees, sample, OptimizationLimits(choose="int8"), told)
-    found = named(optimised)
-    assert optimised.graph == trees
-    assert optimised.chosen == "fp32"
-    assert found["int8"].reason == "not applicable: a tree ensemble has no matrix product whose weights could be int8"
-    assert found["graph_optimised"].reason.startswith("not applicable: there is nothing to fold")
-    assert found["int8"].size_bytes is None
-    assert any(line.startswith("fp32: accepted, chosen: as trained (") for line in told)
+def test_trees_have_fewer_trees_to_offer_and_nothing_else(trees: bytes, training: Any, validation: Validation) -> None:
+    found = named(run(trees, training, validation))
+    assert {name for name, each in found.items() if each.size_bytes is not None} == {"fp32", "trees_75", "trees_50"}
+    assert "a tree ensemble has no matrix product" in found["int8_static_minmax"].reason
+    (first, *_) = found["fp32"].operators
+    assert first.name == "TreeEnsembleRegressor"
+    assert first.share > 0.3
 
 
-def test_an_optimised_result_survives_json(net: bytes, sample: Sample) -> None:
-    found = run(net, sample)
-    assert msgspec.json.decode(msgspec.json.encode(found), type=Optimised) == found
+def test_a_named_candidate_is_made_alone_and_taken(net: bytes, training: Any, validation: Validation) -> None:
+    limits = msgspec.structs.replace(LIMITS, choose="int8_static_minmax")
+    optimised = run(net, training, validation, limits=limits)
+    assert optimised.chosen == "int8_static_minmax"
+    assert list(named(optimised)) == ["fp32", "int8_static_minmax"]
+    again = candidates.recreate("int8_static_minmax", net, training.features, Target(), 7)
+    assert optimised.graph == again
 
 
-def test_a_loss_on_all_rows_beyond_the_margin_is_refused_with_its_bound() -> None:
-    accepted, reason = judge_losses(np.full(1000, 0.003), None, LIMITS)
-    assert not accepted
-    assert reason == "log loss at most +0.00300 > margin 0.002 on all rows (n = 1,000), the worst of 1 parts"
-
-
-def test_a_loss_that_is_small_on_average_but_uncertain_is_refused() -> None:
-    differences = np.tile([0.5, -0.5], 500)  # mean 0, standard error 0.016
-    assert not judge_losses(differences, None, LIMITS)[0]
-    assert judge_losses(differences / 100, None, LIMITS)[0]
-
-
-def test_a_slice_that_pays_for_the_others_is_found() -> None:
-    limits = OptimizationLimits(slice_field="carrier", minimum_slice_rows=100, log_loss_margin=0.01)
-    differences, slices = np.full(2000, -0.001), np.repeat([0.0, 1.0, np.nan], [1700, 200, 100])
-    differences[1700:1900] = 0.05
-    accepted, reason = judge_losses(differences, slices, limits)
-    assert judge_losses(differences, None, limits)[0]
-    assert not accepted
-    assert "> margin 0.01 on carrier 1 (n = 200)" in reason
-
-
-def test_a_slice_with_too_few_rows_is_not_judged() -> None:
-    limits = OptimizationLimits(slice_field="carrier", minimum_slice_rows=201, log_loss_margin=0.01)
-    differences, slices = np.full(2000, -0.001), np.repeat([0.0, 1.0], [1800, 200])
-    differences[1800:] = 0.05
-    assert judge_losses(differences, slices, limits)[0]
-
-
-def candidate(name: Name, us: float, accepted: bool = True) -> Candidate:
-    latency = tuple(
-        Latency(rows=rows, runs=9, us_p50=us * rows, us_p95=us * rows, us_p99=us * rows) for rows in (1, 32)
-    )
-    return Candidate(name=name, accepted=accepted, reason="", latency=latency)
-
-
-@pytest.mark.parametrize(
-    ("optimised_us", "int8_us", "int8_accepted", "expected"),
-    [
-        (80.0, 50.0, True, "int8"),
-        (80.0, 50.0, False, "graph_optimised"),
-        (95.0, 120.0, True, "fp32"),  # 5 % is noise
-        (89.0, 120.0, True, "graph_optimised"),
-    ],
-)
-def test_the_fastest_accepted_candidate_is_chosen_when_it_saves_enough(
-    optimised_us: float, int8_us: float, int8_accepted: bool, expected: str
-) -> None:
-    candidates = [
-        candidate("fp32", 100.0),
-        candidate("graph_optimised", optimised_us),
-        candidate("int8", int8_us, int8_accepted),
+def collapsing(write: Callable[..., bytes]) -> bytes:
+    """What decides on the slice passes through units 127 times smaller than the rest: int8 leaves them two values."""
+    nodes = [
+        helper.make_node("Gemm", ["features", "hidden", "zeros"], ["flow"]),
+        helper.make_node("Relu", ["flow"], ["active"]),
+        helper.make_node("Gemm", ["active", "out", "zero"], ["log_odds"]),
+        helper.make_node("Sigmoid", ["log_odds"], ["column"]),
     ]
-    assert choose(candidates, LIMITS) == expected
+    constants = {
+        "hidden": np.array([[1, -1, 0, 0], [0, 0, 1 / 127, -1 / 127]], np.float32),
+        "zeros": np.zeros(4, np.float32),
+        "out": np.array([[3], [-3], [3 * 127], [-3 * 127]], np.float32),
+        "zero": np.zeros(1, np.float32),
+    }
+    return write(nodes, constants)
 
 
-def test_a_named_candidate_that_was_refused_is_not_taken() -> None:
-    candidates = [candidate("fp32", 100.0), candidate("int8", 10.0, accepted=False)]
-    assert choose(candidates, OptimizationLimits(choose="int8")) == "fp32"
+def test_an_int8_model_that_collapsed_on_one_slice_is_refused(write: Callable[..., bytes]) -> None:
+    random = np.random.default_rng(5)
+    of_slice = np.arange(6000) % 20 == 0  # one in twenty
+    values = random.normal(size=6000)
+    features = np.stack([np.where(of_slice, 0, values), np.where(of_slice, values, 0)], axis=1).astype(np.float32)
+    graph = collapsing(write)
+    labels = (random.random(6000) < score(graph, features)).astype(float)
+    limits = OptimizationLimits(
+        choose="int8_static_minmax", minimum_slice_rows=200, log_loss_margin=0.05, slice_log_loss_margin=0.05
+    )
+    judged_on = Validation(features, labels, np.repeat(np.arange(20), 300))
+    training = type("Rows", (), {"features": features})
+    blind = run(graph, training, judged_on, limits=limits)
+    assert blind.chosen == "int8_static_minmax"  # the mean over all rows hides it
+    seeing = run(graph, training, judged_on, limits=limits, slices=[Slice("carrier HA", of_slice)])
+    assert seeing.chosen == "fp32"
+    assert "> margin 0.05 on carrier HA (n = 300)" in named(seeing)["int8_static_minmax"].reason
 
 
-def test_slices_need_a_code_for_each_row(net: bytes, sample: Sample) -> None:
-    with pytest.raises(ValueError, match="found 5 slices for 3000 validation rows"):
-        optimise(net, sample.features, sample, np.zeros(5), LIMITS, print)
+def test_a_transform_that_fails_costs_its_own_candidate_and_no_other(
+    net: bytes, training: Any, validation: Validation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_material: Any) -> bytes:
+        raise RuntimeError("no such operator")
+
+    only: dict[str, Any] = {name: recipes.RECIPES[name] for name in ("fp32", "graph_optimised")}
+    monkeypatch.setattr(recipes, "RECIPES", only | {"int8_per_tensor": failing})
+    monkeypatch.setattr(candidates, "NAMES", ("fp32", "graph_optimised", "int8_per_tensor"))
+    found = named(run(net, training, validation))
+    assert found["int8_per_tensor"].reason == "it could not be made: RuntimeError: no such operator"
+    assert found["graph_optimised"].accepted
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [
-        {"log_loss_margin": 0},
-        {"slice_log_loss_margin": 2},
-        {"minimum_slice_rows": 1},
-        {"minimum_saving": 1},
-        {"choose": "int4"},
-    ],
-)
-def test_limits_out_of_bounds_are_refused_by_name(limits: dict[str, object]) -> None:
-    with pytest.raises(msgspec.ValidationError, match=next(iter(limits))):
-        msgspec.convert(limits, OptimizationLimits)
+def test_latencies_of_another_device_than_the_profile_asks_for_choose_nothing(
+    trees: bytes, training: Any, validation: Validation
+) -> None:
+    absent = ServingProfile(providers=("VitisAIExecutionProvider", "cpu"))
+    optimised = run(trees, training, validation, target=Target(absent))
+    assert optimised.chosen == "fp32"
+    assert "says nothing of the profile's VitisAIExecutionProvider" in optimised.reason
+
+
+def test_a_budget_that_none_meets_leaves_the_graph_as_trained(
+    trees: bytes, training: Any, validation: Validation
+) -> None:
+    optimised = run(trees, training, validation, target=Target(latency_us_p99_max=0.001))
+    assert optimised.chosen == "fp32"
+    assert optimised.reason == "no candidate was accepted: fp32 serves"
+    assert "p99 of 1 rows" in named(optimised)["fp32"].reason
+
+
+def test_a_graph_that_ends_its_process_has_no_memory_to_tell(net: bytes, validation: Validation) -> None:
+    rows = validation.features[:32]
+    with_memory = peak_memory.measure_peak_memory([net, b"no graph"], rows, ServingProfile())
+    assert with_memory[0] is not None
+    assert with_memory[1] is None
+
+
+def test_slices_need_a_mark_for_each_row(net: bytes, training: Any, validation: Validation) -> None:
+    with pytest.raises(ValueError, match="carrier UA: found 5 rows for 3000 labels"):
+        run(net, training, validation, slices=[Slice("carrier UA", np.zeros(5, dtype=bool))])
+
+
+def test_the_slowest_operators_come_first(net: bytes, validation: Validation) -> None:
+    found = slowest_operators(net, validation.features[:128], ServingProfile(), most=3)
+    assert len(found) == 3
+    assert [operator.us for operator in found] == sorted((operator.us for operator in found), reverse=True)
