@@ -19,7 +19,7 @@ SOMEWHERE = {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "TZ": "Asia/Tokyo", 
 ELSEWHERE = {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "4", "TZ": "America/New_York", "LC_ALL": "C.UTF-8"}
 TRIALS: list[tuple[str, dict[str, Any], str]] = [
     ("boosted_trees", {"trees": 40}, "fp32"),
-    ("neural_net", {"epochs": 1, "hidden": [16]}, "int8"),
+    ("neural_net", {"epochs": 1, "hidden": [32, 16]}, "pruned_units_50_int8"),
 ]
 
 
@@ -43,7 +43,7 @@ def test_two_processes_that_share_nothing_but_the_content_make_the_same_bundle(
     assert made[0] == made[1]
     bundles = [tmp_path / name / "bundles" / made[0] for name in ("one", "another")]
     files = [{path.name: path.read_bytes() for path in bundle.iterdir()} for bundle in bundles]
-    assert len(files[0]) == 6
+    assert len(files[0]) == 7
     assert files[0] == files[1]
 
 
