@@ -139,6 +139,7 @@ def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
         logger.info,
         days=rows["validation"].days,
         folder=found.folder,
+        checkpoints=home().cache / "checkpoints",
     )
     logger.info("%s: %s, parity %s", trial["trainer"], trained.metrics, trained.parity)
     return {

@@ -6,18 +6,21 @@ add an indicator each.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.input_schema import InputSchema
+from pipelines.training.checkpoints import Checkpoint
+from pipelines.training.descent import Descent, Inputs, Labelled, log_odds
 from pipelines.training.graph import GraphWriter, categorical_columns
+from pipelines.training.hardware import CPU, find_hardware
 from pipelines.training.plan import NeuralNet
 from pipelines.training.rows import OnStep, Rows
 
 CLIP = 5.0  # standard deviations
-_SCORE_ROWS = 8192
 
 
 class Preparation(NamedTuple):
@@ -90,7 +93,7 @@ class FittedNet:
 
     def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """The log odds of label 1, shape (rows,)."""
-        return _log_odds(self._net, *_tensors(self._preparation, features))
+        return log_odds(self._net, _inputs(self._preparation, features))
 
     def write(self) -> tuple[GraphWriter, str]:
         """A graph that ends in the log odds (rows × 1), and the name of that tensor."""
@@ -115,21 +118,40 @@ def fit(
     until: Rows | int,
     progress: Callable[[str], None],
     on_step: OnStep | None,
+    checkpoints: Path | None = None,
 ) -> FittedNet:
-    """Fits on `rows`: up to the epoch with the least log loss on other rows, or for a known number of epochs."""
+    """Fits on `rows`: up to the epoch with the least log loss on other rows, or for a known number of epochs.
+
+    In the folder `checkpoints`, which belongs to this trial alone, it keeps its state after each epoch, and goes on
+    from what it finds there.
+    """
     import torch
 
+    hardware = find_hardware(parameters.device)
     preparation = prepare(schema, rows.features)
+    name = "stopped.pt" if isinstance(until, Rows) else f"{until}-epochs.pt"
+    checkpoint = Checkpoint(None if checkpoints is None else checkpoints / name, progress)
+    if hardware != CPU:
+        progress(f"neural net: on {hardware}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in another order would give other bytes
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if hardware.device == "cpu" else [torch.cuda.current_device()]):
             torch.manual_seed(seed)
-            net = _network(preparation, parameters)
-            curve, steps = _descend(net, preparation, parameters, seed, rows, until, progress, on_step)
+            unseen = torch.from_numpy(preparation.unseen.astype(np.int64) + preparation.offsets)
+            descent = Descent(_network(preparation, parameters), parameters, seed, unseen, hardware)
+            descent.run(
+                Labelled(_inputs(preparation, rows.features), rows.labels),
+                Labelled(_inputs(preparation, until.features), until.labels) if isinstance(until, Rows) else None,
+                parameters.epochs if isinstance(until, Rows) else until,
+                checkpoint,
+                progress,
+                on_step,
+            )
     finally:
         torch.set_num_threads(threads)
-    return FittedNet(net, preparation, len(schema.columns), curve, steps)
+    steps = descent.best_epoch if isinstance(until, Rows) else descent.epoch
+    return FittedNet(descent.net, preparation, len(schema.columns), descent.curve, steps)
 
 
 def _network(preparation: Preparation, parameters: NeuralNet) -> Any:
@@ -149,90 +171,10 @@ def _network(preparation: Preparation, parameters: NeuralNet) -> Any:
     return nn.ModuleDict(parts)
 
 
-def _forward(net: Any, dense: Any, rows: Any) -> Any:
+def _inputs(preparation: Preparation, features: NDArray[np.float32]) -> Inputs:
     import torch
 
-    flow = torch.cat([dense, net["embeddings"](rows).flatten(1)], dim=1) if "embeddings" in net else dense
-    return net["layers"](flow).squeeze(1)
-
-
-def _descend(
-    net: Any,
-    preparation: Preparation,
-    parameters: NeuralNet,
-    seed: int,
-    train: Rows,
-    until: Rows | int,
-    progress: Callable[[str], None],
-    on_step: OnStep | None,
-) -> tuple[list[dict[str, float]], int]:
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    dense, rows = _tensors(preparation, train.features)
-    labels = torch.from_numpy(train.labels.astype(np.float32))
-    unseen = torch.from_numpy(preparation.unseen.astype(np.int64) + preparation.offsets)
-    stopping = _tensors(preparation, until.features) if isinstance(until, Rows) else None
-    epochs = parameters.epochs if isinstance(until, Rows) else until
-    optimizer = torch.optim.AdamW(net.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay)
-    loss_of = torch.nn.BCEWithLogitsLoss()
-    curve: list[dict[str, float]] = []
-    best, best_state, best_epoch = np.inf, net.state_dict(), 0
-    for epoch in range(1, epochs + 1):
-        net.train()
-        whole = 0.0
-        for chosen in torch.randperm(len(labels), generator=generator).split(parameters.batch_rows):
-            hidden = torch.rand(rows[chosen].shape, generator=generator) < parameters.unseen_share
-            loss = loss_of(_forward(net, dense[chosen], torch.where(hidden, unseen, rows[chosen])), labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            whole += loss.item() * len(chosen)
-        _refuse_divergence(whole, epoch)
-        if stopping is None or not isinstance(until, Rows):
-            progress(f"neural net: epoch {epoch} of {epochs} on {len(labels):,} rows")
-            continue
-        found = _loss(_log_odds(net, *stopping), until.labels)
-        _refuse_divergence(found, epoch)
-        curve.append({"step": epoch, "train_log_loss": whole / len(labels), "validation_log_loss": found})
-        progress(
-            f"neural net: epoch {epoch} of {epochs}, log loss {found:.4f} on {len(until.labels):,} rows to stop by"
-        )
-        if on_step is not None:
-            on_step(epoch, found)
-        if found < best:
-            best, best_epoch = found, epoch
-            best_state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-        elif epoch - best_epoch >= parameters.patience:
-            break
-    if isinstance(until, Rows):
-        net.load_state_dict(best_state)
-    net.eval()
-    return curve, best_epoch if isinstance(until, Rows) else epochs
-
-
-def _refuse_divergence(loss: float, epoch: int) -> None:
-    if not np.isfinite(loss):
-        raise ValueError(f"neural net: the loss is {loss} after epoch {epoch}: lower the learning_rate")
-
-
-def _tensors(preparation: Preparation, features: NDArray[np.float32]) -> tuple[Any, Any]:
-    import torch
-
-    return torch.from_numpy(preparation.dense(features)), torch.from_numpy(preparation.rows_of_table(features))
-
-
-def _log_odds(net: Any, dense: Any, rows: Any) -> NDArray[np.float64]:
-    import torch
-
-    net.eval()
-    with torch.inference_mode():
-        parts = [_forward(net, *part) for part in zip(dense.split(_SCORE_ROWS), rows.split(_SCORE_ROWS), strict=True)]
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float64)
-
-
-def _loss(log_odds: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
-    return float(np.logaddexp(0, np.where(labels == 1, -log_odds, log_odds)).mean())
+    return Inputs(torch.from_numpy(preparation.dense(features)), torch.from_numpy(preparation.rows_of_table(features)))
 
 
 def _write_dense(graph: GraphWriter, fitted: Preparation) -> list[str]:

@@ -19,6 +19,7 @@ from contracts.input_schema import InputSchema
 from pipelines.statistics import classification
 from pipelines.statistics.clustered_mean import cluster_sums, clustered_mean
 from pipelines.training.calibration import Calibration, fit_calibration
+from pipelines.training.checkpoints import inputs_id, kept_until_the_end
 from pipelines.training.export import check_file, limits_of
 from pipelines.training.graph import GraphWriter
 from pipelines.training.parity import Parity, ParityError, check_parity
@@ -77,6 +78,7 @@ def train(
     on_step: OnStep | None = None,
     days: NDArray[np.int64] | None = None,
     folder: Path | None = None,
+    checkpoints: Path | None = None,
 ) -> Trained:
     """Trains one trial on one thread; rows of `train` and `validation` are encoded by `schema`, in time order.
 
@@ -84,7 +86,8 @@ def train(
     `on_step` hears of the first fit's steps (trees or epochs) with the log loss of the rows to stop by. `days` has the
     day of each validation row, since 1970: with them the metric `log_loss_se` is the standard error of the log loss,
     days being drawn and not rows, unless all are of one day. `folder` is the project's, where `imported` finds its
-    model and a project's own trainer is.
+    model and a project's own trainer is. Below the folder `checkpoints` a training that is interrupted leaves its
+    state; the same call goes on from there, with the same result.
 
     Raises:
         ValueError: unfit rows (the message names the part), or unknown parameters.
@@ -98,13 +101,16 @@ def train(
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     started = time.monotonic()
-    (fit, parameters), width = find_trainer(spec, folder), len(schema.columns)
+    found_trainer, width = find_trainer(spec, folder), len(schema.columns)
+    parameters = found_trainer.parameters
     rows = checked(*train, width, "train")
     older, newer = Rows(*validation).halves()
     if days is not None and days.shape != validation[1].shape:
         raise ValueError(f"validation: found {len(days)} days for {len(validation[1])} labels, expected one a row")
     older, newer = checked(*older, width, "validation, older half"), checked(*newer, width, "validation, newer half")
-    with threadpool_limits(limits=1), naming(spec.trainer):
+    kept = checkpoints and checkpoints / inputs_id(spec.trainer, parameters, seed, schema, *train, *validation)
+    fit = found_trainer.keeping(kept)
+    with threadpool_limits(limits=1), kept_until_the_end(kept), naming(spec.trainer):
         first = fit(parameters, seed, schema, rows, older, progress, on_step)
         older_odds, newer_odds = first.log_odds(older.features), first.log_odds(newer.features)
         newer_scores = fit_calibration(older_odds, older.labels).scores(newer_odds)

@@ -68,6 +68,10 @@ class Ready(NamedTuple):
     fit: Trainer
     parameters: Any
 
+    def keeping(self, checkpoints: Path | None) -> Trainer:
+        """The trainer, which keeps its state in the folder `checkpoints` if it is one that can go on from there."""
+        return partial(neural_net.fit, checkpoints=checkpoints) if self.fit is neural_net.fit else self.fit
+
 
 TRAINERS: Mapping[str, Trainer] = {
     "boosted_trees": boosted_trees.fit,
