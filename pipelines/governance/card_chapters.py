@@ -15,6 +15,8 @@ METRICS = {
     "calibration_error": "Expected calibration error",
     "false_positive_rate": "False-positive rate at the threshold",
     "f1": "F1 at the threshold",
+    "precision": "Precision at the threshold",
+    "recall": "Recall at the threshold",
     "cost": "Cost a decision at the threshold",
     "base_rate": "Share of positive outcomes",
     "base_rate_log_loss": "Log loss of the base rate alone (nats)",

@@ -44,12 +44,12 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
 def evaluation_report(found: Evaluated) -> str:
     """The report as one HTML file that loads nothing else."""
     failed = [gate for gate in found.gates if not gate["passed"]]
-    rival = "there is no champion yet" if found.champion is None else f"against version {found.champion}"
+    rival = "" if found.champion is None else f" than version {found.champion}"
     return render(
         "document.html",
         [_TEMPLATES],
         title=f"{found.title}: evaluation of a challenger",
-        lead=[f"{found.outcome['name'].capitalize()}, {rival}: {found.outcome['reason']}."],
+        lead=[f"{found.outcome['name'].capitalize()}{rival}: {found.outcome['reason']}."],
         warnings=[f"{gate['name']}: {gate['reason']}" for gate in failed],
         cards=_cards(found, len(failed)),
         content=html(_chapters(found)),

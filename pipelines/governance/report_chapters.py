@@ -152,13 +152,18 @@ def optimisation(candidates: Sequence[Mapping[str, Any]], chosen: str) -> Chapte
     """The forms of the graph: what each costs and saves, and which serves."""
     if not candidates:
         return None
-    lines = []
+    lines, not_made = [], dict[str, list[str]]()
     for found in candidates:
-        size = "–" if found.get("size_bytes") is None else f"{found['size_bytes'] / 1024:,.0f}"
+        if found.get("size_bytes") is None:
+            not_made.setdefault(found["reason"], []).append(found["name"])
+            continue
         verdict = "serves" if found["name"] == chosen else "accepted" if found["accepted"] else "refused"
+        size = f"{found['size_bytes'] / 1024:,.0f}"
         lines.append((found["name"], verdict, size, _figure(found.get("log_loss")), _times(found), found["reason"]))
     measured = [found for found in candidates if found.get("latency")]
-    said: list[Block] = [Table(("Form", "", "KiB", "Log loss", "p50 µs by rows", "Why"), lines)]
+    said: list[Block] = [Table(("Form", "", "KiB", "Log loss", "p50 µs (rows)", "Why"), lines)]
+    if not_made:
+        said.append(Table(("Not made", "Why"), [(", ".join(names), why) for why, names in not_made.items()]))
     if measured:
         drawn = [
             Series(found["name"], [(float(t["rows"]), t["us_p50"]) for t in found["latency"]], tone)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+_LONG_CELL = 44  # characters: longer text is a sentence, and is broken into lines
+
 
 class Table(NamedTuple):
     """Cells of text; the first column is a name, the others stand to the right."""
@@ -52,7 +54,7 @@ def html(chapters: Iterable[Chapter]) -> Markup:
         figures = [block.drawing for block in chapter.blocks if isinstance(block, Figure)]
         parts += [_html(block) for block in chapter.blocks if not isinstance(block, Figure)]
         if figures:
-            parts.append(Markup('<div class="grid">{}</div>').format(Markup("").join(figures)))
+            parts.append(Markup('<div class="figures">{}</div>').format(Markup("").join(figures)))
     return Markup("\n").join(parts)
 
 
@@ -69,8 +71,7 @@ def _html(block: Block) -> Markup:
     if isinstance(block, Table):
         head = Markup("").join(Markup("<th>{}</th>").format(_text(cell)) for cell in block.head)
         rows = Markup("").join(
-            Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(_text(cell)) for cell in row))
-            for row in block.rows
+            Markup("<tr>{}</tr>").format(Markup("").join(map(_data_cell, row))) for row in block.rows
         )
         return Markup('<div class="sheet"><table><tr>{}</tr>{}</table></div>').format(head, rows)
     if isinstance(block, Bullets):
@@ -78,6 +79,11 @@ def _html(block: Block) -> Markup:
             Markup("").join(Markup("<li>{}</li>").format(_text(item)) for item in block.items)
         )
     return Markup('<p class="prose">{}</p>').format(_text(str(block)))
+
+
+def _data_cell(text: str) -> Markup:
+    kind = ' class="wrap"' if len(text) > _LONG_CELL else ""
+    return Markup("<td{}>{}</td>").format(Markup(kind), _text(text))
 
 
 def _text(text: str) -> Markup:

@@ -22,6 +22,7 @@ from pipelines.tasks import artifacts
 from pipelines.tasks.bundling import bundle_candidate, card_evidence
 from pipelines.tasks.features import Part, encoded
 from pipelines.tasks.groupings import fairness_groupings, slice_groupings
+from pipelines.tasks.reporting import write_report
 from pipelines.wiring import commit, find_project, home, lock_id, machine, open_ledger, open_registry
 
 logger = logging.getLogger("paceline")
@@ -54,7 +55,8 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     """Writes the candidate's bundle and judges it by the gates, against the champion on the same held-out rows.
 
     Returns the bundle's id, the gates with their numbers, whether all were passed, the outcome (first, better, not
-    worse or worse) with its reason, and the id of the artifact with the evidence of every section (`evidence`).
+    worse or worse) with its reason, the id of the artifact with the evidence of every section (`evidence`), and the
+    file of the report (`report`).
     """
     from pipelines.evaluation import outcome
 
@@ -87,7 +89,10 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     for gate in gates:
         logger.info("%s %s: %s", "passed" if gate.passed else "FAILED", gate.name, gate.reason)
     logger.info("outcome: %s: %s", came_out.name, came_out.reason)
-    return {**evaluation, "candidate": candidate}
+    judged = {**evaluation, "candidate": candidate}
+    report = write_report(project, judged)
+    logger.info("the report is %s", report)
+    return {**judged, "report": str(report)}
 
 
 def build_bundle(project: str, candidate: dict[str, Any]) -> Bundle:

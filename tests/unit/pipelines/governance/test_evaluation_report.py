@@ -60,7 +60,7 @@ def test_a_failed_gate_is_the_first_thing_that_is_seen() -> None:
     assert '<p class="warning">carrier: log loss +0.08 &gt; margin +0.05 on carrier = AA</p>' in page
     assert page.index("FAILED") < page.index("AUC 0.7025 &gt;= minimum 0.55")
     assert "1 of 2" in page
-    assert "Worse, against version 3: worse on carrier = AA." in page
+    assert "Worse than version 3: worse on carrier = AA." in page
 
 
 def test_all_evidence_has_its_chapter_and_its_plots() -> None:
@@ -91,5 +91,5 @@ def test_without_a_champion_nothing_is_compared() -> None:
     section = EVIDENCE["comparison"]
     alone = {"comparison": {**section["comparison"], "champion": None, "differences": {}}}
     page = _with(champion=None, outcome={"name": "first", "reason": "absolute limits only"}, evidence=alone, gates=())
-    assert "First, there is no champion yet: absolute limits only." in page
+    assert "First: absolute limits only." in page
     assert "Against the champion" not in page
