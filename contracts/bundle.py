@@ -173,6 +173,22 @@ def read_bundle(path: Path, expected_id: str | None = None) -> Bundle:
     Raises:
         BundleError: a file is missing, altered or surplus, or the format is another, or the id is not `expected_id`.
     """
+    found_id, manifest = read_manifest(path, expected_id)
+    found = {entry.name for entry in path.iterdir()} - {MANIFEST}
+    if found != manifest.files.keys():
+        raise BundleError(f"the bundle at {path} has the files {sorted(found)}, expected {sorted(manifest.files)}")
+    for name, expected in manifest.files.items():
+        if (hashed := file_id(path / name)) != expected:
+            raise BundleError(f"{path / name} has the hash {hashed}, the manifest says {expected}")
+    return Bundle(id=found_id, path=path, manifest=manifest)
+
+
+def read_manifest(path: Path, expected_id: str | None = None) -> tuple[str, Manifest]:
+    """The id of the bundle at `path` and its manifest, without looking at the other files.
+
+    Raises:
+        BundleError: there is no manifest, its format is another, or the id is not `expected_id`.
+    """
     try:
         encoded = (path / MANIFEST).read_bytes()
     except OSError as error:
@@ -184,16 +200,9 @@ def read_bundle(path: Path, expected_id: str | None = None) -> Bundle:
         found_format = msgspec.json.decode(encoded, type=dict[str, Any]).get("format")
         if found_format != FORMAT:
             raise BundleError(f"the bundle at {path} has format {found_format!r}, this version reads {FORMAT}")
-        manifest = msgspec.json.decode(encoded, type=Manifest)
+        return found_id, msgspec.json.decode(encoded, type=Manifest)
     except msgspec.DecodeError as error:
         raise BundleError(f"the manifest of {path} cannot be read: {with_hint(str(error))}") from error
-    found = {entry.name for entry in path.iterdir()} - {MANIFEST}
-    if found != manifest.files.keys():
-        raise BundleError(f"the bundle at {path} has the files {sorted(found)}, expected {sorted(manifest.files)}")
-    for name, expected in manifest.files.items():
-        if (hashed := file_id(path / name)) != expected:
-            raise BundleError(f"{path / name} has the hash {hashed}, the manifest says {expected}")
-    return Bundle(id=found_id, path=path, manifest=manifest)
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -6,14 +6,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show, until_signal
+from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show, show_lines, until_signal
 
 app = typer.Typer()
+
+
+class GraphForm(StrEnum):
+    """What `paceline lineage --graph` prints."""
+
+    MERMAID = "mermaid"
+    DOT = "dot"
 
 
 def _today(as_of: str) -> str:
@@ -214,15 +222,29 @@ def status(project: ProjectName, as_json: Json = False) -> None:
 
 @app.command()
 def lineage(
-    prediction_id: Annotated[str, typer.Argument(metavar="PREDICTION_ID")],
+    identifier: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="PROJECT:VERSION, PROJECT:champion, or the id of a prediction, bundle or snapshot, or its beginning.",
+        ),
+    ],
     project: Annotated[str | None, typer.Option(help="Default: all projects are searched.")] = None,
+    graph: Annotated[GraphForm | None, typer.Option(help="Print the graph as text that other tools draw.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with a drawing.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Where a prediction came from: version, bundle, snapshot, commit, parameters, lock, gates."""
+    """Where something came from, back to each source file by its hash, and what came of it; gaps are named."""
     from pipelines import views
 
-    found = views.lineage(prediction_id, project)
-    show(found, as_json, lambda: views.lineage_text(found))
+    found = views.trace(identifier, project)
+    if html is not None:
+        views.write_trace_page(found, html)
+        err.print(f"the drawing is at {html}", highlight=False)
+    if graph is not None and not as_json:
+        show_lines(found, as_json, views.trace_graph(found, graph.value))
+    elif as_json or html is None:
+        show_lines(found, as_json, views.trace_text(found))
 
 
 @app.command()

@@ -6,6 +6,7 @@ before the damage are used, of a damaged Parquet file nothing.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,20 @@ def find_prediction(root: Path, prediction_id: str) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
+def find_ids(root: Path, prefix: str, *, at_most: int) -> tuple[str, ...]:
+    """The first `at_most` ids of predictions that begin with `prefix`, in their order. Damaged files are skipped."""
+    days = _days_of_prefix(prefix)
+    found = _read(
+        root,
+        lambda day: days is None or days[0] <= day <= days[1],
+        "WHERE starts_with(prediction_id, ?)",
+        [prefix],
+        select="prediction_id",
+    )
+    ids: list[str] = found.table.column("prediction_id").slice(0, at_most).to_pylist()
+    return tuple(ids)
+
+
 def why_absent(root: Path, prediction_id: str) -> str | None:
     """What the log can say about a prediction that `find_prediction` did not find; None: nothing."""
     days = _days_of(prediction_id)
@@ -210,6 +225,18 @@ def _days_of(prediction_id: str) -> frozenset[str]:
         return frozenset((made + timedelta(days=days)).date().isoformat() for days in (-1, 0, 1))
     except (ValueError, OverflowError):
         return frozenset()
+
+
+def _days_of_prefix(prefix: str) -> tuple[str, str] | None:
+    """The first and the last day on which a prediction can have been served whose id begins so; None: any."""
+    digits = prefix.replace("-", "")[:12]
+    if not re.fullmatch(r"[0-9a-f]{8,12}", digits):
+        return None
+    try:
+        first, last = (datetime.fromtimestamp(int(digits.ljust(12, fill), 16) / 1000, UTC) for fill in "0f")
+        return (first - timedelta(days=1)).date().isoformat(), (last + timedelta(days=1)).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pipelines.monitoring.segments import COMPACTED, SAMPLED, SAMPLING, Files, l
 MINIMUM_KEEP_DAYS = 30
 DEFAULT_SAMPLE = 0.01
 AGGREGATES = "aggregates"
-_SOURCES = "paceline.sources"
+SOURCES = "paceline.sources"  # key of an aggregate's metadata: the names of the files that are counted in it
 _HASHES = 1 << 32
 AGGREGATE_COLUMNS = pa.schema(
     [
@@ -116,7 +116,7 @@ def _aggregate(root: Path, day: str, paths: Sequence[Path]) -> None:
     counts: dict[tuple[str, str], _Counts] = {}
     sources: list[str] = []
     if final.exists():
-        sources = json.loads((pq.read_schema(final).metadata or {})[_SOURCES.encode()])
+        sources = json.loads((pq.read_schema(final).metadata or {})[SOURCES.encode()])
         for row in pq.ParquetFile(final).read().to_pylist():
             counts[row["version"], row["slot"]] = _Counts(
                 row["requests"], row["errors"], row["scores"], row["latency"], dict(row["flags"])
@@ -127,7 +127,7 @@ def _aggregate(root: Path, day: str, paths: Sequence[Path]) -> None:
     _count(root, _tables(new), counts)
     table = pa.Table.from_pylist(
         [_row(day, version, slot, found) for (version, slot), found in sorted(counts.items())],
-        schema=AGGREGATE_COLUMNS.with_metadata({_SOURCES: json.dumps(sources + [path.name for path in new])}),
+        schema=AGGREGATE_COLUMNS.with_metadata({SOURCES: json.dumps(sources + [path.name for path in new])}),
     )
     draft = final.with_name(f".{final.name}.draft")
     pq.write_table(table, draft, compression="zstd")

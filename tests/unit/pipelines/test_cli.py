@@ -77,6 +77,7 @@ def test_a_wrong_date_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_prediction_is_an_error(tmp_path: Path) -> None:
-    ended = paceline(tmp_path, "lineage", "0123")
+    ended = paceline(tmp_path, "lineage", "0192aaaa-0000-7000-8000-000000000000")
     assert ended.returncode == 1
-    assert "no prediction 0123" in ended.stderr
+    assert "nothing is known by the id" in ended.stderr
+    assert "Traceback" not in ended.stderr
