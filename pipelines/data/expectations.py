@@ -1,17 +1,14 @@
-"""What a snapshot must be like before anything is trained on it: the rules of a project, and the expectations that
-follow from them and from the declared schema. Pure; `pipelines.data.validation` has Great Expectations check them."""
+"""What a snapshot must be like before anything is trained on it, as expectations that follow from a project's rules and
+its declared schema. Pure; `pipelines.data.validation` has Great Expectations check them."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
 from contracts.input_schema import Field
+from pipelines.data.rules import Level, ValidationRules
 from pipelines.data.schema import PART_COLUMN, DeclaredSchema, Label
-
-Level = Literal["error", "warning"]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Ratio = Annotated[float, msgspec.Meta(gt=0)]
 
 # bounds that differ from run to run are parameters, so that the stored suite changes only with the project
 ROWS_MINIMUM, ROWS_MAXIMUM = "rows_minimum", "rows_maximum"
@@ -24,42 +21,6 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "timestamp": tuple(f"datetime64[{unit}]" for unit in ("s", "ms", "us", "ns")),
     "identifier": ("str", "int64", "int32"),
 }
-
-
-class ValidationRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much a snapshot may differ from what is usual; beyond it an error stops the run, a warning is only shown.
-
-    Rows: at least `minimum_train_rows` to train on and `minimum_rows_per_day` over all windows, and between
-    `rows_ratio_minimum` and `rows_ratio_maximum` times what the previous snapshot lets expect.
-    Label: its share over all rows lies in [`label_share_minimum`, `label_share_maximum`].
-    Missing values of an optional field: a warning above `missing_share_warning` (or the field's own in
-    `missing_shares`), an error above `missing_share_maximum`.
-    Numbers outside their range where the schema clips them or calls them missing: an error above
-    `outside_share_maximum`; where the schema rejects them one is too many.
-    Words outside a declared vocabulary: a warning above `unseen_share_warning`, or an error at the first where the
-    schema rejects them.
-    """
-
-    minimum_train_rows: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    minimum_rows_per_day: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    rows_ratio_minimum: Ratio = 0.5
-    rows_ratio_maximum: Ratio = 2.0
-    label_share_minimum: Share = 0.01
-    label_share_maximum: Share = 0.99
-    missing_share_warning: Share = 0.05
-    missing_share_maximum: Share = 0.5
-    missing_shares: dict[str, Share] = {}
-    outside_share_maximum: Share = 0.001
-    unseen_share_warning: Share = 0.01
-
-    def __post_init__(self) -> None:
-        for low, high in (
-            ("rows_ratio_minimum", "rows_ratio_maximum"),
-            ("label_share_minimum", "label_share_maximum"),
-            ("missing_share_warning", "missing_share_maximum"),
-        ):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(f"{low}: {getattr(self, low):g} is above {high}, {getattr(self, high):g}")
 
 
 class Expectation(msgspec.Struct, frozen=True):
@@ -92,11 +53,12 @@ def row_bounds(days: int, previous_rows: int | None, rules: ValidationRules) -> 
 def _about_rows(declared: DeclaredSchema, rules: ValidationRules) -> Iterator[Expectation]:
     bounds = {"min_value": {"$PARAMETER": ROWS_MINIMUM}, "max_value": {"$PARAMETER": ROWS_MAXIMUM}}
     yield Expectation("expect_table_row_count_to_be_between", bounds)
-    only_train = {"row_condition": {**_COMPARISON, "column": {"name": PART_COLUMN}, "parameter": "train"}}
-    yield Expectation(
-        "expect_table_row_count_to_be_between", {"min_value": rules.minimum_train_rows, "max_value": None, **only_train}
-    )
-    parts = ["train", "validation", "test"]
+    held_out = rules.minimum_held_out_rows
+    least = {"train": rules.minimum_train_rows, "validation": held_out, "test": held_out}
+    for part, rows in least.items():
+        only = {"row_condition": {**_COMPARISON, "column": {"name": PART_COLUMN}, "parameter": part}}
+        yield Expectation("expect_table_row_count_to_be_between", {"min_value": rows, "max_value": None, **only})
+    parts = list(least)
     yield Expectation("expect_column_distinct_values_to_equal_set", {"column": PART_COLUMN, "value_set": parts})
     if len(declared.key) == 1:
         yield Expectation("expect_column_values_to_be_unique", {"column": declared.key[0]})

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.hashing import bytes_id, canonical_json, file_id
+from pipelines.data.profile import label_mean
 from pipelines.data.schema import PART_COLUMN, DeclaredSchema, Label
 from pipelines.data.windows import Window, Windows
 
@@ -265,8 +266,8 @@ def _label_share(table: pa.Table, windows: Windows, label: Label) -> dict[str, f
     shares: dict[str, float | None] = {}
     for part in windows.by_part():
         rows = table.filter(pc.equal(table.column(PART_COLUMN), part))
-        mean = pc.mean(rows.column(label.column)).as_py() if label.column in table.column_names else None
-        shares[part] = None if mean is None else round(float(mean), 6)
+        mean = label_mean(rows, label)
+        shares[part] = None if mean is None else round(mean, 6)
     return shares
 
 

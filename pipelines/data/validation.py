@@ -18,7 +18,10 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from pipelines.data.expectations import Expectation, Level, ValidationRules, expectations, row_bounds
+from pipelines.data import faults, history, shifts
+from pipelines.data.expectations import Expectation, expectations, row_bounds
+from pipelines.data.profile import Profile, profile
+from pipelines.data.rules import Failure, Level, ValidationRules
 from pipelines.data.schema import DeclaredSchema, Label
 from pipelines.data.snapshots import Snapshot
 
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
     )
     from great_expectations.core.validation_definition import ValidationDefinition
     from great_expectations.data_context import FileDataContext
-
-__all__ = ["Failure", "Validation", "ValidationError", "ValidationRules", "validate", "write_suite"]
 
 _SETTINGS = "great_expectations.yml"
 _DATASOURCE, _ASSET, _BATCH = "snapshots", "snapshot", "whole"
@@ -47,27 +48,15 @@ class ValidationError(RuntimeError):
     """The check itself could not be made: no context where one is expected, or another run holds it for too long."""
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """An expectation that a snapshot does not meet; `column` is None where it is about the table."""
-
-    expectation: str
-    column: str | None
-    found: str
-    expected: str
-    level: Level
-
-    def __str__(self) -> str:
-        of = f" of {self.column}" if self.column else ""
-        return f"{self.level}: {self.expectation}{of}: found {self.found}, expected {self.expected}"
-
-
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out: `passed` unless a failure is an error; `checked` expectations; `docs` is the path of the page."""
+    """What came out: `passed` unless a failure is an error; `checked` expectations; `docs` is the path of the page;
+    `profile` is what a later snapshot is compared with, once this one is accepted."""
 
     passed: bool
     failures: tuple[Failure, ...]
     checked: int
     docs: str
+    profile: Profile
 
 
 def validate(
@@ -78,11 +67,15 @@ def validate(
     previous_rows: int | None,
     context_root: Path,
     project: str,
+    reference: Profile | None = None,
+    accepted: Snapshot | None = None,
 ) -> Validation:
-    """Checks `snapshot` and writes its page of the data docs.
+    """Checks `snapshot`, compares it with the last accepted one, and writes its page of the data docs.
 
-    `previous_rows` is how many rows the previous snapshot had, or would have had over as many days; None without one.
-    Runs that share a context wait for each other.
+    `previous_rows` is how many rows the previous snapshot had, or would have had over as many days; `reference` is the
+    profile of the last accepted one, `accepted` that snapshot itself; None without one, or where it is no longer here.
+    The page has what Great Expectations checked; faults of days, classes and vocabularies, and shifts, are in the
+    result alone. Runs that share a context wait for each other.
 
     Raises:
         ValidationError: `context_root` is no context, or it was held by another run for five minutes.
@@ -94,13 +87,26 @@ def validate(
         suite = _kept_suite(context, project, expected)
         checked = _checked(context, suite, frame, snapshot, bounds, declared)
         docs = _page(context, suite, checked)
-    failures = _without_implied(_failures(checked, set(frame.columns)))
+    table, windows = snapshot.table(), snapshot.manifest.windows
+    described = profile(table, windows, declared, label)
+    failures = (
+        *_without_implied(_failures(checked, set(frame.columns))),
+        *faults.faults(table, windows, declared, label, rules),
+        *(() if reference is None else shifts.shifts(described, reference, rules.shifts)),
+        *(() if accepted is None else _rewritten(snapshot, accepted, declared.time, rules)),
+    )
     return Validation(
         passed=all(failure.level != "error" for failure in failures),
         failures=failures,
         checked=len(checked.results),
         docs=docs,
+        profile=described,
     )
+
+
+def _rewritten(snapshot: Snapshot, accepted: Snapshot, time_column: str, rules: ValidationRules) -> tuple[Failure, ...]:
+    found, before = ((taken.table(), taken.manifest.windows) for taken in (snapshot, accepted))
+    return history.rewritten(found, before, time_column, rules.shifts)
 
 
 def write_suite(
@@ -294,7 +300,7 @@ def _expected(kind: str, arguments: dict[str, Any]) -> str:
     else:
         text = "no value twice"
     if "row_condition" in arguments:
-        text += " where part is train"
+        text += f" where part is {arguments['row_condition']['parameter']}"
     mostly = arguments.get("mostly")
     return text if mostly is None or mostly == 1 else f"{text}, in at least {mostly:.1%} of the rows"
 

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import msgspec
 
 from contracts.bundle import ServingProfile
-from pipelines.data.expectations import ValidationRules
+from pipelines.data.rules import ValidationRules
 from pipelines.data.schema import DeclaredSchema, Label
 from pipelines.data.sources import Source
 from pipelines.data.windows import SplitRule
@@ -89,6 +89,9 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise ValueError(f"optimization.slice_fields: found {name!r}, expected categories: {allowed}")
         if unknown := self.validation.missing_shares.keys() - set(names):
             raise ValueError(f"validation.missing_shares: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
+        if unknown := set(self.validation.shifts.seasonal) - set(names):
+            listed = ", ".join(sorted(unknown))
+            raise ValueError(f"validation.shifts.seasonal: {listed} is not among {', '.join(names)}")
         columns = {column for field in self.schema.fields for column in field.columns}
         if unknown := set(self.monitoring.drift.ignored) - columns - set(names):
             raise ValueError(f"monitoring.drift.ignored: {', '.join(sorted(unknown))} is not among {', '.join(names)}")

@@ -60,29 +60,40 @@ def take_snapshot(project: str, windows: dict[str, Any]) -> str:
     return taken.id
 
 
-def validate(project: str, snapshot: str) -> str:
-    """The id of the snapshot, once it has passed its expectations.
+def validate(project: str, snapshot: str, accept_shifts: str | None = None) -> str:
+    """The id of the snapshot, once it has passed its expectations, and is like the last accepted one.
+
+    `accept_shifts` is the note of a person who has looked at how it differs and found the change to be real: shifts are
+    told then and stop nothing, and this snapshot is what the next one is compared with.
 
     Raises:
         DataRejectedError: an error-level expectation failed; the message names each with what was found.
     """
     from pipelines.data import validation
+    from pipelines.data.profile import Profile
 
     found, taken, ledger = find_project(project), _snapshot(snapshot), open_ledger()
+    rules = found.validation if accept_shifts is None else found.validation.accepting_shifts()
+    accepted = _last_accepted(project, taken)
+    known = accepted.get("profile")
     checked = validation.validate(
         taken,
         found.schema,
         found.label,
-        found.validation,
-        _expected_rows(project, taken),
+        rules,
+        None if not accepted else round(accepted["rows_per_day"] * taken.manifest.windows.whole.days),
         expectations_folder(),
         project,
+        None if known is None else msgspec.convert(known, Profile),
+        _still_here(accepted.get("snapshot")),
     )
     body = {
         **msgspec.to_builtins(checked),
         "snapshot": snapshot,
         "rows": taken.manifest.rows,
         "rows_per_day": taken.manifest.rows_per_day,
+        "compared_with": accepted.get("snapshot"),
+        "accepted_shifts": accept_shifts,
     }
     ledger.append(project, "validation", snapshot, body)
     logger.info("%s expectations checked; the page is %s", checked.checked, checked.docs)
@@ -172,14 +183,21 @@ def _events(project: Project) -> tuple[Any, Any]:
     return connection, project.source().events(connection, home().warehouse(project.name))
 
 
-def _expected_rows(project: str, snapshot: Snapshot) -> int | None:
-    """The rows that the last accepted snapshot would have had over as many days as this one; None without one."""
-    accepted: list[dict[str, Any]] = [
-        entry.body
-        for entry in open_ledger().entries(project=project, kinds=("validation",))
-        if entry.body["passed"] and entry.body["snapshot"] != snapshot.id
-    ]
-    if not accepted:
+def _last_accepted(project: str, snapshot: Snapshot) -> dict[str, Any]:
+    """The ledger's body of the last validation that another snapshot than this has passed; empty without one."""
+    validations = open_ledger().entries(project=project, kinds=("validation",))
+    others = (entry.body for entry in reversed(validations) if entry.body["snapshot"] != snapshot.id)
+    return next((body for body in others if body["passed"]), {})
+
+
+def _still_here(snapshot: str | None) -> Snapshot | None:
+    """The snapshot, or None where it was archived or deleted."""
+    from pipelines.data.snapshots import SnapshotError
+
+    if snapshot is None:
         return None
-    rows_per_day: float = accepted[-1]["rows_per_day"]
-    return round(rows_per_day * snapshot.manifest.windows.whole.days)
+    try:
+        return _snapshot(snapshot)
+    except SnapshotError as absent:
+        logger.warning("the past is not compared: %s", absent)
+        return None

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from contracts.input_schema import Field
-from pipelines.data.expectations import Expectation, ValidationRules, expectations, row_bounds
+from pipelines.data.expectations import Expectation, expectations, row_bounds
+from pipelines.data.rules import ValidationRules
 from pipelines.data.schema import DeclaredSchema, Label
 
 

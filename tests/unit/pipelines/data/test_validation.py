@@ -12,22 +12,29 @@ import msgspec
 import pytest
 
 from pipelines.data import validation
+from pipelines.data.rules import Failure, ValidationRules
 from pipelines.data.schema import DeclaredSchema, Label
 from pipelines.data.snapshots import Snapshot
-from pipelines.data.validation import Failure, Validation, ValidationError, ValidationRules, validate, write_suite
+from pipelines.data.validation import Validation, ValidationError, validate, write_suite
 from pipelines.projects import load_project
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 CONTEXT = REPOSITORY / "great_expectations"
 RULES = ValidationRules(
     minimum_train_rows=500, minimum_rows_per_day=2, label_share_minimum=0.1, label_share_maximum=0.5,
-    missing_share_warning=0.06,
+    missing_share_warning=0.06, minimum_held_out_rows=5,
 )  # fmt: skip
 
 Take = Callable[[ibis.Table], Snapshot]
 AsEvents = Callable[[list[dict[str, Any]]], ibis.Table]
 Check = Callable[..., Validation]
 Rows = list[dict[str, Any]]
+
+
+@pytest.fixture
+def declared(declared: DeclaredSchema) -> DeclaredSchema:
+    """With room for each of the four towns."""
+    return msgspec.structs.replace(declared, vocabulary_size=4)
 
 
 @pytest.fixture
@@ -90,7 +97,7 @@ def test_a_missing_column_is_told_once_and_not_for_each_expectation_about_it(che
 
 
 def test_a_tenth_of_the_rows_is_stopped(check: Check, events: ibis.Table) -> None:
-    result = check(events.filter(events.parcel % 11 == 5))
+    result = check(events.filter(events.parcel % 11 == 5), rules=msgspec.structs.replace(RULES, minimum_class_rows=1))
     assert told(result) == [("expect_table_row_count_to_be_between", None, "error")] * 2
     assert [(failure.found, failure.expected) for failure in result.failures] == [
         ("102", "at least 560 and at most 2,240"),
@@ -113,7 +120,8 @@ def test_an_event_that_occurs_twice_is_named(check: Check, as_events: AsEvents, 
 
 def test_an_unusual_share_of_the_label_is_stopped(check: Check, events: ibis.Table) -> None:
     result = check(events.mutate(late=ibis.literal(True)))
-    assert told(result) == [("expect_column_mean_to_be_between", "late", "error")]
+    each_part = [("both outcomes", "late", "error")] * 3
+    assert told(result) == [("expect_column_mean_to_be_between", "late", "error"), *each_part]
     assert (result.failures[0].found, result.failures[0].expected) == ("1", "at least 0.1 and at most 0.5")
 
 
@@ -136,6 +144,67 @@ def test_a_warning_is_told_and_does_not_stop(check: Check, as_events: AsEvents, 
     assert result.failures[0].expected == "a value in each row, in at least 94.0% of the rows"
 
 
+def test_faults_of_days_and_classes_are_told_beside_the_expectations(
+    check: Check, as_events: AsEvents, rows: Rows
+) -> None:
+    for row in rows:
+        row["late"] = None if row["leaves"].date().isoformat() == "2013-01-09" else row["late"]
+    rows[40]["wind_kmh"] = float("inf")
+    result = check(as_events(rows))
+    assert not result.passed
+    assert told(result) == [
+        ("expect_column_values_to_not_be_null", "late", "error"),
+        ("labels each day", "late", "error"),
+        ("finite numbers", "wind_kmh", "error"),
+    ]
+    assert "no label at all on 2013-01-09" in str(result.failures[1])
+
+
+def test_a_number_that_became_text_and_labels_that_did_are_named(check: Check, events: ibis.Table) -> None:
+    result = check(events.mutate(distance_km=events.distance_km.cast("string"), late=events.late.cast("string")))
+    about = {failure.column for failure in result.failures if failure.level == "error"}
+    assert about == {"distance_km", "late"}
+    of_type = [failure for failure in result.failures if "in_type_list" in failure.expectation]
+    assert [failure.column for failure in of_type] == ["distance_km"]
+
+
+def test_a_snapshot_is_compared_with_the_last_accepted_one(
+    take: Take, events: ibis.Table, context: Path, declared: DeclaredSchema, label: Label
+) -> None:
+    def compared(found: Snapshot, rules: ValidationRules = RULES) -> Validation:
+        return validate(found, declared, label, rules, None, context, "deliveries", accepted.profile, before)
+
+    before = take(events)
+    accepted = validate(before, declared, label, RULES, None, context, "deliveries")
+    assert told(compared(before)) == told(accepted)
+    miles = compared(take(events.mutate(distance_km=events.distance_km / 1.609)))
+    assert not miles.passed
+    assert set(told(miles)) - set(told(accepted)) == {
+        ("same scale", "distance_km", "error"),
+        ("the same past values", "distance_km", "error"),
+    }
+    looked_at = compared(take(events.mutate(distance_km=events.distance_km / 1.609)), RULES.accepting_shifts())
+    assert looked_at.passed
+    assert ("same scale", "distance_km", "warning") in told(looked_at)
+
+
+def test_records_with_personal_fields_have_no_value_shown(
+    take: Take, events: ibis.Table, context: Path, declared: DeclaredSchema, label: Label
+) -> None:
+    personal = msgspec.structs.replace(
+        declared,
+        fields=tuple(msgspec.structs.replace(f, personal=f.name == "distance_km") for f in declared.fields),
+    )
+    taken = take(events.mutate(distance_km=ibis.ifelse(events.parcel % 20 == 3, 77_123.5, events.distance_km)))
+    for schema, is_shown in ((declared, True), (personal, False)):
+        result = validate(taken, schema, label, RULES, None, context, "deliveries")
+        (failure,) = [failure for failure in result.failures if failure.column == "distance_km"]
+        assert ("such as" in failure.found) is is_shown
+        written = [path.read_bytes() for path in (context / "uncommitted").rglob("*") if path.is_file()]
+        assert any(b"77123.5" in content for content in written) is is_shown
+        shutil.rmtree(context / "uncommitted")
+
+
 def test_when_an_optional_column_is_all_gaps_only_the_error_is_told(check: Check, events: ibis.Table) -> None:
     result = check(events.mutate(wind_kmh=ibis.null("float64")))
     assert told(result) == [("expect_column_values_to_not_be_null", "wind_kmh", "error")]
@@ -151,7 +220,12 @@ def test_a_column_of_another_type_is_named(check: Check, events: ibis.Table) -> 
 
 def test_a_part_without_rows_is_named(check: Check, events: ibis.Table) -> None:
     result = check(events.filter(events.leaves < ibis.timestamp("2013-02-19T00:00:00")))
-    assert told(result) == [("expect_column_distinct_values_to_equal_set", "part", "error")]
+    assert told(result) == [
+        ("expect_table_row_count_to_be_between", None, "error"),
+        ("expect_column_distinct_values_to_equal_set", "part", "error"),
+        ("rows each day", None, "error"),
+    ]
+    assert result.failures[0].expected == "at least 5 where part is test"
 
 
 def test_checking_again_changes_no_file_but_the_page(check: Check, events: ibis.Table, context: Path) -> None:
