@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.comparison import compare as compare_all
+from pipelines.evaluation.metrics import TITLES, Costs
 
 RANDOM = np.random.default_rng(0)
 DAYS = np.repeat(np.arange(14), 200)
@@ -76,3 +77,55 @@ def test_one_class_in_the_test_rows_is_refused() -> None:
 def test_a_day_is_needed_for_each_row() -> None:
     with pytest.raises(ValueError, match=r"days have the shape \(13,\), labels \(2800,\)"):
         compare(TRUTH, None, days=DAYS[:13])
+
+
+def test_all_metrics_have_a_difference_with_its_interval() -> None:
+    found = compare(TRUTH, noisy(1.0))
+    assert set(found.differences) == set(TITLES) == set(found.intervals)
+    for name, interval in found.intervals.items():
+        assert interval.estimate == pytest.approx(found.challenger[name])
+        assert interval.low <= interval.estimate <= interval.high
+
+
+def test_the_cost_is_what_the_wrong_decisions_cost_a_row() -> None:
+    found = compare(TRUTH, noisy(1.0), costs=Costs(false_positive=2, false_negative=3))
+    decisions = found.decisions["challenger"]
+    called = TRUTH >= 0.4
+    assert decisions.false_positives == int((called & (LABELS == 0)).sum())
+    assert decisions.false_negatives == int((~called & (LABELS == 1)).sum())
+    assert decisions.true_positives + decisions.true_negatives + decisions.false_positives + (
+        decisions.false_negatives
+    ) == len(LABELS)
+    wanted = (2 * decisions.false_positives + 3 * decisions.false_negatives) / len(LABELS)
+    assert found.challenger["cost"] == pytest.approx(wanted)
+
+
+def test_the_reliability_curves_of_both_are_there() -> None:
+    found = compare_all(TRUTH, noisy(1.0), LABELS, DAYS, 0.4, seed=1)
+    assert set(found.reliability) == {"challenger", "champion"}
+    for curve in found.reliability.values():
+        assert sum(point.rows for point in curve) == len(LABELS)
+
+
+def test_few_days_are_said_to_be_few() -> None:
+    assert compare(TRUTH, noisy(1.0)).notes == ()
+    few = compare(TRUTH, noisy(1.0), days=DAYS % 4)
+    assert few.notes == ("only 4 days: intervals of so few are rough",)
+
+
+def test_a_score_that_is_no_number_is_refused_by_whose_it_is() -> None:
+    broken = np.where(np.arange(len(TRUTH)) < 3, np.nan, TRUTH)
+    with pytest.raises(ValueError, match="champion: 3 of 2800 scores are NaN"):
+        compare(TRUTH, broken)
+    with pytest.raises(ValueError, match="challenger: 3 of 2800 scores are NaN"):
+        compare(broken, None)
+
+
+def test_positives_on_one_day_only_are_refused_by_the_metric_that_needs_them() -> None:
+    with pytest.raises(ValueError, match=r"auc: the metric is undefined in \d+ of 2001 resamples.*longer test window"):
+        compare(TRUTH, noisy(1.0), LABELS * (DAYS == 3))
+
+
+def test_costs_out_of_bounds_are_refused_by_name() -> None:
+    with pytest.raises(msgspec.ValidationError, match="false_negative: found 0"):
+        msgspec.convert({"false_negative": 0}, Costs)

@@ -155,3 +155,59 @@ def test_a_challenger_slower_than_the_margin_fails(high: float, passes: bool) ->
     assert gate.passed is passes
     assert f"(95 % +400.0 … +{high:.1f})" in gate.reason
     assert "latency against the champion" not in {gate.name for gate in gates(comparison())}
+
+
+def test_the_latency_of_32_rows_is_a_gate_where_a_limit_is_set() -> None:
+    asked = msgspec.structs.replace(LIMITS, latency_us_p99_max_32_rows=5000.0)
+    assert judged(comparison(), asked) == {"latency of 32 rows": "p99 of 32 rows 9,000 µs (n = 400) > limit 5000"}
+    assert judged(comparison(), msgspec.structs.replace(asked, latency_us_p99_max_32_rows=9000.0)) == {}
+
+
+def test_margins_that_are_not_set_ask_for_nothing_and_those_that_are_hold() -> None:
+    worse = comparison(
+        {"cost": 0.7, "false_positive_rate": 0.2, "f1": 0.5, "recall": 0.4, "average_precision": 0.4},
+        cost=(0.05, 0.01, 0.09),
+        false_positive_rate=(0.02, 0.0, 0.04),
+        f1=(-0.05, -0.07, -0.03),
+        recall=(-0.05, -0.07, -0.03),
+        average_precision=(-0.02, -0.03, -0.01),
+    )
+    champion = CHAMPION | {"cost": 0.65, "false_positive_rate": 0.18, "f1": 0.55, "recall": 0.45}
+    worse = msgspec.structs.replace(worse, champion=champion | {"average_precision": 0.42})
+    assert judged(worse) == {}
+    asked = msgspec.structs.replace(
+        LIMITS,
+        cost_margin=0.05,
+        false_positive_rate_margin=0.03,
+        f1_margin=0.05,
+        recall_margin=0.05,
+        average_precision_margin=0.02,
+    )
+    assert list(judged(worse, asked)) == [
+        "PR-AUC against the champion",
+        "cost per row against the champion",
+        "F1 against the champion",
+        "recall against the champion",
+        "false-positive rate against the champion",
+    ]
+    wide = msgspec.structs.replace(
+        LIMITS,
+        cost_margin=0.1,
+        false_positive_rate_margin=0.05,
+        f1_margin=0.1,
+        recall_margin=0.1,
+        average_precision_margin=0.05,
+    )
+    assert judged(worse, wide) == {}
+
+
+def test_gates_against_the_champion_are_marked_as_such() -> None:
+    marked = {gate.name for gate in gates(comparison()) if gate.against == "champion"}
+    assert marked == {gate.name for gate in gates(comparison()) if "champion" in gate.name} | {"improvement"}
+    alone = msgspec.structs.replace(comparison(), champion=None, differences={})
+    assert {gate.against for gate in gates(alone)} == {"limit"}
+
+
+def test_a_limit_on_what_is_not_defined_fails() -> None:
+    found = judged(comparison(), msgspec.structs.replace(LIMITS, cost_max=0.5))
+    assert found == {"cost per row": "cost per row is not defined on these rows, and has the limit 0.5"}

@@ -109,6 +109,13 @@ def test_an_unknown_key_is_refused_at_any_depth(folder: Path, path: str, key: st
         ),
         ("validation.missing_shares", {"wings": 0.1}, "validation.missing_shares", "wings is not among tailnum"),
         ("monitoring.drift.ignored", ["wings"], "monitoring.drift.ignored", "wings is not among tailnum"),
+        ("slices.fields", ["wings"], "slices.fields", "wings is not among tailnum"),
+        ("fairness", {"groups": [{"field": "wings"}]}, "fairness.groups", "wings is not among tailnum"),
+        ("fairness", {"groups": [{"field": "seats"}]}, "fairness.groups", "seats is a number; a number needs edges"),
+        ("fairness", {"groups": [{"field": "scheduled"}]}, "fairness.groups", "scheduled is a timestamp"),
+        ("fairness", {"groups": [{"field": "origin", "edges": [1]}]}, "fairness.groups", "edges belong to numbers"),
+        ("costs.false_positive", 0, "costs.false_positive", "found 0.0, expected a cost above 0"),
+        ("gates.better_in", ["luck"], "gates.better_in[0]", "found 'luck', expected one of auc"),
         ("name", "flight_delays", "name", "found 'flight_delays', expected the name of its folder, 'flight_delay'"),
     ],
 )

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from pipelines.statistics.bootstrap import Blocks, Interval, interval, paired_difference
+from pipelines.statistics.bootstrap import Blocks, Interval, interval, interval_where_known, paired_difference, together
 
 
 def test_the_weighted_sums_are_what_resampling_row_by_row_gives() -> None:
@@ -86,3 +86,37 @@ def test_a_metric_that_some_resamples_do_not_have_is_refused() -> None:
 def test_an_interval_is_the_central_part_of_the_resamples() -> None:
     values = np.concatenate([[50.0], np.arange(101.0)])
     assert interval(values, level=0.9) == pytest.approx(Interval(50.0, 5.0, 95.0))
+
+
+def test_the_expanded_interval_covers_with_few_days_where_the_plain_one_does_not() -> None:
+    plain = expanded = 0
+    for seed in range(300):
+        ids, values = day_means(seed, days=7, rows=10)
+        drawn = Blocks(ids, resamples=500, seed=seed).mean(values)
+        narrow, wide = interval(drawn), interval(drawn, blocks=7)
+        plain += narrow.low <= 0 <= narrow.high
+        expanded += wide.low <= 0 <= wide.high
+    assert plain < 270  # 285 would be 95 %
+    assert 273 <= expanded <= 297
+
+
+def test_the_draws_are_the_same_each_time_and_come_in_chunks() -> None:
+    blocks = Blocks(np.arange(5), resamples=600, seed=3)
+    first, again = list(blocks.draws()), list(blocks.draws())
+    assert [len(chunk) for chunk in first] == [1, 256, 256, 88]
+    assert all((one == other).all() for one, other in zip(first, again, strict=True))
+
+
+def test_an_interval_of_what_some_resamples_miss_is_that_of_the_others() -> None:
+    values = np.concatenate([[1.0], np.linspace(0, 2, 95), np.full(5, np.nan)])
+    found = interval_where_known(values, blocks=1000)
+    assert found == pytest.approx((0.05, 1.95), abs=0.02)
+    assert interval_where_known(np.where(np.arange(101) % 2, values, np.nan), blocks=1000) is None
+
+
+def test_neighbouring_days_are_taken_together_where_there_are_too_many() -> None:
+    days = np.repeat(np.arange(1000), 2)
+    blocks = together(days, 400)
+    assert len(np.unique(blocks)) <= 400
+    assert (np.diff(blocks) >= 0).all()
+    assert together(days, 1000).tolist() == days.tolist()
