@@ -37,21 +37,35 @@ def validate(project: str, snapshot: str) -> str:
 def plan_trials(project: str, snapshot: str) -> list[dict[str, Any]]:
     from pipelines.tasks import retraining
 
-    return retraining.plan_trials(project, snapshot, get_current_context()["params"]["trainers"])
+    params = get_current_context()["params"]
+    return retraining.plan_trials(project, snapshot, params["trainers"], params["trials"], params["minutes"])
 
 
-@task(execution_timeout=timedelta(hours=2))
+@task(retries=1, map_index_template="{{ task.op_kwargs['trial']['name'] }}")
 def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
-    from pipelines.tasks import retraining
+    from airflow.sdk.exceptions import AirflowTaskTimeout
 
-    return retraining.train(project, trial)
+    from pipelines.tasks import searching
+
+    try:
+        return searching.run_trial(project, trial)
+    except AirflowTaskTimeout as error:  # of this trial alone: the others go on
+        return searching.give_up(project, trial, searching.OUT_OF_TIME, str(error))
+
+
+# a trial whose process was killed has no outcome, and the others go on; where no trial was planned, this is not reached
+@task(**NO_RETRY, trigger_rule="all_done_min_one_success")
+def best_of(project: str, trials: list[dict[str, Any]], outcomes: Any) -> dict[str, Any]:
+    from pipelines.tasks import searching
+
+    return searching.best_of(project, trials, list(outcomes))
 
 
 @task(execution_timeout=timedelta(hours=1))
-def optimise(project: str, trials: Any) -> dict[str, Any]:
+def optimise(project: str, best: dict[str, Any]) -> dict[str, Any]:
     from pipelines.tasks import optimising
 
-    return optimising.optimise(project, list(trials))
+    return optimising.optimise(project, best)
 
 
 @task
@@ -76,7 +90,8 @@ def retrain(project: Project) -> DAG:
         outlet_events[challenger].extra = offer
         return offer
 
-    trainers = sorted({trial.trainer for trial in project.training.trials})
+    trainers = list(project.training.trainers)
+    parallel = None if project.training.search is None else project.training.search.parallel
     with DAG(
         **options(
             project,
@@ -115,12 +130,33 @@ def retrain(project: Project) -> DAG:
                 description="Which of the project's trials to run.",
                 section="Model",
             ),
+            "trials": Param(
+                None,
+                type=["null", "integer"],
+                minimum=1,
+                maximum=1000,
+                title="Trials",
+                description="How many in all, the plan's own first; empty is what the project's search says.",
+                section="Model",
+            ),
+            "minutes": Param(
+                None,
+                type=["null", "number"],
+                exclusiveMinimum=0,
+                title="Minutes",
+                description="Of training in all trials of the search; empty is what the project's search says.",
+                section="Model",
+            ),
         },
     ) as dag:
         windows = choose_window(project.name)
         snapshot = validate(project.name, take_snapshot(project.name, windows))
-        trials = train.partial(project=project.name).expand(trial=plan_trials(project.name, snapshot))
-        register(evaluate(project.name, optimise(project.name, trials)))
+        trials = plan_trials(project.name, snapshot)
+        trained = train.override(
+            execution_timeout=timedelta(minutes=project.training.trial_minutes), max_active_tis_per_dagrun=parallel
+        )
+        outcomes = trained.partial(project=project.name).expand(trial=trials)
+        register(evaluate(project.name, optimise(project.name, best_of(project.name, trials, outcomes))))
     return dag
 
 

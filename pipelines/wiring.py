@@ -59,6 +59,11 @@ class Home:
         return self.root / "artifacts"
 
     @property
+    def searches(self) -> Path:
+        """What searches for parameters have tried so far, one file each."""
+        return self.root / "searches"
+
+    @property
     def cache(self) -> Path:
         """What can be computed again."""
         return self.root / "cache"

@@ -15,6 +15,12 @@ import typer
 from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show, show_lines, until_signal
 
 app = typer.Typer()
+Trials = Annotated[
+    int | None, typer.Option(min=1, help="How many in all, the plan's own first; default: as project.yaml says.")
+]
+Minutes = Annotated[
+    float | None, typer.Option(min=0.01, help="Of training in all trials of the search; default: as project.yaml says.")
+]
 
 
 class GraphForm(StrEnum):
@@ -53,14 +59,36 @@ def train(
     trainer: Annotated[
         list[str] | None, typer.Option("--trainer", help="Only this trainer's trials; repeatable.")
     ] = None,
+    trials: Trials = None,
+    minutes: Minutes = None,
     as_json: Json = False,
 ) -> None:
-    """Train the project's trials on a snapshot, and optimise the best; prints the candidate's id for `evaluate`."""
+    """Train the project's trials on a snapshot, and optimise the best; prints the candidate's id for `evaluate`.
+
+    Each trial is a process of its own: one that fails or is killed does not end the others. A search
+    (`training.search` in project.yaml) goes on where it was interrupted when the same command is given again.
+    """
     from pipelines.tasks import artifacts, optimising, retraining
 
-    trials = [retraining.train(project, trial) for trial in retraining.plan_trials(project, snapshot, trainer)]
-    candidate = optimising.optimise(project, trials)
+    planned = retraining.plan_trials(project, snapshot, trainer, trials, minutes)
+    candidate = optimising.optimise(project, _best_of(project, planned))
     show({"candidate": artifacts.keep_json(candidate), **candidate}, as_json)
+
+
+def _best_of(project: str, planned: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs the trials under a line that says how far they are, and returns the chosen one."""
+    from pipelines.tasks import searching, trial_processes
+
+    with err.status("starting the first trial") as status:
+        outcomes = trial_processes.run_trials(project, planned, lambda now: status.update(_trials_line(now)))
+    return searching.best_of(project, planned, outcomes)
+
+
+def _trials_line(now: Any) -> str:
+    running = f": {', '.join(now.running)}" if now.running else ""
+    best = "" if now.best is None else f", best so far {now.best[0]:.4f} ({now.best[1]})"
+    left = "" if now.minutes_left is None else f", {now.minutes_left:.1f} minutes left"
+    return f"trial {min(now.done + 1, now.planned)} of {now.planned}{running}{best}{left}"
 
 
 @app.command()
@@ -90,6 +118,8 @@ def retrain(
     as_of: AsOf = "",
     trigger: Annotated[str, typer.Option(help="schedule, drift, performance, alert or manual.")] = "manual",
     reason: Annotated[str, typer.Option(help="For the ledger.")] = "",
+    trials: Trials = None,
+    minutes: Minutes = None,
     as_json: Json = False,
 ) -> None:
     """The whole way from data to a registered challenger. Exit code 2 when a gate fails."""
@@ -97,8 +127,8 @@ def retrain(
 
     windows = retraining.choose_window(project, _today(as_of), trigger, reason)
     taken = retraining.validate(project, retraining.take_snapshot(project, windows))
-    trials = [retraining.train(project, trial) for trial in retraining.plan_trials(project, taken)]
-    evaluation = judging.evaluate(project, optimising.optimise(project, trials))
+    planned = retraining.plan_trials(project, taken, None, trials, minutes)
+    evaluation = judging.evaluate(project, optimising.optimise(project, _best_of(project, planned)))
     if not evaluation["passed"]:
         err.print(judging.why_the_champion_stays(evaluation))
         raise typer.Exit(2)

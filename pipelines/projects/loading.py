@@ -133,6 +133,9 @@ def _refuse_unknown_keys(file: Path, raw: object, expected: inspect.Type, path: 
     if isinstance(raw, list) and isinstance(expected, inspect.VarTupleType):
         for position, item in enumerate(raw):
             _refuse_unknown_keys(file, item, expected.item_type, f"{path}[{position}]")
+    if isinstance(raw, dict) and isinstance(expected, inspect.DictType):
+        for key, value in raw.items():
+            _refuse_unknown_keys(file, value, expected.value_type, f"{path}.{key}")
     fields = _fields(expected)
     if not isinstance(raw, dict) or not fields:
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from contracts.bundle import Bundle
+from pipelines.registry import trial_plots
 from pipelines.registry.port import Trial, Version
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 BUNDLE_TAG, PROJECT_TAG = "bundle", "project"
 ARTIFACT_BYTES_MAX = 256 << 20  # a larger file of a bundle stays in the bundle alone
 _PARAMETER_CHARACTERS_MAX = 500
+_STATUS_OF_STATE = {"finished": "FINISHED", "pruned": "KILLED", "over budget": "KILLED"}  # any other is FAILED
 _METRICS_A_BATCH = 1000  # MLflow's limit
 _PARAMETERS_A_BATCH = 100  # MLflow's limit
 
@@ -50,10 +52,12 @@ class MlflowRegistry:
         parameters: Mapping[str, Any],
         tags: Mapping[str, str],
         trials: Sequence[Trial | Mapping[str, Any]] = (),
+        importances: Mapping[str, Mapping[str, float]] = {},
     ) -> Version:
         """The version of `project` that points at `bundle`, made now unless there is one already.
 
-        The version's run holds the metrics, the parameters and the bundle's files; each trial is a run nested in it.
+        The version's run holds the metrics, the parameters, the bundle's files and plots of its trials; each trial is
+        a run nested in it, also one that failed or was given up.
         Two that register one bundle at once get the same version: the lowest stays.
 
         Raises:
@@ -63,7 +67,7 @@ class MlflowRegistry:
             return found
         parsed = [trial if isinstance(trial, Trial) else _trial(trial) for trial in trials]
         all_tags = {**tags, **_manifest_tags(project, bundle)}
-        run = self._log_run(project, bundle, metrics, parameters, all_tags, parsed)
+        run = self._log_run(project, bundle, metrics, parameters, all_tags, parsed, importances)
         self._create_model(project)
         made = self._client.create_model_version(
             project, source=f"runs:/{run}/bundle", run_id=run, tags=all_tags, description=f"bundle {bundle.id}"
@@ -192,6 +196,7 @@ class MlflowRegistry:
         parameters: Mapping[str, Any],
         tags: Mapping[str, str],
         trials: Sequence[Trial],
+        importances: Mapping[str, Mapping[str, float]],
     ) -> str:
         experiment = self._experiment(project)
         run = self._client.create_run(experiment, run_name=f"{project} {bundle.id[:12]}", tags=dict(tags)).info.run_id
@@ -199,6 +204,8 @@ class MlflowRegistry:
             self._log(run, metrics, parameters, ())
             for trial in trials:
                 self._log_trial(experiment, run, trial)
+            for name, figure in trial_plots.overview(trials, importances).items():
+                self._client.log_figure(run, figure, f"plots/{name}.png")
             for name in (*sorted(bundle.manifest.files), "manifest.json"):
                 path = bundle.path / name
                 if path.stat().st_size <= ARTIFACT_BYTES_MAX:
@@ -210,10 +217,20 @@ class MlflowRegistry:
         return str(run)
 
     def _log_trial(self, experiment: str, parent: str, trial: Trial) -> None:
-        tags = {"mlflow.parentRunId": parent, "chosen": str(trial.chosen).lower()}
+        tags = {
+            "mlflow.parentRunId": parent,
+            "chosen": str(trial.chosen).lower(),
+            "state": trial.state,
+            # a duration is a tag: the metrics of equal trials are equal
+            **({} if trial.seconds is None else {"seconds": f"{trial.seconds:.1f}"}),
+            **({} if trial.error is None else {"error": trial.error}),
+            **({} if trial.behind is None else {"behind_the_best": _behind(trial.behind, trial.behind_se)}),
+        }
         run = self._client.create_run(experiment, run_name=trial.name, tags=tags).info.run_id
         self._log(run, trial.metrics, trial.parameters, trial.curve)
-        self._client.set_terminated(run, "FINISHED")
+        if (figure := trial_plots.curve(trial)) is not None:
+            self._client.log_figure(run, figure, "plots/curve.png")
+        self._client.set_terminated(run, _STATUS_OF_STATE.get(trial.state, "FAILED"))
 
     def _log(
         self,
@@ -239,6 +256,10 @@ def _trial(trial: Mapping[str, Any]) -> Trial:
         return msgspec.convert(trial, Trial)
     except msgspec.ValidationError as error:
         raise RegistryError(f"the trial {trial.get('name')!r} cannot be registered: {error}") from error
+
+
+def _behind(log_loss: float, standard_error: float | None) -> str:
+    return f"{log_loss:.5f}" + ("" if standard_error is None else f" ± {standard_error:.5f}")
 
 
 def _manifest_tags(project: str, bundle: Bundle) -> dict[str, str]:

@@ -21,13 +21,22 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training that competed for the version; `curve` has one mapping of metrics for each iteration."""
+    """One training that competed for the version; `curve` has one mapping of metrics for each iteration.
+
+    `state` is `finished`, or how else it ended, with the `error`; `behind` is how much worse its log loss is than that
+    of the best on the same rows, and `behind_se` the standard error of that.
+    """
 
     name: str
     parameters: dict[str, Any] = {}
     metrics: dict[str, float] = {}
     curve: tuple[dict[str, float], ...] = ()
     chosen: bool = False
+    state: str = "finished"
+    error: str | None = None
+    seconds: float | None = None
+    behind: float | None = None
+    behind_se: float | None = None
 
 
 class Registry(Protocol):
@@ -42,8 +51,12 @@ class Registry(Protocol):
         parameters: Mapping[str, Any],
         tags: Mapping[str, str],
         trials: Sequence[Trial | Mapping[str, Any]] = (),
+        importances: Mapping[str, Mapping[str, float]] = {},
     ) -> Version:
-        """The version that points at `bundle`, made now unless there is one already. A trial may be a mapping."""
+        """The version that points at `bundle`, made now unless there is one already. A trial may be a mapping.
+
+        `importances` says for each trainer of a search how much each parameter mattered.
+        """
         ...
 
     def version(self, project: str, version_or_alias: str) -> Version | None:

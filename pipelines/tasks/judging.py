@@ -17,8 +17,7 @@ from pipelines.data.snapshots import Snapshot, read_snapshot
 from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.gate import Gate
 from pipelines.projects import Project
-from pipelines.registry.port import Trial
-from pipelines.tasks import artifacts
+from pipelines.tasks import artifacts, searching
 from pipelines.tasks.bundling import bundle_candidate, card_evidence
 from pipelines.tasks.features import Part, encoded
 from pipelines.tasks.groupings import fairness_groupings, slice_groupings
@@ -129,17 +128,11 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
             "python": platform.python_version(),
             "schema_version": str(bundle.schema.version),
             "optimization": candidate["optimization"],
+            "chosen": candidate["name"],
+            "reason": candidate["reason"],
         },
-        trials=[
-            Trial(
-                name=f"{trial['trainer']}-{position}",
-                parameters={"seed": trial["seed"], **trial["parameters"]},
-                metrics=trial["metrics"],
-                curve=tuple(artifacts.read_json(trial["curve"])),
-                chosen=trial["graph"] == candidate["trained_graph"],
-            )
-            for position, trial in enumerate(candidate["trials"])
-        ],
+        trials=searching.registry_trials(candidate),
+        importances=candidate["importances"],
     )
     registry.set_aliases(project, {"challenger": registered.version})
     offer = {"version": registered.version, "bundle": bundle.id, "as_of": str(snapshot.manifest.windows.as_of)}

@@ -17,21 +17,20 @@ from pipelines.wiring import find_project, home
 logger = logging.getLogger("paceline")
 
 
-def optimise(project: str, trials: list[dict[str, Any]], form: str | None = None) -> dict[str, Any]:
-    """The best trial by validation log loss, with the graph that optimisation chose for it: a candidate.
+def optimise(project: str, best: dict[str, Any], form: str | None = None) -> dict[str, Any]:
+    """The chosen trial with the graph that optimisation chose for it: a candidate.
 
     With `form` the graph is that one (the `optimization` of a bundle's manifest), made again without being judged. The
     whole evidence is an artefact whose id is under `optimization_evidence`; None where nothing was judged.
     """
     from pipelines.optimization import candidates
 
-    best = min(trials, key=lambda trial: float(trial["metrics"]["log_loss"]))
     found, taken = find_project(project), read_snapshot(home().snapshots, best["snapshot"])
     schema = msgspec.convert(artifacts.read_json(best["schema"]), InputSchema)
     target = candidates.Target(found.serving, found.gates.latency_us_p99_max)
     graph, seed = artifacts.read(best["graph"]), int(best["seed"])
     training = encoded(found, taken, schema, "train").features
-    handed_on = {**best, "trained_graph": best["graph"], "trials": trials}
+    handed_on = {**best, "trained_graph": best["graph"]}
     if form is not None:
         made = candidates.recreate(form, graph, training, target, seed)
         return {**handed_on, "graph": artifacts.keep(made), "optimization": form, "optimization_evidence": None}

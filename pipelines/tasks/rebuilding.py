@@ -39,7 +39,7 @@ def rebuild(request: Request) -> Bundle:
     }
     trained = retraining.train(request.project, trial)
     return judging.build_bundle(
-        request.project, optimising.optimise(request.project, [trained], form=request.optimization)
+        request.project, optimising.optimise(request.project, trained, form=request.optimization)
     )
 
 

@@ -1,6 +1,7 @@
 """From new labelled data to trials: windows, snapshot, validation, training."""
 
 import logging
+from collections.abc import Callable
 from datetime import date
 from typing import Any
 
@@ -105,30 +106,41 @@ def validate(project: str, snapshot: str, accept_shifts: str | None = None) -> s
     return snapshot
 
 
-def plan_trials(project: str, snapshot: str, trainers: list[str] | None = None) -> list[dict[str, Any]]:
-    """One trial for each of the project's parameter sets, or only for those of the named trainers.
+def plan_trials(
+    project: str,
+    snapshot: str,
+    trainers: list[str] | None = None,
+    trials: int | None = None,
+    minutes: float | None = None,
+) -> list[dict[str, Any]]:
+    """The trials of a retrain: the plan's own, and those whose parameters a search will choose.
+
+    `trainers` takes only theirs; `trials` and `minutes` stand in for those of the project's search.
 
     Raises:
         ValueError: the project has no trials of these trainers, or one that cannot start: its parameters do not fit the
             project's own trainer, or its model is not the one with that hash.
     """
+    from pipelines.tasks.searching import search_id
+    from pipelines.training.search import examples, slots
     from pipelines.training.trainers import find_trainer
 
     found = find_project(project)
     plan = found.training
-    chosen = [trial for trial in plan.trials if not trainers or trial.trainer in trainers]
-    if not chosen:
-        known = sorted({trial.trainer for trial in plan.trials})
-        raise ValueError(f"trainers: found {trainers}, but {project} has trials of {', '.join(known)} only")
-    for trial in chosen:
-        find_trainer(trial, found.folder)
+    planned = slots(plan, trainers, trials)
+    for spec in examples(plan, planned):
+        find_trainer(spec, found.folder)
+    shared: dict[str, Any] = {"snapshot": snapshot, "seed": plan.seed}
+    if plan.search is not None:
+        shared["search"] = search_id(found, snapshot, trainers)
+        shared["minutes"] = plan.search.minutes if minutes is None else minutes
     return [
-        {"snapshot": snapshot, "trainer": trial.trainer, "parameters": trial.parameters, "seed": plan.seed}
-        for trial in chosen
+        {"name": slot.name, "number": slot.number, "trainer": slot.trainer, "parameters": slot.parameters, **shared}
+        for slot in planned
     ]
 
 
-def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
+def train(project: str, trial: dict[str, Any], on_step: Callable[[int, float], None] | None = None) -> dict[str, Any]:
     """Trains one trial; the graph and its learning curve are artefacts, whose ids are returned with its metrics.
 
     Raises:
@@ -148,6 +160,7 @@ def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
         (rows["train"].features, rows["train"].labels),
         (rows["validation"].features, rows["validation"].labels),
         logger.info,
+        on_step=on_step,
         days=rows["validation"].days,
         folder=found.folder,
         checkpoints=home().cache / "checkpoints",
@@ -159,6 +172,7 @@ def train(project: str, trial: dict[str, Any]) -> dict[str, Any]:
         "graph": artifacts.keep(trained.graph),
         "curve": artifacts.keep_json(trained.curve),
         "metrics": trained.metrics,
+        "daily": msgspec.to_builtins(trained.daily),
         "parity": msgspec.to_builtins(trained.parity),
     }
 

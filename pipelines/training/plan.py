@@ -3,9 +3,11 @@
 import difflib
 import re
 from pathlib import PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+
+from pipelines.training.space import Dimension, Search
 
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -191,17 +193,64 @@ def parse_with(spec: TrialSpec, wanted: type[AnyStruct]) -> AnyStruct:
 class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The trials of a retrain, and the seed that all their randomness comes from.
 
+    With `search`, more trials follow whose parameters are searched for. A trial that takes longer than `trial_minutes`
+    is ended, and the others go on.
+
     Raises:
-        ValueError: no trials, two equal ones, or a seed outside 0 … 2³² - 1.
+        ValueError: no trials, two equal ones, a seed outside 0 … 2³² - 1, or a search that the trainers do not allow.
     """
 
     seed: int = 0
     trials: tuple[TrialSpec, ...] = (TrialSpec(trainer="boosted_trees"), TrialSpec(trainer="neural_net"))
+    trial_minutes: Annotated[float, msgspec.Meta(gt=0, le=1440)] = 120
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed: found {self.seed}, expected a whole number from 0 to {(1 << 32) - 1}")
-        if not self.trials:
-            raise ValueError("trials: found none, expected at least one trial")
+        if not self.trials and self.search is None:
+            raise ValueError("trials: found none, expected at least one trial, or a search")
         if any(trial in self.trials[:position] for position, trial in enumerate(self.trials)):
             raise ValueError("trials: two are the same; each must differ in its trainer or its parameters")
+        if self.search is None:
+            return
+        if self.search.trials < len(self.trials):
+            raise ValueError(
+                f"search.trials: found {self.search.trials}, expected at least the plan's own {len(self.trials)}"
+            )
+        for trainer, dimensions in self.search.space.items():
+            for name, dimension in dimensions.items():
+                _check_dimension(trainer, name, dimension)
+
+    @property
+    def trainers(self) -> tuple[str, ...]:
+        """The names of all trainers that a retrain may use, sorted."""
+        searched = () if self.search is None else self.search.space
+        return tuple(sorted({trial.trainer for trial in self.trials} | set(searched)))
+
+
+def is_whole(trainer: str, parameter: str, dimension: Dimension) -> bool | None:
+    """Whether the parameter is a whole number or any; None where it is no number.
+
+    Of a project's own trainer that is as the range is written.
+    """
+    if trainer not in PARAMETERS:
+        return all(isinstance(value, int | None) for value in (dimension.low, dimension.high, dimension.step))
+    kinds = {field.name: field.type for field in msgspec.inspect.type_info(PARAMETERS[trainer]).fields}  # type: ignore[attr-defined]
+    if isinstance(kinds[parameter], msgspec.inspect.IntType):
+        return True
+    return False if isinstance(kinds[parameter], msgspec.inspect.FloatType) else None
+
+
+def _check_dimension(trainer: str, name: str, dimension: Dimension) -> None:
+    where = f"search.space.{trainer}.{name}"
+    for key, value in dimension.ends():
+        try:
+            TrialSpec(trainer=trainer, parameters={name: value})
+        except ValueError as error:
+            raise ValueError(f"{where}.{key}: {error}") from error
+    if not dimension.choices and (whole := is_whole(trainer, name, dimension)) is not False:
+        if whole is None:
+            raise ValueError(f"{where}: found a range, but the parameter is no number; expected choices")
+        if not isinstance(dimension.step, int | None):
+            raise ValueError(f"{where}.step: found {dimension.step:g}, expected a whole number")

@@ -118,9 +118,7 @@ def train(
         calibration = fit_calibration(
             np.concatenate([older_odds, newer_odds]), np.concatenate([older.labels, newer.labels])
         )
-        final = fit(
-            parameters, seed, schema, rows.followed_by(older).followed_by(newer), first.steps, progress, on_step
-        )
+        final = fit(parameters, seed, schema, rows.followed_by(older).followed_by(newer), first.steps, progress, None)
         graph = GraphWriter.finish(*final.write(), calibration)
         check_file(graph, width, limits_of(onnxruntime.__version__))
         real = {"train": rows.features, "validation": np.concatenate([older.features, newer.features])}

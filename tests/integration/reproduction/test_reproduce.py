@@ -20,9 +20,10 @@ from tests.integration.reproduction.conftest import Installation
 USER = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false")
 TRAIN = """
 import sys
-from pipelines.tasks import judging, optimising, retraining
-trial = retraining.plan_trials("flight_delay", sys.argv[1], ["boosted_trees"])[0]
-candidate = optimising.optimise("flight_delay", [retraining.train("flight_delay", trial)])
+from pipelines.tasks import judging, optimising, retraining, searching
+planned = retraining.plan_trials("flight_delay", sys.argv[1], ["boosted_trees"])
+outcomes = [searching.run_trial("flight_delay", trial) for trial in planned]
+candidate = optimising.optimise("flight_delay", searching.best_of("flight_delay", planned, outcomes))
 bundle = judging.build_bundle("flight_delay", candidate)
 found = bundle.baseline.metrics
 evaluation = {"passed": True, "bundle": bundle.id, "snapshot": sys.argv[1], "candidate": candidate,

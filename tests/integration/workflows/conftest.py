@@ -54,12 +54,12 @@ def airflow_database() -> Path:
 @pytest.fixture(scope="module")
 def small_home() -> Iterator[Path]:
     """`PACELINE_HOME` with every second flight until the end of April, and a project that is quick to release."""
-    port = free_port()
-    home = FOLDER / "home"
+    port, folder = free_port(), Path(tempfile.mkdtemp(dir=FOLDER))
+    home = folder / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PACELINE_HOME", str(home))
-        patch.setenv("PACELINE_PROJECTS", str(small_projects(FOLDER / "projects", port)))
-        patch.setenv("PACELINE_EXPECTATIONS", str(copy_of_expectations(FOLDER / "great_expectations")))
+        patch.setenv("PACELINE_PROJECTS", str(small_projects(folder / "projects", port)))
+        patch.setenv("PACELINE_EXPECTATIONS", str(copy_of_expectations(folder / "great_expectations")))
         patch.setenv("PACELINE_SERVER_URL", f"http://127.0.0.1:{port}")
         patch.setenv("OMP_NUM_THREADS", "1")
         small_warehouse()

@@ -83,6 +83,7 @@ def test_a_poisoned_snapshot_stops_the_retrain_and_the_champion_stays(
     assert str(retrained.state) == "failed"
     assert states(retrained)["validate"] == "failed", states(retrained)
     assert states(retrained)["train"] == "upstream_failed"
+    assert states(retrained)["best_of"] == "upstream_failed"
     failure = open_ledger().entries(project=PROJECT, kinds=("failure",))[-1].body["error"]
     assert expectation in failure, failure
     assert open_ledger().champion(PROJECT) == champion

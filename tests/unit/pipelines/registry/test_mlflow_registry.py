@@ -100,6 +100,57 @@ def test_the_run_holds_the_bundles_files_and_nests_the_trials(registry: MlflowRe
     assert [point.value for point in client.get_metric_history(trees.info.run_id, "curve.loss")] == [0.6, 0.5]
 
 
+def test_each_trial_says_how_it_ended_and_plots_how_it_learned(registry: MlflowRegistry, tmp_path: Path) -> None:
+    curve = ({"step": 1, "train_log_loss": 0.6, "validation_log_loss": 0.6}, {"step": 2, "validation_log_loss": 0.5})
+    trials = (
+        Trial(
+            name="trees 0",
+            metrics={"log_loss": 0.50},
+            curve=curve,
+            seconds=2.5,
+            behind=0.001,
+            behind_se=0.002,
+            chosen=True,
+        ),
+        Trial(name="net 1", metrics={"log_loss": 0.49}, behind=0.0, behind_se=0.0),
+        Trial(name="trees 2", state="pruned", error="behind the median", curve=curve),
+        Trial(name="net 3", state="failed", error="MemoryError"),
+        Trial(name="net 4", state="over budget"),
+    )
+    made = registry.register(
+        "flights",
+        bundle_of(tmp_path),
+        metrics={"auc": 0.7},
+        parameters={},
+        tags={"chosen": "trees 0", "reason": "simpler"},
+        trials=trials,
+        importances={"boosted_trees": {"leaves": 0.9, "l2": 0.1}},
+    )
+    client = registry._client
+    assert made.run is not None
+    parent = client.get_run(made.run)
+    assert (parent.data.tags["chosen"], parent.data.tags["reason"]) == ("trees 0", "simpler")
+    plots = {Path(found.path).name for found in client.list_artifacts(made.run, "plots")}
+    assert plots == {"trials.png", "importance-boosted_trees.png"}
+    nested = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{made.run}'")
+    runs = {found.info.run_name: found for found in nested}
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "trees 0": "FINISHED",
+        "net 1": "FINISHED",
+        "trees 2": "KILLED",
+        "net 3": "FAILED",
+        "net 4": "KILLED",
+    }
+    first = runs["trees 0"].data.tags
+    assert (first["chosen"], first["seconds"], first["behind_the_best"]) == ("true", "2.5", "0.00100 ± 0.00200")
+    assert runs["net 3"].data.tags["error"] == "MemoryError"
+    for name, count in (("trees 0", 1), ("trees 2", 1), ("net 1", 0)):
+        found = client.list_artifacts(runs[name].info.run_id, "plots")
+        assert [Path(one.path).name for one in found] == ["curve.png"] * count
+    drawn = Path(client.download_artifacts(runs["trees 0"].info.run_id, "plots/curve.png", str(tmp_path)))
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
 def test_registering_the_same_bundle_again_gives_the_same_version(registry: MlflowRegistry, tmp_path: Path) -> None:
     first = register(registry, bundle_of(tmp_path))
     assert register(registry, bundle_of(tmp_path)) == first
