@@ -75,6 +75,56 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     return judging.evaluate(project, candidate)
 
 
+def _form(trainers: list[str]) -> dict[str, Any]:
+    """What a run may be told when it is started by hand."""
+    return {
+        "as_of": as_of_param("The date that the run pretends is today: labels after it are not seen."),
+        "trigger": Param(
+            "schedule",
+            type="string",
+            enum=["schedule", "drift", "performance", "alert", "manual"],
+            title="Trigger",
+            description="Why this retrain starts. `performance` and `alert` use the emergency window.",
+            section="Why",
+        ),
+        "reason": Param(
+            None,
+            type=["null", "string"],
+            title="Reason",
+            description="For the ledger: what made you start it.",
+            maxLength=500,
+            section="Why",
+        ),
+        "trainers": Param(
+            trainers,
+            type="array",
+            items={"type": "string", "enum": trainers},
+            minItems=1,
+            examples=trainers,
+            title="Trainers",
+            description="Which of the project's trials to run.",
+            section="Model",
+        ),
+        "trials": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=1000,
+            title="Trials",
+            description="How many in all, the plan's own first; empty is what the project's search says.",
+            section="Model",
+        ),
+        "minutes": Param(
+            None,
+            type=["null", "number"],
+            exclusiveMinimum=0,
+            title="Minutes",
+            description="Of training in all trials of the search; empty is what the project's search says.",
+            section="Model",
+        ),
+    }
+
+
 def retrain(project: Project) -> DAG:
     challenger = Asset(name=f"{project.name}.challenger", uri=f"paceline://{project.name}/challenger")
 
@@ -90,7 +140,6 @@ def retrain(project: Project) -> DAG:
         outlet_events[challenger].extra = offer
         return offer
 
-    trainers = list(project.training.trainers)
     parallel = None if project.training.search is None else project.training.search.parallel
     with DAG(
         **options(
@@ -102,52 +151,7 @@ def retrain(project: Project) -> DAG:
         doc_md=__doc__,
         schedule=schedule(project.schedules.retrain),
         dagrun_timeout=timedelta(hours=6),
-        params={
-            "as_of": as_of_param("The date that the run pretends is today: labels after it are not seen."),
-            "trigger": Param(
-                "schedule",
-                type="string",
-                enum=["schedule", "drift", "performance", "alert", "manual"],
-                title="Trigger",
-                description="Why this retrain starts. `performance` and `alert` use the emergency window.",
-                section="Why",
-            ),
-            "reason": Param(
-                None,
-                type=["null", "string"],
-                title="Reason",
-                description="For the ledger: what made you start it.",
-                maxLength=500,
-                section="Why",
-            ),
-            "trainers": Param(
-                trainers,
-                type="array",
-                items={"type": "string", "enum": trainers},
-                minItems=1,
-                examples=trainers,
-                title="Trainers",
-                description="Which of the project's trials to run.",
-                section="Model",
-            ),
-            "trials": Param(
-                None,
-                type=["null", "integer"],
-                minimum=1,
-                maximum=1000,
-                title="Trials",
-                description="How many in all, the plan's own first; empty is what the project's search says.",
-                section="Model",
-            ),
-            "minutes": Param(
-                None,
-                type=["null", "number"],
-                exclusiveMinimum=0,
-                title="Minutes",
-                description="Of training in all trials of the search; empty is what the project's search says.",
-                section="Model",
-            ),
-        },
+        params=_form(list(project.training.trainers)),
     ) as dag:
         windows = choose_window(project.name)
         snapshot = validate(project.name, take_snapshot(project.name, windows))
