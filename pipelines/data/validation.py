@@ -24,6 +24,7 @@ from pipelines.data.profile import Profile, profile
 from pipelines.data.rules import Failure, Level, ValidationRules
 from pipelines.data.schema import DeclaredSchema, Label
 from pipelines.data.snapshots import Snapshot
+from pipelines.pages import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ _SETTINGS = "great_expectations.yml"
 _DATASOURCE, _ASSET, _BATCH = "snapshots", "snapshot", "whole"
 _LOCK_WAIT_S, _LOCK_RETRY_S = 300.0, 0.1
 _EXAMPLES = 3
+_CARDS = "model_cards"  # a folder of the data docs
 _EXISTENCE = "expect_column_to_exist"
 _LEVELS: dict[str, Level] = {"critical": "error", "warning": "warning"}
 _SEVERITIES: dict[Level, str] = {"error": "critical", "warning": "warning"}
@@ -109,6 +111,13 @@ def _rewritten(snapshot: Snapshot, accepted: Snapshot, time_column: str, rules: 
     return history.rewritten(found, before, time_column, rules.shifts)
 
 
+def keep_card(context_root: Path, project: str, page: str) -> Path:
+    """Puts a model card's page beside the data docs, where the page of the project's suite links to it."""
+    file = context_root / "uncommitted" / "data_docs" / "local_site" / _CARDS / f"{project}.html"
+    write_whole(file, page)
+    return file
+
+
 def write_suite(
     declared: DeclaredSchema, label: Label, rules: ValidationRules, context_root: Path, project: str
 ) -> Path:
@@ -158,12 +167,16 @@ def _kept_suite(context: FileDataContext, project: str, expected: tuple[Expectat
     import great_expectations as gx
     from great_expectations.exceptions import DataContextError
 
-    wanted = gx.ExpectationSuite(name=project, expectations=[_built(expectation) for expectation in expected])
+    wanted = gx.ExpectationSuite(
+        name=project,
+        expectations=[_built(expectation) for expectation in expected],
+        notes=f"What is trained on such data: [the model card of the newest version](../{_CARDS}/{project}.html).",
+    )
     try:
         stored = context.suites.get(project)
     except DataContextError:
         return context.suites.add(wanted)
-    if _content(stored) == _content(wanted):
+    if stored.notes == wanted.notes and _content(stored) == _content(wanted):
         return stored
     return context.suites.add_or_update(wanted)
 

@@ -14,6 +14,7 @@ from contracts.bundle import Baseline, Bundle, read_bundle
 from contracts.hashing import content_id
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import Snapshot, read_snapshot
+from pipelines.data.validation import keep_card
 from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.gate import Gate
 from pipelines.projects import Project
@@ -22,7 +23,16 @@ from pipelines.tasks.bundling import bundle_candidate, card_evidence
 from pipelines.tasks.features import Part, encoded
 from pipelines.tasks.groupings import fairness_groupings, slice_groupings
 from pipelines.tasks.reporting import write_report
-from pipelines.wiring import commit, find_project, home, lock_id, machine, open_ledger, open_registry
+from pipelines.wiring import (
+    commit,
+    expectations_folder,
+    find_project,
+    home,
+    lock_id,
+    machine,
+    open_ledger,
+    open_registry,
+)
 
 logger = logging.getLogger("paceline")
 Side = tuple[Path, NDArray[np.float32]]  # the champion's graph, and the test rows as its own schema encodes them
@@ -135,6 +145,8 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
         importances=candidate["importances"],
     )
     registry.set_aliases(project, {"challenger": registered.version})
+    if bundle.card_page is not None:
+        keep_card(expectations_folder(), project, bundle.card_page)
     offer = {"version": registered.version, "bundle": bundle.id, "as_of": str(snapshot.manifest.windows.as_of)}
     open_ledger().append(
         project, "registered", registered.version, offer, key=f"registered:{project}:{registered.version}"

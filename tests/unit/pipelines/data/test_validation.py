@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,18 @@ def test_usual_data_passes_and_has_a_page_in_the_data_docs(check: Check, events:
     assert "distance_km" in page.read_text()
     assert page.name in (context / "uncommitted/data_docs/local_site/index.html").read_text()
     assert msgspec.json.decode(msgspec.json.encode(result), type=Validation) == result
+
+
+def test_the_page_of_the_suite_links_to_the_model_card_beside_it(
+    check: Check, events: ibis.Table, context: Path
+) -> None:
+    check(events)
+    card = validation.keep_card(context, "deliveries", "<h1>A card</h1>")
+    (page,) = (context / "uncommitted" / "data_docs").glob("**/expectations/deliveries.html")
+    link = re.search(r'href="([^"]*model_cards[^"]*)"', page.read_text())
+    assert link is not None
+    assert (page.parent / link[1]).resolve() == card.resolve()
+    assert card.read_text() == "<h1>A card</h1>"
 
 
 def test_negative_distances_are_named_with_examples(check: Check, events: ibis.Table) -> None:
