@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check bench-serving bench-gates clean
+.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow 
 
 bench-serving: install  ## the model server beside bare uvicorn, FastAPI, MLServer, BentoML and LitServe; ARGS=--quick: a minute
 	$(BIN)/python benchmarks/serving/compare.py $(ARGS)
+
+bench-optimization: install  ## the forms of two nets and of trees on real flights: size, latency, quality; ARGS=--readme
+	$(BIN)/python -m benchmarks.optimization $(ARGS)
 
 bench-gates: install  ## plants faults one at a time, and says which gate catches each; ARGS="--only leak", --readme
 	$(BIN)/python -m benchmarks.gates $(ARGS)

@@ -1,7 +1,7 @@
 """From the best trial to a candidate: the form of its graph that serves best without losing quality."""
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import read_snapshot
+from pipelines.optimization import candidates
+from pipelines.optimization.candidates import Slice, Target, Validation
 from pipelines.projects import Project
 from pipelines.tasks import artifacts
 from pipelines.tasks.features import encoded
@@ -17,32 +19,36 @@ from pipelines.wiring import find_project, home
 logger = logging.getLogger("paceline")
 
 
+class Inputs(NamedTuple):
+    """What the forms of a trial's graph are made of and judged on."""
+
+    graph: bytes
+    training: NDArray[np.float32]
+    validation: Validation
+    slices: list[Slice]
+    target: Target
+    seed: int
+
+
 def optimise(project: str, best: dict[str, Any], form: str | None = None) -> dict[str, Any]:
     """The chosen trial with the graph that optimisation chose for it: a candidate.
 
     With `form` the graph is that one (the `optimization` of a bundle's manifest), made again without being judged. The
     whole evidence is an artefact whose id is under `optimization_evidence`; None where nothing was judged.
     """
-    from pipelines.optimization import candidates
-
-    found, taken = find_project(project), read_snapshot(home().snapshots, best["snapshot"])
-    schema = msgspec.convert(artifacts.read_json(best["schema"]), InputSchema)
-    target = candidates.Target(found.serving, found.gates.latency_us_p99_max)
-    graph, seed = artifacts.read(best["graph"]), int(best["seed"])
-    training = encoded(found, taken, schema, "train").features
+    given = inputs_of(project, best)
     handed_on = {**best, "trained_graph": best["graph"]}
     if form is not None:
-        made = candidates.recreate(form, graph, training, target, seed)
+        made = candidates.recreate(form, given.graph, given.training, given.target, given.seed)
         return {**handed_on, "graph": artifacts.keep(made), "optimization": form, "optimization_evidence": None}
-    validation = encoded(found, taken, schema, "validation")
     optimised = candidates.optimise(
-        graph,
-        training,
-        candidates.Validation(validation.features, validation.labels, validation.days),
-        _slices(found, schema, validation.features),
-        found.optimization,
-        target,
-        seed,
+        given.graph,
+        given.training,
+        given.validation,
+        given.slices,
+        find_project(project).optimization,
+        given.target,
+        given.seed,
         logger.info,
     )
     evidence = {
@@ -59,10 +65,23 @@ def optimise(project: str, best: dict[str, Any], form: str | None = None) -> dic
     }
 
 
-def _slices(project: Project, schema: InputSchema, features: NDArray[np.float32]) -> list[Any]:
-    """The rows of each word of the project's slice fields."""
-    from pipelines.optimization.candidates import Slice
+def inputs_of(project: str, trial: dict[str, Any]) -> Inputs:
+    """The inputs of optimisation for a finished trial, as `retraining.train` returns it."""
+    found, taken = find_project(project), read_snapshot(home().snapshots, trial["snapshot"])
+    schema = msgspec.convert(artifacts.read_json(trial["schema"]), InputSchema)
+    training, validation = (encoded(found, taken, schema, part) for part in ("train", "validation"))
+    return Inputs(
+        graph=artifacts.read(trial["graph"]),
+        training=training.features,
+        validation=Validation(validation.features, validation.labels, validation.days),
+        slices=_slices(found, schema, validation.features),
+        target=Target(found.serving, found.gates.latency_us_p99_max),
+        seed=int(trial["seed"]),
+    )
 
+
+def _slices(project: Project, schema: InputSchema, features: NDArray[np.float32]) -> list[Slice]:
+    """The rows of each word of the project's slice fields."""
     words = {field.name: field.vocabulary for field in schema.fields}
     return [
         Slice(f"{name} {word}", features[:, schema.columns.index(name)] == code)
