@@ -1,6 +1,7 @@
 """Plants each fault alone in a retrain of flight_delay, and notes which check stops it, and where."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ PROJECT = "flight_delay"
 CHAMPION_AS_OF, AS_OF = "2013-06-03", "2013-07-01"
 PARTS = ("snapshot", "validation", "training", "optimisation", "evaluation")
 _SHOWN_CHARACTERS = 160
+_TRIAL_ERROR = re.compile(r"failed: (\w+): (.*)")
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,16 +108,18 @@ class Matrix:
 
 def _evaluated(as_of: str, trainer: str, reached: Callable[[str], None] = lambda part: None) -> dict[str, Any]:
     """One retrain of one trainer; `reached` hears of each part before it starts."""
-    from pipelines.tasks import judging, optimising, retraining
+    from pipelines.tasks import judging, optimising, retraining, searching
 
     reached("snapshot")
     snapshot = retraining.take_snapshot(PROJECT, retraining.choose_window(PROJECT, as_of))
     reached("validation")
     retraining.validate(PROJECT, snapshot)
     reached("training")
-    trials = [retraining.train(PROJECT, trial) for trial in retraining.plan_trials(PROJECT, snapshot, [trainer])]
+    planned = retraining.plan_trials(PROJECT, snapshot, [trainer])
+    # here, and not in processes of their own as usual, where nothing would be planted
+    best = searching.best_of(PROJECT, planned, [searching.run_trial(PROJECT, trial) for trial in planned])
     reached("optimisation")
-    candidate = optimising.optimise(PROJECT, trials)
+    candidate = optimising.optimise(PROJECT, best)
     reached("evaluation")
     return judging.evaluate(PROJECT, candidate)
 
@@ -168,6 +172,9 @@ def _stopped(error: Exception) -> dict[str, Any]:
     if "champion stays. " in text:
         text = text.partition("champion stays. ")[2]
         names = list(dict.fromkeys(_expectation(part) for part in text.split("; ")))
+        if found := _TRIAL_ERROR.search(text):  # what one trial raised
+            names, text = [found[1]], found[2]
+            ours = found[1] not in ("TypeError", "KeyError", "IndexError", "AttributeError")
     return {"caught_by": tuple(names), "reason": _short(text), "crashed": not ours}
 
 

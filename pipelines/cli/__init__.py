@@ -22,6 +22,7 @@ app.add_typer(measuring.app)
 app.add_typer(server.keys, name="keys")
 app.add_typer(server.log, name="log")
 app.add_typer(server.bench, name="bench")
+server.bench.command("train")(measuring.bench_train)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import Json, ProjectName, checked_date, err, show_lines
+from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show_lines
 
 app = typer.Typer()
 HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="A page with the plots.")]
@@ -43,3 +43,18 @@ def backtest(
         err.print(f"written: {html_file}", highlight=False)
     show_lines(backtesting.backtest_values(found), as_json, backtesting.backtest_text(found))
     sys.stdout.flush()
+
+
+def bench_train(
+    project: ProjectName,
+    as_of: AsOf,
+    train_days: Annotated[int, typer.Option(min=1, max=3650, help="Days to train on: 56 are eight weeks.")] = 56,
+    trainer: Annotated[str | None, typer.Option(help="Default: that of the project's first trial.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What one retrain costs, part by part: time, processor time and memory. Nothing of it is kept."""
+    from pipelines.tasks import bench_training
+
+    with err.status("starting") as status:
+        found = bench_training.bench_train(project, as_of, train_days, trainer, status.update)
+    show_lines(bench_training.cost_values(found), as_json, bench_training.cost_text(found))

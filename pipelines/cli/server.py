@@ -87,7 +87,9 @@ def compact_log(
     show_lines(done, as_json, compacting.compacted_text(done))
 
 
-bench = typer.Typer(no_args_is_help=True, help="Load on a model server: what it can do, what its clients would feel.")
+bench = typer.Typer(
+    no_args_is_help=True, help="What a model server can do and its clients would feel; what a retrain costs."
+)
 
 
 @bench.command("serve")

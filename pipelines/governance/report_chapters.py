@@ -179,15 +179,16 @@ def trials(found: Sequence[Mapping[str, Any]]) -> Chapter | None:
         return None
     lines = [
         (
-            f"{place} {trial['trainer']}",
+            trial["name"],
             "chosen" if trial.get("chosen") else str(trial.get("state", "finished")),
             _figure(trial.get("metrics", {}).get("log_loss")),
             _figure(trial.get("metrics", {}).get("auc")),
             ", ".join(f"{name} {value}" for name, value in sorted(trial.get("parameters", {}).items())) or "defaults",
+            trial.get("error") or "",
         )
-        for place, trial in enumerate(found)
+        for trial in found
     ]
-    said: list[Block] = [Table(("Trial", "", "Log loss", "AUC", "Parameters"), lines)]
+    said: list[Block] = [Table(("Trial", "", "Log loss", "AUC", "Parameters", "Error"), lines)]
     for trial in found:
         curve: Sequence[Mapping[str, float]] = trial.get("curve") or []
         if trial.get("chosen") and len(curve) > 1:

@@ -53,6 +53,7 @@ class MlflowRegistry:
         tags: Mapping[str, str],
         trials: Sequence[Trial | Mapping[str, Any]] = (),
         importances: Mapping[str, Mapping[str, float]] = {},
+        reports: Sequence[Path] = (),
     ) -> Version:
         """The version of `project` that points at `bundle`, made now unless there is one already.
 
@@ -67,7 +68,7 @@ class MlflowRegistry:
             return found
         parsed = [trial if isinstance(trial, Trial) else _trial(trial) for trial in trials]
         all_tags = {**tags, **_manifest_tags(project, bundle)}
-        run = self._log_run(project, bundle, metrics, parameters, all_tags, parsed, importances)
+        run = self._log_run(project, bundle, metrics, parameters, all_tags, parsed, importances, reports)
         self._create_model(project)
         made = self._client.create_model_version(
             project, source=f"runs:/{run}/bundle", run_id=run, tags=all_tags, description=f"bundle {bundle.id}"
@@ -197,6 +198,7 @@ class MlflowRegistry:
         tags: Mapping[str, str],
         trials: Sequence[Trial],
         importances: Mapping[str, Mapping[str, float]],
+        reports: Sequence[Path],
     ) -> str:
         experiment = self._experiment(project)
         run = self._client.create_run(experiment, run_name=f"{project} {bundle.id[:12]}", tags=dict(tags)).info.run_id
@@ -206,6 +208,8 @@ class MlflowRegistry:
                 self._log_trial(experiment, run, trial)
             for name, figure in trial_plots.overview(trials, importances).items():
                 self._client.log_figure(run, figure, f"plots/{name}.png")
+            for report in reports:
+                self._client.log_artifact(run, str(report), "reports")
             for name in (*sorted(bundle.manifest.files), "manifest.json"):
                 path = bundle.path / name
                 if path.stat().st_size <= ARTIFACT_BYTES_MAX:

@@ -1,6 +1,7 @@
 """What a registry of models is to Paceline; `mlflow_registry` is the one that is used."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -52,10 +53,12 @@ class Registry(Protocol):
         tags: Mapping[str, str],
         trials: Sequence[Trial | Mapping[str, Any]] = (),
         importances: Mapping[str, Mapping[str, float]] = {},
+        reports: Sequence[Path] = (),
     ) -> Version:
         """The version that points at `bundle`, made now unless there is one already. A trial may be a mapping.
 
         `importances` says for each trainer of a search how much each parameter mattered.
+        `reports` are files for people that go with the version.
         """
         ...
 

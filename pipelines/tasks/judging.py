@@ -23,6 +23,7 @@ from pipelines.tasks.bundling import bundle_candidate, card_evidence
 from pipelines.tasks.features import Part, encoded
 from pipelines.tasks.groupings import fairness_groupings, slice_groupings
 from pipelines.tasks.reporting import write_report
+from pipelines.tasks.spending import spent_tags
 from pipelines.wiring import (
     commit,
     expectations_folder,
@@ -140,9 +141,11 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
             "optimization": candidate["optimization"],
             "chosen": candidate["name"],
             "reason": candidate["reason"],
+            **spent_tags(candidate["trials"]),
         },
         trials=searching.registry_trials(candidate),
         importances=candidate["importances"],
+        reports=[Path(evaluation["report"])],
     )
     registry.set_aliases(project, {"challenger": registered.version})
     if bundle.card_page is not None:

@@ -25,7 +25,7 @@ def write_report(project: str, evaluation: dict[str, Any]) -> Path:
             gates=evaluation["gates"],
             outcome={"name": evaluation["outcome"], "reason": evaluation["reason"]},
             evidence=artifacts.read_json(evaluation["evidence"]),
-            trials=[_trial(trial, candidate) for trial in candidate["trials"]],
+            trials=[_trial(trial) for trial in candidate["trials"]],
             candidates=forms["candidates"],
             chosen_form=candidate["optimization"],
             facts={
@@ -46,11 +46,7 @@ def report_file(project: str, bundle: str, champion: str | None) -> Path:
     return home().reports(project) / "evaluations" / f"{bundle[:16]}-against-{champion or 'none'}.html"
 
 
-def _trial(trial: dict[str, Any], candidate: dict[str, Any]) -> dict[str, Any]:
+def _trial(trial: dict[str, Any]) -> dict[str, Any]:
     """A trial with its learning curve, which is an artifact of its own."""
     curve = trial.get("curve")
-    return {
-        **trial,
-        "curve": [] if curve is None else artifacts.read_json(curve),
-        "chosen": trial.get("graph") is not None and trial.get("graph") == candidate["trained_graph"],
-    }
+    return {**trial, "curve": [] if curve is None else artifacts.read_json(curve)}

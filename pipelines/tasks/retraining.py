@@ -12,6 +12,7 @@ from pipelines.data.snapshots import Snapshot
 from pipelines.projects import Project
 from pipelines.tasks import artifacts
 from pipelines.tasks.features import encoded
+from pipelines.tasks.spending import spending
 from pipelines.wiring import LOCK, expectations_folder, find_project, home, open_ledger
 
 logger = logging.getLogger("paceline")
@@ -153,18 +154,19 @@ def train(project: str, trial: dict[str, Any], on_step: Callable[[int, float], N
     found, taken = find_project(project), _snapshot(trial["snapshot"])
     schema = fitted_schema(found, taken)
     rows = {part: encoded(found, taken, schema, part) for part in ("train", "validation")}
-    trained = trainer.train(
-        TrialSpec(trainer=trial["trainer"], parameters=trial["parameters"]),
-        trial["seed"],
-        schema,
-        (rows["train"].features, rows["train"].labels),
-        (rows["validation"].features, rows["validation"].labels),
-        logger.info,
-        on_step=on_step,
-        days=rows["validation"].days,
-        folder=found.folder,
-        checkpoints=home().cache / "checkpoints",
-    )
+    with spending() as spent:
+        trained = trainer.train(
+            TrialSpec(trainer=trial["trainer"], parameters=trial["parameters"]),
+            trial["seed"],
+            schema,
+            (rows["train"].features, rows["train"].labels),
+            (rows["validation"].features, rows["validation"].labels),
+            logger.info,
+            on_step=on_step,
+            days=rows["validation"].days,
+            folder=found.folder,
+            checkpoints=home().cache / "checkpoints",
+        )
     logger.info("%s: %s, parity %s", trial["trainer"], trained.metrics, trained.parity)
     return {
         **trial,
@@ -174,6 +176,7 @@ def train(project: str, trial: dict[str, Any], on_step: Callable[[int, float], N
         "metrics": trained.metrics,
         "daily": msgspec.to_builtins(trained.daily),
         "parity": msgspec.to_builtins(trained.parity),
+        "spent": spent,
     }
 
 

@@ -7,7 +7,7 @@ processor time times `PACELINE_WATTS_PER_CORE`. Memory, disks, fans and accelera
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,20 @@ def spending(counters: Path = POWERCAP) -> Iterator[dict[str, Any]]:
             cost=None if price is None else price * cpu_s / 3600,
         )
         found.update(msgspec.to_builtins(spent))
+
+
+def spent_tags(trials: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What all trials of a search took together, as tags of the registry; none where nothing was measured."""
+    spent = [msgspec.convert(trial["spent"], Spent) for trial in trials if trial.get("spent")]
+    if not spent:
+        return {}
+    tags = {
+        "training_cpu_s": f"{sum(each.cpu_s for each in spent):.1f}",
+        "training_energy_wh": f"{1000 * sum(each.energy_kwh for each in spent):.3f}",
+        "training_energy_method": spent[0].method,
+    }
+    costs = [each.cost for each in spent if each.cost is not None]
+    return {**tags, "training_cost": f"{sum(costs):.6f}"} if costs else tags
 
 
 def _energy(

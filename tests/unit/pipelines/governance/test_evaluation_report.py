@@ -14,6 +14,7 @@ GATES = (
 SPENT = {"wall_s": 10.0, "cpu_s": 9.0, "energy_kwh": 2e-5, "method": "estimated: 9 W a core", "cost": 0.0004}
 TRIALS = (
     {
+        "name": "boosted_trees 0",
         "trainer": "boosted_trees",
         "parameters": {"trees": 200},
         "metrics": {"log_loss": 0.5, "auc": 0.71},
@@ -24,7 +25,7 @@ TRIALS = (
         "chosen": True,
         "spent": SPENT,
     },
-    {"trainer": "neural_net", "parameters": {}, "state": "failed", "spent": SPENT},
+    {"name": "neural_net 1", "trainer": "neural_net", "state": "failed", "error": "it diverged", "spent": SPENT},
 )
 FORMS = (
     {
@@ -85,6 +86,7 @@ def test_all_evidence_has_its_chapter_and_its_plots() -> None:
     assert page.count("<svg") == 7
     assert "not applicable: a tree ensemble has no matrix product" in page
     assert "18 s of processor time" in page
+    assert "it diverged" in page
 
 
 def test_without_a_champion_nothing_is_compared() -> None:

@@ -117,6 +117,8 @@ def test_each_trial_says_how_it_ended_and_plots_how_it_learned(registry: MlflowR
         Trial(name="net 3", state="failed", error="MemoryError"),
         Trial(name="net 4", state="over budget"),
     )
+    report = tmp_path / "evaluation.html"
+    report.write_text("<h1>All gates passed</h1>")
     made = registry.register(
         "flights",
         bundle_of(tmp_path),
@@ -125,6 +127,7 @@ def test_each_trial_says_how_it_ended_and_plots_how_it_learned(registry: MlflowR
         tags={"chosen": "trees 0", "reason": "simpler"},
         trials=trials,
         importances={"boosted_trees": {"leaves": 0.9, "l2": 0.1}},
+        reports=[report],
     )
     client = registry._client
     assert made.run is not None
@@ -132,6 +135,7 @@ def test_each_trial_says_how_it_ended_and_plots_how_it_learned(registry: MlflowR
     assert (parent.data.tags["chosen"], parent.data.tags["reason"]) == ("trees 0", "simpler")
     plots = {Path(found.path).name for found in client.list_artifacts(made.run, "plots")}
     assert plots == {"trials.png", "importance-boosted_trees.png"}
+    assert [found.path for found in client.list_artifacts(made.run, "reports")] == ["reports/evaluation.html"]
     nested = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{made.run}'")
     runs = {found.info.run_name: found for found in nested}
     assert {name: run.info.status for name, run in runs.items()} == {
