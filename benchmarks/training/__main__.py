@@ -26,6 +26,7 @@ console = Console(stderr=True)
 
 def main() -> int:
     options = _options()
+    page = options.page or home().reports(PROJECT) / PAGE
     with tempfile.TemporaryDirectory(prefix="paceline-training-") as folder, console.status("ingesting") as status:
         if not home().warehouse(PROJECT).is_dir():
             os.environ["PACELINE_HOME"] = folder
@@ -40,7 +41,6 @@ def main() -> int:
             "boosted_trees",
             lambda number, of, step: status.update(f"{number} of {of}: {backtesting.step_text(step)}"),
         )
-        page = home().reports(PROJECT) / PAGE if options.page is None else options.page
         backtesting.write_page(found, page)
     machine = f"{platform.system()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     text = (
