@@ -1,5 +1,5 @@
 """Which versions a project has, the bundle that each points at, and the aliases champion, challenger and previous."""
 
-from pipelines.registry.port import Registry, Trial, Version
+from pipelines.registry.port import DataPart, Registry, Trial, Version
 
-__all__ = ["Registry", "Trial", "Version"]
+__all__ = ["DataPart", "Registry", "Trial", "Version"]

@@ -9,7 +9,8 @@ import msgspec
 
 from contracts.bundle import Bundle
 from pipelines.registry import trial_plots
-from pipelines.registry.port import Trial, Version
+from pipelines.registry.mlflow_lineage import log_lineage
+from pipelines.registry.port import DataPart, Trial, Version
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -54,11 +55,13 @@ class MlflowRegistry:
         trials: Sequence[Trial | Mapping[str, Any]] = (),
         importances: Mapping[str, Mapping[str, float]] = {},
         reports: Sequence[Path] = (),
+        data: Sequence[DataPart] = (),
+        against: str | None = None,
     ) -> Version:
         """The version of `project` that points at `bundle`, made now unless there is one already.
 
-        The version's run holds the metrics, the parameters, the bundle's files and plots of its trials; each trial is
-        a run nested in it, also one that failed or was given up.
+        The version's run holds the metrics, the parameters, the bundle's files, plots of its trials and the lineage;
+        each trial is a run nested in it, also one that failed or was given up.
         Two that register one bundle at once get the same version: the lowest stays.
 
         Raises:
@@ -69,9 +72,18 @@ class MlflowRegistry:
         parsed = [trial if isinstance(trial, Trial) else _trial(trial) for trial in trials]
         all_tags = {**tags, **_manifest_tags(project, bundle)}
         run = self._log_run(project, bundle, metrics, parameters, all_tags, parsed, importances, reports)
+        champion = None if against is None else self._model_version(project, against)
+        lineage = log_lineage(self._client, run, project, bundle, metrics, data, champion, _files(bundle))
+        for key, value in lineage.tags.items():
+            self._client.set_tag(run, key, value)
         self._create_model(project)
         made = self._client.create_model_version(
-            project, source=f"runs:/{run}/bundle", run_id=run, tags=all_tags, description=f"bundle {bundle.id}"
+            project,
+            source=lineage.source,
+            run_id=run,
+            tags={**all_tags, **lineage.tags},
+            description=lineage.description,
+            model_id=lineage.model,
         )
         kept = self._of_bundle(project, bundle.id)
         if kept is None:
@@ -84,19 +96,21 @@ class MlflowRegistry:
 
     def version(self, project: str, version_or_alias: str) -> Version | None:
         """The version of that number or alias, or None."""
+        found = self._model_version(project, version_or_alias)
+        return None if found is None else self._version(found)
+
+    def _model_version(self, project: str, version_or_alias: str) -> "ModelVersion | None":
         from mlflow.exceptions import MlflowException
 
         try:
             if version_or_alias.isdecimal():
-                found = self._client.get_model_version(project, version_or_alias)
-            else:
-                found = self._client.get_model_version_by_alias(project, version_or_alias)
+                return self._client.get_model_version(project, version_or_alias)
+            return self._client.get_model_version_by_alias(project, version_or_alias)
         except MlflowException as error:
             # an alias that is not set is an invalid parameter value to MLflow
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return self._version(found)
 
     def versions(self, project: str) -> list[Version]:
         """All versions of `project`, the oldest first; none when the project is unknown."""
@@ -210,10 +224,8 @@ class MlflowRegistry:
                 self._client.log_figure(run, figure, f"plots/{name}.png")
             for report in reports:
                 self._client.log_artifact(run, str(report), "reports")
-            for name in (*sorted(bundle.manifest.files), "manifest.json"):
-                path = bundle.path / name
-                if path.stat().st_size <= ARTIFACT_BYTES_MAX:
-                    self._client.log_artifact(run, str(path), "bundle")
+            for path in _files(bundle):
+                self._client.log_artifact(run, str(path), "bundle")
         except BaseException:
             self._client.set_terminated(run, "FAILED")
             raise
@@ -253,6 +265,12 @@ class MlflowRegistry:
         pairs = [Param(key, _short(str(value))) for key, value in parameters.items()]
         for start in range(0, len(pairs), _PARAMETERS_A_BATCH):
             self._client.log_batch(run, params=pairs[start : start + _PARAMETERS_A_BATCH])
+
+
+def _files(bundle: Bundle) -> list[Path]:
+    """Those of the bundle that are not too large to lie twice."""
+    paths = [bundle.path / name for name in (*sorted(bundle.manifest.files), "manifest.json")]
+    return [path for path in paths if path.stat().st_size <= ARTIFACT_BYTES_MAX]
 
 
 def _trial(trial: Mapping[str, Any]) -> Trial:

@@ -40,6 +40,23 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     behind_se: float | None = None
 
 
+class DataPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the snapshot that a version was made from: `name` is train, validation or test.
+
+    `uri` is where the rows are; `columns` maps each to its Arrow type; `start` up to and without `end` are days.
+    """
+
+    name: str
+    snapshot: str
+    uri: str
+    columns: dict[str, str]
+    rows: int
+    start: str
+    end: str
+    label: str
+    label_share: float | None
+
+
 class Registry(Protocol):
     """Registers bundles as versions, and moves aliases between versions."""
 
@@ -54,11 +71,14 @@ class Registry(Protocol):
         trials: Sequence[Trial | Mapping[str, Any]] = (),
         importances: Mapping[str, Mapping[str, float]] = {},
         reports: Sequence[Path] = (),
+        data: Sequence[DataPart] = (),
+        against: str | None = None,
     ) -> Version:
         """The version that points at `bundle`, made now unless there is one already. A trial may be a mapping.
 
         `importances` says for each trainer of a search how much each parameter mattered.
-        `reports` are files for people that go with the version.
+        `reports` are files for people that go with the version. `data` is what it was made from, `against` the version
+        that its gates compared it with.
         """
         ...
 

@@ -20,6 +20,7 @@ from pipelines.evaluation.gate import Gate
 from pipelines.projects import Project
 from pipelines.tasks import artifacts, searching
 from pipelines.tasks.bundling import bundle_candidate, card_evidence
+from pipelines.tasks.datasets import data_parts
 from pipelines.tasks.features import Part, encoded
 from pipelines.tasks.groupings import fairness_groupings, slice_groupings
 from pipelines.tasks.reporting import write_report
@@ -146,6 +147,8 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
         trials=searching.registry_trials(candidate),
         importances=candidate["importances"],
         reports=[Path(evaluation["report"])],
+        data=data_parts(snapshot),
+        against=evaluation["champion"],
     )
     registry.set_aliases(project, {"challenger": registered.version})
     if bundle.card_page is not None:
