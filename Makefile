@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training clean
+.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench-gates: install  ## plants faults one at a time, and says which gate catche
 
 bench-training: install  ## what a retrain costs, and what retraining through 2013 is worth; ARGS=--readme
 	$(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-evaluation: install  ## time and memory of an evaluation of 50,000 and 300,000 rows; ARGS=--readme
+	$(BIN)/python benchmarks/evaluation/measure.py $(ARGS)
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted

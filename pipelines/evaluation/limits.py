@@ -39,6 +39,8 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Without a champion only the absolute limits hold: better than the base rate's log loss, `auc_min`,
     `calibration_error_max` (expected calibration error), `cost_max` (per row, in the unit of the project's costs),
     `false_positive_rate_max`, `latency_us_p99_max` (one row, µs), `latency_us_p99_max_32_rows` and `minimum_test_rows`.
+
+    `resamples` of the bootstrap cost time and no memory; below 1,000 the tails that few days need are rough.
     """
 
     promote_when: PromoteWhen = "not_worse"
@@ -61,6 +63,7 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     latency_us_p99_max_32_rows: float | None = None
     latency_us_margin: float = 500.0
     minimum_test_rows: int = 500
+    resamples: int = 2000
 
     def __post_init__(self) -> None:
         for key in _SHARES:
@@ -75,6 +78,8 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError(f"auc_min: found {self.auc_min}, expected from 0 to below 1")
         if self.minimum_test_rows < 1:
             raise ValueError(f"minimum_test_rows: found {self.minimum_test_rows}, expected at least 1")
+        if not 100 <= self.resamples <= 100_000:
+            raise ValueError(f"resamples: found {self.resamples}, expected from 100 to 100,000")
         if not self.better_in or len(set(self.better_in)) != len(self.better_in):
             raise ValueError(f"better_in: found {self.better_in}, expected at least one metric, each once")
 

@@ -31,7 +31,7 @@ def decide(comparison: Comparison, gates: Sequence[Gate], limits: GateLimits) ->
         return Outcome(name="first", reason="there is no champion to compare with: absolute limits only")
     lost = [f"{gate.name}: {gate.reason}" for gate in gates if gate.against == "champion" and not gate.passed]
     if lost:
-        return Outcome(name="worse", reason="; ".join(lost))
+        return Outcome(name="worse", reason=f"not shown to be no worse: {'; '.join(lost)}")
     shown = "; ".join(both_sides(comparison, metric) for metric in limits.better_in)
     if all(better(comparison, metric) for metric in limits.better_in):
         return Outcome(name="better", reason=shown)

@@ -15,6 +15,8 @@ from pipelines.data.snapshots import Snapshot
 from pipelines.projects import Project
 from pipelines.wiring import home
 
+_BATCH_ROWS = 16_384
+
 
 class Part(NamedTuple):
     """Rows of one part in time order: features (rows × columns), labels 0 or 1, days since 1970."""
@@ -43,7 +45,9 @@ def _read(path: Path) -> Part:
 def _encode(project: Project, snapshot: Snapshot, schema: InputSchema, part: str) -> Part:
     table = snapshot.table(part)
     names = [field.name for field in schema.fields]
-    features = Encoder(schema).encode_rows(table.select(names).to_pylist())
+    encoder = Encoder(schema)
+    batches = table.select(names).to_batches(max_chunksize=_BATCH_ROWS)  # records of all rows at once take gigabytes
+    features = np.concatenate([encoder.encode_rows([]), *(encoder.encode_rows(b.to_pylist()) for b in batches)])
     labels = table[project.label.column].to_numpy(zero_copy_only=False).astype(np.float64)
     days = table[schema.time].to_numpy(zero_copy_only=False).astype("datetime64[D]").astype(np.int64)
     return Part(features, labels, days)

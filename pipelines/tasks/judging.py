@@ -219,6 +219,7 @@ def _compared(case: Case) -> tuple[Comparison, Section]:
         case.test.days,
         case.project.decision_threshold,
         case.project.training.seed,
+        resamples=case.project.gates.resamples,
         costs=case.project.costs,
     )
     found = gates.quality_gates(compared.comparison, case.project.gates)
@@ -247,6 +248,7 @@ def _fair(case: Case) -> Section:
         case.project.decision_threshold,
         limits,
         case.project.training.seed,
+        case.project.gates.resamples,
     )
     return Section("fairness", msgspec.to_builtins(found), fairness.fairness_gates(found, limits))
 
