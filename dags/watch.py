@@ -1,6 +1,6 @@
 """`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due.
 
-Beside it the prediction log of past days is compacted.
+Beside it the prediction log of past days is compacted, and then old versions are archived.
 """
 
 from datetime import timedelta
@@ -53,6 +53,19 @@ def compact_log(project: str) -> dict[str, Any]:
         raise AirflowSkipException(str(another)) from another
 
 
+@task(execution_timeout=timedelta(hours=4), trigger_rule="all_done")
+def archive_versions(project: str) -> dict[str, Any]:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from pipelines.tasks import archiving
+
+    try:
+        result = archiving.archive(project, today=as_of_run(get_current_context()))
+    except archiving.ArchiveRunsError as another:
+        raise AirflowSkipException(str(another)) from another
+    return {key: value for key, value in result.items() if key != "rows"}
+
+
 def watch(project: Project) -> DAG:
     with DAG(
         **options(
@@ -73,7 +86,7 @@ def watch(project: Project) -> DAG:
             ),
         },
     ) as dag:
-        compact_log(project.name)
+        compact_log(project.name) >> archive_versions(project.name)
         observed = observe(project.name)
         report(project.name, observed)
         due = is_retrain_due(project.name, observed)

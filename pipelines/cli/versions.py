@@ -38,3 +38,36 @@ def reproduce(
     show_lines(result, as_json, reproducing.reproduced_text(result))
     if result["outcome"] == "different":
         raise typer.Exit(2)
+
+
+@app.command()
+def archive(
+    project: ProjectName,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and why the rest stays.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Archive old versions with their exact snapshots, and clean up what nobody refers to.
+
+    The last versions that led stay at hand (`retention` in project.yaml; 5 by default), and so do champion, challenger,
+    the champion before, and what an open rollout or a prediction refers to. No version is ever deleted.
+    """
+    from pipelines.tasks import archiving
+
+    with err.status("looking at what there is") as status:
+        result = archiving.archive(project, is_dry_run=dry_run, progress=status.update)
+    show_lines(result, as_json, archiving.archived_text(result))
+
+
+@app.command()
+def restore(
+    project: ProjectName,
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="A number in the registry, or the id of an archived snapshot.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Bring an archived version back, bundle and snapshot, byte for byte; it stays at hand for a while again."""
+    from pipelines.tasks import archiving
+
+    result = archiving.restore(project, version)
+    show_lines(result, as_json, archiving.restored_text(result))

@@ -74,6 +74,10 @@ class Archive:
         """Whether the folder `name` was put whole."""
         return self._index_path(kind, name).exists()
 
+    def names(self, kind: Kind) -> list[str]:
+        """The folders that were put whole."""
+        return sorted(path.stem for path in (self._root / kind).glob("*.json"))
+
     def put(self, kind: Kind, name: str, folder: Path) -> int:
         """Puts the files of `folder`, reads all back, and returns how many bytes were added. Safe to repeat.
 
@@ -154,7 +158,7 @@ class Archive:
         return final
 
     def unused_objects(self) -> list[Path]:
-        """Pieces that no index names: a put was killed before its index. Only for who holds the archive."""
+        """Drafts, and pieces that no index names: a put was killed before its index. Only for who holds the archive."""
         named = {
             piece.id
             for kind in ("bundles", "snapshots")
@@ -162,7 +166,8 @@ class Archive:
             for file in msgspec.json.decode(path.read_bytes(), type=Index).files.values()
             for piece in file.pieces
         }
-        return sorted(path for path in (self._root / "objects").glob("*/*") if path.stem not in named)
+        drafts = [path for kind in ("bundles", "snapshots") for path in (self._root / kind).glob(".draft-*")]
+        return sorted([*drafts, *(path for path in (self._root / "objects").glob("*/*") if path.stem not in named)])
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -4,11 +4,20 @@ import json
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.monitoring.predictions import connected
+from pipelines.monitoring.predictions import STREAM_COLUMNS, connected
 from pipelines.monitoring.retention import AGGREGATES, SOURCES, read_aggregates
-from pipelines.monitoring.segments import SAMPLED, Files, consistently, list_files
+from pipelines.monitoring.segments import (
+    SAMPLED,
+    DamagedSegment,
+    DamagedStreamError,
+    Files,
+    consistently,
+    list_files,
+    read_stream,
+)
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +36,35 @@ def count_by_version(root: Path) -> tuple[Tally, ...]:
     counted = [*_reduced(root), *consistently(lambda: _logged(root))]
     keys = sorted({(row.version, row.slot) for row in counted})
     return tuple(_sum([row for row in counted if (row.version, row.slot) == key]) for key in keys)
+
+
+def kept_by_version(root: Path) -> tuple[dict[str, int], tuple[DamagedSegment, ...]]:
+    """How many predictions of each version the log below `root` keeps whole, and the files that could not be read.
+
+    The sample of the days beyond the retention is not counted: its rows stand for rows that are gone.
+    """
+    return consistently(lambda: _kept(root))
+
+
+def _kept(root: Path) -> tuple[dict[str, int], tuple[DamagedSegment, ...]]:
+    files = list_files(root)
+    counts: dict[str, int] = {}
+    damaged = list(files.damaged)
+    for path in files.all:
+        if path.name.startswith(SAMPLED):
+            continue
+        try:
+            if path.suffix == ".arrows":
+                columns = [batch["version"] for batch in read_stream(path, STREAM_COLUMNS)]
+            else:
+                columns = [pq.read_table(path, columns=["version"])["version"]]
+        except (DamagedStreamError, pa.ArrowException, KeyError) as error:
+            damaged.append(DamagedSegment(path.relative_to(root).as_posix(), str(error).splitlines()[0]))
+            continue
+        for column in columns:
+            for found in column.value_counts().to_pylist():
+                counts[found["values"]] = counts.get(found["values"], 0) + found["counts"]
+    return counts, tuple(damaged)
 
 
 def _sum(rows: list[Tally]) -> Tally:

@@ -18,6 +18,7 @@ from pipelines.evaluation.limits import GateLimits
 from pipelines.evaluation.metrics import Costs
 from pipelines.evaluation.slices import SliceLimits
 from pipelines.governance.model_card import CardTexts
+from pipelines.governance.retention import RetentionPolicy
 from pipelines.monitoring.drift import DriftLimits
 from pipelines.monitoring.triggers import TriggerPolicy
 from pipelines.optimization.limits import OptimizationLimits
@@ -75,6 +76,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     rollout: Plan = Plan()
     monitoring: MonitoringPolicy = MonitoringPolicy()
     schedules: Schedules = Schedules()
+    retention: RetentionPolicy = RetentionPolicy()
     serving: ServingProfile = ServingProfile()
     serving_port: Annotated[int, msgspec.Meta(ge=1024, le=65535)] = 8500
 

@@ -125,6 +125,7 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
     bundle = read_bundle(home().bundles / evaluation["bundle"], evaluation["bundle"])
     snapshot = read_snapshot(home().snapshots, evaluation["snapshot"])
     registry = open_registry()
+    configuration = artifacts.keep_folder(find_project(project).folder)
     registered = registry.register(
         project,
         bundle,
@@ -135,7 +136,7 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
             "as_of": str(snapshot.manifest.windows.as_of),
             "commit": commit(),
             "lock": lock_id(),
-            "configuration": artifacts.keep_folder(find_project(project).folder),
+            "configuration": configuration,
             "machine": machine(),
             "python": platform.python_version(),
             "schema_version": str(bundle.schema.version),
@@ -154,8 +155,9 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
     if bundle.card_page is not None:
         keep_card(expectations_folder(), project, bundle.card_page)
     offer = {"version": registered.version, "bundle": bundle.id, "as_of": str(snapshot.manifest.windows.as_of)}
+    entry = {**offer, "configuration": configuration}
     open_ledger().append(
-        project, "registered", registered.version, offer, key=f"registered:{project}:{registered.version}"
+        project, "registered", registered.version, entry, key=f"registered:{project}:{registered.version}"
     )
     logger.info("registered %s version %s (bundle %s)", project, registered.version, bundle.id[:12])
     return offer

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 
 from contracts.slots import LoadSlot, Observation, PromoteSlot
+from pipelines.governance.archive import Archive
 from pipelines.ledger import Ledger
 from pipelines.projects import Project
 from pipelines.registry.port import Registry, Version
 from pipelines.rollout.controller import Offer, run_rollout
+from pipelines.tasks.archiving import ensure_at_hand
 from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry
 
 logger = logging.getLogger("paceline")
@@ -45,6 +47,7 @@ def open_rollout(project: str, version: str | None = None, note: str | None = No
     unfinished = [e for e in earlier if e.subject not in ended]
     if unfinished:
         logger.info("going on with the rollout %s", unfinished[-1].subject)
+        ensure_at_hand(project, found, f"for the rollout {unfinished[-1].subject}")
         return Opened(unfinished[-1].body)
     distrusted = _distrust(ledger, project, found.version)
     if champion is not None and (reason := _refusal(found, champion.version, registry, project, distrusted, note)):
@@ -60,6 +63,7 @@ def open_rollout(project: str, version: str | None = None, note: str | None = No
     )
     body: dict[str, Any] = msgspec.to_builtins(offer)
     ledger.append(project, "release.opened", offer.rollout, {**body, "note": note}, key=f"opened:{offer.rollout}")
+    ensure_at_hand(project, found, f"for the rollout {offer.rollout}")  # after the entry, which keeps it at hand
     return Opened(body)
 
 
@@ -132,6 +136,8 @@ def align_aliases(
 def roll_back(project: str, version: str | None = None, reason: str = "rolled back by hand") -> dict[str, Any]:
     """Makes a kept version (by default the champion before this one) the champion again, without steps.
 
+    An archived one is restored before.
+
     Raises:
         LookupError: there is no such version, or no earlier champion.
     """
@@ -148,7 +154,9 @@ def roll_back(project: str, version: str | None = None, reason: str = "rolled ba
         raise LookupError(f"{project} has no version {version}; kept are: {kept or 'none'}")
     rollback = f"{project}-back-to-v{version}-{0 if champion is None else champion.since_entry}"
     expected = None if champion is None else champion.version
-    seconds = asyncio.run(_put_back(found, target, rollback, expected, ledger, reason))
+    with Archive(home().archive).removals_held():
+        ensure_at_hand(project, target, f"for the rollback {rollback}")
+        seconds = asyncio.run(_put_back(found, target, rollback, expected, ledger, reason))
     aliases = align_aliases(project, ledger, registry)
     outcome = {"version": version, "from": expected, "reason": reason, "aliases": aliases, "seconds": seconds}
     ledger.append(project, "rollback", version, outcome, key=rollback)

@@ -62,8 +62,9 @@ def _evidence(found: "Found") -> "Evidence":
     """First all that is cheap; then what is in the scope is verified with all its files."""
     import msgspec
 
-    from contracts.bundle import BundleError, read_bundle
+    from contracts.bundle import MANIFEST, BundleError, read_bundle
     from pipelines.data.snapshots import SnapshotError, read_manifest, read_snapshot
+    from pipelines.governance.archive import Archive, ArchiveError
     from pipelines.governance.lineage_evidence import KINDS_READ, Evidence
     from pipelines.governance.lineage_trace import scope
     from pipelines.monitoring.predictions import find_prediction
@@ -80,6 +81,7 @@ def _evidence(found: "Found") -> "Evidence":
         tallies=() if is_prediction else count_by_version(log),
     )
     within = scope(found.kind, found.id, known)
+    store = Archive(home().archive)
     snapshots, problems = {}, dict[str, str]()
     for bundle in within.bundles:
         try:
@@ -87,6 +89,8 @@ def _evidence(found: "Found") -> "Evidence":
         except BundleError as error:
             if (home().bundles / bundle).exists():
                 problems[bundle] = str(error)
+            elif store.has("bundles", bundle) and (damage := store.damage("bundles", bundle)) is not None:
+                problems[bundle] = f"in the archive {damage}"
     for snapshot in within.snapshots:
         try:
             snapshots[snapshot] = msgspec.to_builtins(read_manifest(home().snapshots, snapshot))
@@ -94,14 +98,27 @@ def _evidence(found: "Found") -> "Evidence":
         except SnapshotError as error:
             if (home().snapshots / snapshot).exists():
                 problems[snapshot] = str(error)
+            elif store.has("snapshots", snapshot):
+                try:
+                    snapshots[snapshot] = msgspec.json.decode(store.read("snapshots", snapshot, MANIFEST))
+                except ArchiveError as damage:
+                    problems[snapshot] = str(damage)
     return msgspec.structs.replace(known, snapshots=snapshots, problems=problems)
 
 
 def _manifests() -> dict[str, Any]:
-    """The manifests of all bundles on disk that can be read."""
-    from contracts.bundle import BundleError, read_manifest
+    """The manifests of all bundles that can be read, at hand or in the archive."""
+    import msgspec
 
-    found = {}
+    from contracts.bundle import MANIFEST, BundleError, Manifest, read_manifest
+    from pipelines.governance.archive import Archive, ArchiveError
+
+    found, store = {}, Archive(home().archive)
+    for name in store.names("bundles"):
+        try:
+            found[name] = msgspec.json.decode(store.read("bundles", name, MANIFEST), type=Manifest)
+        except (ArchiveError, msgspec.DecodeError):
+            continue  # the same
     for path in home().bundles.glob("[!.]*"):
         try:
             found[path.name] = read_manifest(path, path.name)[1]

@@ -12,22 +12,26 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.governance.archive import Archive, Kind
 from pipelines.tasks import reproducing
 from pipelines.wiring import MADE_OF, REPOSITORY, open_ledger, open_registry
 from tests.fixtures.small_installation import PROJECT
 from tests.integration.reproduction.conftest import Installation
 
 USER = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false")
+# all that a process gets from where it was started, unlike what the reproduction gets
+ELSEWHERE = {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "4", "TZ": "Asia/Tokyo", "LC_ALL": "C", "COLUMNS": "77"}
+# a champion is there, so that what depends on it would be seen; gates may fail, a small model is none to be proud of
 TRAIN = """
 import sys
 from pipelines.tasks import judging, optimising, retraining, searching
+from pipelines.wiring import open_ledger
 planned = retraining.plan_trials("flight_delay", sys.argv[1], ["boosted_trees"])
 outcomes = [searching.run_trial("flight_delay", trial) for trial in planned]
 candidate = optimising.optimise("flight_delay", searching.best_of("flight_delay", planned, outcomes))
-bundle = judging.build_bundle("flight_delay", candidate)
-found = bundle.baseline.metrics
-evaluation = {"passed": True, "bundle": bundle.id, "snapshot": sys.argv[1], "candidate": candidate,
-              "comparison": {"challenger": found}, "gates": []}
+alone = judging.build_bundle("flight_delay", candidate)
+open_ledger().swap_champion("flight_delay", None, "0", alone.id, "by hand", "so that there is one")
+evaluation = {**judging.evaluate("flight_delay", candidate), "passed": True}
 print(judging.register("flight_delay", evaluation)["version"])
 """
 
@@ -57,7 +61,7 @@ def user_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def version(installation: Installation, user_clone: Path) -> str:
     """A version that was trained in the clone, by a project folder that is not in it."""
-    done = _python(user_clone, "-c", TRAIN, installation.snapshot)
+    done = _python(user_clone, "-c", TRAIN, installation.snapshot, **ELSEWHERE)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[-1]
 
@@ -67,16 +71,25 @@ def _its_commits(user_clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACELINE_REPOSITORY", str(user_clone))
 
 
-def test_a_version_is_made_again_byte_for_byte_twice_and_nothing_but_the_ledger_knows(
+def test_a_version_is_made_again_byte_for_byte_twice_also_from_the_archive_and_nothing_but_the_ledger_knows(
     installation: Installation, user_clone: Path, version: str
 ) -> None:
     registered, bundles = open_registry().versions(PROJECT), sorted((installation.home / "bundles").iterdir())
     assert registered[-1].tags["commit"] == _git(user_clone, "rev-parse", "HEAD").strip()
-    for _ in range(2):
-        done = _paceline("reproduce", PROJECT, version, "--json")
-        assert done.exit_code == 0, done.output
-        result = json.loads(done.stdout)
-        assert (result["outcome"], result["made"]) == ("equal", registered[-1].bundle)
+    hot: list[tuple[Kind, Path]] = [
+        ("bundles", installation.home / "bundles" / registered[-1].bundle),
+        ("snapshots", installation.home / "snapshots" / installation.snapshot),
+    ]
+    _reproduced(version, registered[-1].bundle)
+    for kind, folder in hot:
+        Archive(installation.home / "archive").put(kind, folder.name, folder)
+        folder.rename(folder.with_name(f".away-{folder.name}"))
+    try:
+        _reproduced(version, registered[-1].bundle)
+        assert [folder for _, folder in hot if folder.exists()] == []
+    finally:
+        for _, folder in hot:
+            folder.with_name(f".away-{folder.name}").rename(folder)
     entries = open_ledger().entries(project=PROJECT, kinds=("reproduction",))
     assert [(entry.subject, entry.body["outcome"]) for entry in entries] == [(version, "equal")] * 2
     assert open_registry().versions(PROJECT) == registered
@@ -149,6 +162,13 @@ def test_code_that_lies_inside_of_another_clone_has_no_commit_of_its_own(user_cl
     shutil.rmtree(inside)
 
 
+def _reproduced(version: str, bundle: str) -> None:
+    done = _paceline("reproduce", PROJECT, version, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["outcome"], result["made"]) == ("equal", bundle)
+
+
 def _tag(version: str, commit: str) -> None:
     open_registry().set_tags(PROJECT, version, {"commit": commit})
 
@@ -157,12 +177,12 @@ def _paceline(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
-def _python(code: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _python(code: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PACELINE_COMMIT"}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd="/",
-        env={**environment, "PYTHONPATH": str(code)},
+        env={**environment, **more, "PYTHONPATH": str(code)},
         capture_output=True,
         text=True,
         timeout=300,

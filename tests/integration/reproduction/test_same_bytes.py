@@ -18,7 +18,6 @@ from tests.integration.reproduction.conftest import Installation
 SOMEWHERE = {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C", "COLUMNS": "80"}
 ELSEWHERE = {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "4", "TZ": "America/New_York", "LC_ALL": "C.UTF-8"}
 TRIALS: list[tuple[str, dict[str, Any], str]] = [
-    ("boosted_trees", {"trees": 40}, "fp32"),
     ("neural_net", {"epochs": 1, "hidden": [32, 16]}, "pruned_units_50_int8"),
 ]
 

@@ -75,7 +75,16 @@ def test_the_retrain_goes_from_window_to_registration(dags: dict[str, Any], proj
 @pytest.mark.parametrize("project", PROJECTS)
 def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: dict[str, Any], project: str) -> None:
     task = dags[f"{project}.watch"].get_task("compact_log")
-    assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), set())
+    assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), {"archive_versions"})
+
+
+def test_versions_are_archived_whatever_became_of_the_log_and_of_the_watch(dags: dict[str, Any]) -> None:
+    task = dags["flight_delay.watch"].get_task("archive_versions")
+    assert (task.trigger_rule, task.upstream_task_ids, task.downstream_task_ids) == (
+        "all_done",
+        {"compact_log"},
+        set(),
+    )
 
 
 @pytest.mark.parametrize("project", PROJECTS)
