@@ -30,7 +30,7 @@ def take_snapshot(project: str, windows: dict[str, Any]) -> str:
 def validate(project: str, snapshot: str) -> str:
     from pipelines.tasks import retraining
 
-    return retraining.validate(project, snapshot)
+    return retraining.validate(project, snapshot, get_current_context()["params"]["accept_shifts"])
 
 
 @task(**NO_RETRY)
@@ -94,6 +94,15 @@ def _form(trainers: list[str]) -> dict[str, Any]:
             description="For the ledger: what made you start it.",
             maxLength=500,
             section="Why",
+        ),
+        "accept_shifts": Param(
+            None,
+            type=["null", "string"],
+            minLength=5,
+            maxLength=500,
+            title="Accept shifts",
+            description="When the data differs from the last accepted snapshot and the change is real: say why.",
+            section="Data",
         ),
         "trainers": Param(
             trainers,

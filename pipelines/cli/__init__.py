@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from pipelines.cli import measuring, server, versions, workflows
+from pipelines.cli import measuring, server, training, versions, workflows
 from pipelines.cli.console import err
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(training.app)
 app.add_typer(workflows.app)
 app.add_typer(versions.app)
 app.add_typer(measuring.app)

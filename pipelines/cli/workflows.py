@@ -1,4 +1,4 @@
-"""The commands that do what the DAGs do: data, training, rollouts, monitoring, and the demo."""
+"""The commands that do what the DAGs do: ingests, rollouts, monitoring, and the demo."""
 
 import asyncio
 import os
@@ -15,12 +15,6 @@ import typer
 from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show, show_lines, until_signal
 
 app = typer.Typer()
-Trials = Annotated[
-    int | None, typer.Option(min=1, help="How many in all, the plan's own first; default: as project.yaml says.")
-]
-Minutes = Annotated[
-    float | None, typer.Option(min=0.01, help="Of training in all trials of the search; default: as project.yaml says.")
-]
 
 
 class GraphForm(StrEnum):
@@ -40,99 +34,6 @@ def ingest(project: ProjectName, as_json: Json = False) -> None:
     from pipelines.tasks import ingesting
 
     show(ingesting.ingest(project), as_json)
-
-
-@app.command()
-def snapshot(project: ProjectName, as_of: AsOf = "", as_json: Json = False) -> None:
-    """Take a snapshot of the labelled data as of a date, and validate it."""
-    from pipelines.tasks import retraining
-
-    windows = retraining.choose_window(project, _today(as_of))
-    taken = retraining.validate(project, retraining.take_snapshot(project, windows))
-    show({"snapshot": taken, "windows": windows}, as_json)
-
-
-@app.command()
-def train(
-    project: ProjectName,
-    snapshot: Annotated[str, typer.Option("--snapshot", help="The id that `paceline snapshot` printed.")],
-    trainer: Annotated[
-        list[str] | None, typer.Option("--trainer", help="Only this trainer's trials; repeatable.")
-    ] = None,
-    trials: Trials = None,
-    minutes: Minutes = None,
-    as_json: Json = False,
-) -> None:
-    """Train the project's trials on a snapshot, and optimise the best; prints the candidate's id for `evaluate`.
-
-    Each trial is a process of its own: one that fails or is killed does not end the others. A search
-    (`training.search` in project.yaml) goes on where it was interrupted when the same command is given again.
-    """
-    from pipelines.tasks import artifacts, optimising, retraining
-
-    planned = retraining.plan_trials(project, snapshot, trainer, trials, minutes)
-    candidate = optimising.optimise(project, _best_of(project, planned))
-    show({"candidate": artifacts.keep_json(candidate), **candidate}, as_json)
-
-
-def _best_of(project: str, planned: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs the trials under a line that says how far they are, and returns the chosen one."""
-    from pipelines.tasks import searching, trial_processes
-
-    with err.status("starting the first trial") as status:
-        outcomes = trial_processes.run_trials(project, planned, lambda now: status.update(_trials_line(now)))
-    return searching.best_of(project, planned, outcomes)
-
-
-def _trials_line(now: Any) -> str:
-    running = f": {', '.join(now.running)}" if now.running else ""
-    best = "" if now.best is None else f", best so far {now.best[0]:.4f} ({now.best[1]})"
-    left = "" if now.minutes_left is None else f", {now.minutes_left:.1f} minutes left"
-    return f"trial {min(now.done + 1, now.planned)} of {now.planned}{running}{best}{left}"
-
-
-@app.command()
-def evaluate(
-    project: ProjectName,
-    candidate: Annotated[str, typer.Option("--candidate", help="The id that `paceline train` printed.")],
-    register: Annotated[
-        bool, typer.Option("--register", help="Register it as challenger when every gate passes.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Judge a candidate by the gates, against the champion on the same held-out rows. Exit code 2 when a gate fails."""
-    from pipelines.tasks import artifacts, judging
-
-    evaluation = judging.evaluate(project, artifacts.read_json(candidate))
-    result = {key: value for key, value in evaluation.items() if key != "candidate"}
-    if register and evaluation["passed"]:
-        result["registered"] = judging.register(project, evaluation)
-    show(result, as_json)
-    if not evaluation["passed"]:
-        raise typer.Exit(2)
-
-
-@app.command()
-def retrain(
-    project: ProjectName,
-    as_of: AsOf = "",
-    trigger: Annotated[str, typer.Option(help="schedule, drift, performance, alert or manual.")] = "manual",
-    reason: Annotated[str, typer.Option(help="For the ledger.")] = "",
-    trials: Trials = None,
-    minutes: Minutes = None,
-    as_json: Json = False,
-) -> None:
-    """The whole way from data to a registered challenger. Exit code 2 when a gate fails."""
-    from pipelines.tasks import judging, optimising, retraining
-
-    windows = retraining.choose_window(project, _today(as_of), trigger, reason)
-    taken = retraining.validate(project, retraining.take_snapshot(project, windows))
-    planned = retraining.plan_trials(project, taken, None, trials, minutes)
-    evaluation = judging.evaluate(project, optimising.optimise(project, _best_of(project, planned)))
-    if not evaluation["passed"]:
-        err.print(judging.why_the_champion_stays(evaluation))
-        raise typer.Exit(2)
-    show({**judging.register(project, evaluation), "gates": evaluation["gates"]}, as_json)
 
 
 @app.command()

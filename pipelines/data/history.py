@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS, VALUES = "the same past events", "the same past values"
+NAMES = (ROWS, VALUES)
 _RELATIVE_TOLERANCE = 1e-6  # a source may store float32 one day, and float64 the next
 
 

@@ -37,7 +37,7 @@ class ShiftRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Fields in `seasonal` move with the year: each has a limit of its own in place of `mean`, over all rows, and
     `seasonal_newest` is that of their newest rows. They and the label are compared only with a snapshot whose newest
-    window ends at most `days` days away, over all rows only when half of the days are the same.
+    window ends at most `days` days away, over all rows only when most of the days are the same.
     """
 
     level: Level = "error"

@@ -14,8 +14,9 @@ from pipelines.data.rules import Failure, ShiftRules
 
 NUMBERS, SPREAD, MISSING, WORDS, HOURS = "same scale", "same spread", "same gaps", "same words", "same hours"
 SEGMENT, DISTINCT, LABEL = "no word lost", "no exploding vocabulary", "same share of the label"
+NAMES = (NUMBERS, SPREAD, MISSING, WORDS, HOURS, SEGMENT, DISTINCT, LABEL)
 _LOST = 0.25  # of a word's share must be left
-_SHARED_DAYS = 0.5
+_SHARED_DAYS = 0.6
 _CHANCE = 4.0  # standard errors: of some hundred comparisons none should be beyond by chance
 
 

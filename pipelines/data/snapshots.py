@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -231,12 +231,21 @@ def earliest_day(events: ibis.Table, schema: DeclaredSchema) -> date:
     Raises:
         SnapshotError: the source has no time column, or no event.
     """
+    return _day_of(events, schema, "min")
+
+
+def latest_day(events: ibis.Table, schema: DeclaredSchema) -> date:
+    """The day of the last event; raises as `earliest_day`."""
+    return _day_of(events, schema, "max")
+
+
+def _day_of(events: ibis.Table, schema: DeclaredSchema, which: Literal["min", "max"]) -> date:
     if schema.time not in events.columns:
         raise SnapshotError(f"the source has no column {schema.time!r} (time); found {', '.join(events.columns)}")
-    first = events[schema.time].min().to_pyarrow().as_py()
-    if first is None:
+    moment = getattr(events[schema.time], which)().to_pyarrow().as_py()
+    if moment is None:
         raise SnapshotError("the source has no event: ingest first")
-    day: date = first.date()
+    day: date = moment.date()
     return day
 
 

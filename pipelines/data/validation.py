@@ -118,6 +118,11 @@ def keep_card(context_root: Path, project: str, page: str) -> Path:
     return file
 
 
+def is_shift(failure: Failure) -> bool:
+    """Whether it is about how a snapshot differs from the last accepted one, which a person may accept."""
+    return failure.expectation in {*shifts.NAMES, *history.NAMES}
+
+
 def write_suite(
     declared: DeclaredSchema, label: Label, rules: ValidationRules, context_root: Path, project: str
 ) -> Path:

@@ -17,6 +17,10 @@ from pipelines.wiring import LOCK, expectations_folder, find_project, home, open
 
 logger = logging.getLogger("paceline")
 URGENT = ("performance", "alert")  # triggers that train on the emergency window, where the project has one
+_HOW_TO_ACCEPT = (
+    " (a change that is real is accepted by a person who has looked at it: --accept-shifts NOTE, or the field of that"
+    " name in the form of the retrain)"
+)
 TRIGGERS = ("schedule", "drift", "performance", "alert", "manual")
 
 
@@ -41,6 +45,17 @@ def choose_window(project: str, as_of: str, trigger: str = "manual", reason: str
     open_ledger().append(project, "trigger", as_of, {"trigger": trigger, "reason": reason, "windows": built})
     logger.info("windows as of %s (%s): %s", as_of, trigger, built)
     return built
+
+
+def latest_day(project: str) -> date:
+    """The day of the last event that the warehouse has."""
+    from pipelines.data import snapshots
+
+    found = find_project(project)
+    connection, events = _events(found)
+    last = snapshots.latest_day(events, found.schema)
+    connection.disconnect()
+    return last
 
 
 def take_snapshot(project: str, windows: dict[str, Any]) -> str:
@@ -102,7 +117,8 @@ def validate(project: str, snapshot: str, accept_shifts: str | None = None) -> s
     for failure in checked.failures:
         logger.warning("%s", failure)
     if not checked.passed:
-        listed = "; ".join(str(failure) for failure in checked.failures if failure.level == "error")
+        errors = [failure for failure in checked.failures if failure.level == "error"]
+        listed = "; ".join(map(str, errors)) + (_HOW_TO_ACCEPT if any(map(validation.is_shift, errors)) else "")
         raise DataRejectedError(f"snapshot {snapshot[:12]} failed validation, the champion stays. {listed}")
     return snapshot
 
