@@ -4,10 +4,9 @@ from datetime import date
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from contracts.bundle import CARD
-from pipelines.cli.console import AsOf, Json, ProjectName, err, show
+from pipelines.cli.console import AsOf, Json, ProjectName, err, show, show_lines
 
 app = typer.Typer()
 Trials = Annotated[
@@ -78,7 +77,7 @@ def train(
     if evaluate or register:
         result |= _evaluated(project, candidate, register=register)
     result["next"] = _next_after_training(project, result)
-    show(result, as_json, lambda: _training_text(project, result))
+    show_lines(result, as_json, _training_text(project, result))
     if not result.get("passed", True):
         raise typer.Exit(2)
 
@@ -116,17 +115,17 @@ def _training_text(project: str, result: dict[str, Any]) -> str:
     lines = [f"as of {result['as_of']}: {result['why']}"] if "as_of" in result else []
     lines.append(f"snapshot   {result['snapshot']}")
     lines.append(f"candidate  {result['candidate']} ({result['trainer']}, {result['optimization']})")
-    lines += [
-        f"{'passed' if gate['passed'] else 'FAILED'}     {gate['name']}: {gate['reason']}"
-        for gate in result.get("gates", ())
-    ]
+    if gates := result.get("gates"):
+        failed = [gate for gate in gates if not gate["passed"]]
+        lines.append(f"gates      {len(gates) - len(failed)} of {len(gates)} passed")
+        lines += [f"failed     {gate['name']}: {gate['reason']}" for gate in failed]
     if "model_card" in result:
         lines.append(f"model card {result['model_card']}")
         lines.append(f"report     {result['report']}")
     if "registered" in result:
         lines.append(f"registered version {result['registered']['version']} of {project}")
     lines += [f"next       {command}" for command in result["next"]]
-    return "\n".join(map(escape, lines))
+    return "\n".join(lines)
 
 
 def _best_of(project: str, planned: list[dict[str, Any]]) -> dict[str, Any]:
