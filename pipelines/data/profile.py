@@ -31,7 +31,6 @@ class Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     missing: float
     mean: float
     standard_deviation: float
-    quartiles: tuple[float, float, float]
 
 
 class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="words"):
@@ -134,14 +133,8 @@ def _numbers(column: pa.ChunkedArray) -> Numbers:
     missing = 1 - len(values) / max(1, len(column))
     values = values[np.isfinite(values)]
     if not len(values):
-        return Numbers(missing=_short(missing), mean=0.0, standard_deviation=0.0, quartiles=(0.0, 0.0, 0.0))
-    first, middle, third = (_short(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
-    return Numbers(
-        missing=_short(missing),
-        mean=_short(values.mean()),
-        standard_deviation=_short(values.std()),
-        quartiles=(first, middle, third),
-    )
+        return Numbers(missing=_short(missing), mean=0.0, standard_deviation=0.0)
+    return Numbers(missing=_short(missing), mean=_short(values.mean()), standard_deviation=_short(values.std()))
 
 
 def _words(column: pa.ChunkedArray) -> Words:

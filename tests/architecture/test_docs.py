@@ -56,3 +56,16 @@ def test_every_setting_of_the_model_server_is_on_its_page() -> None:
     page = (ROOT / "docs" / "serving.md").read_text()
     rows = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \|", page, re.MULTILINE)
     assert sorted(re.findall(r"`([A-Z_]+)`", " ".join(rows))) == sorted(SETTINGS)
+
+
+def test_every_key_of_a_project_and_of_its_validation_is_on_its_page() -> None:
+    from pipelines.data.rules import ShiftRules, ValidationRules
+    from pipelines.projects.definition import ProjectFile
+
+    for page, keys in (
+        ("projects.md", ProjectFile.__struct_encode_fields__),
+        ("data.md", ValidationRules.__struct_encode_fields__),
+        ("data.md", ShiftRules.__struct_encode_fields__),
+    ):
+        text = (ROOT / "docs" / page).read_text()
+        assert [key for key in keys if f"`{key}`" not in text and f"`{key}:" not in text] == [], page
