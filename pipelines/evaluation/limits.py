@@ -4,6 +4,11 @@ from typing import Literal
 
 import msgspec
 
+from pipelines.evaluation.privacy import PrivacyLimits
+from pipelines.evaluation.references import ReferenceLimits
+from pipelines.evaluation.robustness import RobustnessLimits
+from pipelines.evaluation.sanity import SanityLimits
+
 Metric = Literal[
     "log_loss", "brier", "auc", "average_precision", "calibration_error", "cost", "f1", "recall", "false_positive_rate"
 ]
@@ -41,6 +46,7 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     `false_positive_rate_max`, `latency_us_p99_max` (one row, µs), `latency_us_p99_max_32_rows` and `minimum_test_rows`.
 
     `resamples` of the bootstrap cost time and no memory; below 1,000 the tails that few days need are rough.
+    What `references`, `sanity`, `robustness` and `privacy` ask is explained there, and in docs/scrutiny.md.
     """
 
     promote_when: PromoteWhen = "not_worse"
@@ -64,6 +70,10 @@ class GateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     latency_us_margin: float = 500.0
     minimum_test_rows: int = 500
     resamples: int = 2000
+    references: ReferenceLimits = ReferenceLimits()
+    sanity: SanityLimits = SanityLimits()
+    robustness: RobustnessLimits = RobustnessLimits()
+    privacy: PrivacyLimits = PrivacyLimits()
 
     def __post_init__(self) -> None:
         for key in _SHARES:

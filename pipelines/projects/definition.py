@@ -53,7 +53,11 @@ class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The keys of `project.yaml`. Raises ValueError, naming the key, where two slices contradict each other."""
+    """The keys of `project.yaml`. Raises ValueError, naming the key, where two slices contradict each other.
+
+    `sensitive` says that it must not be found out from the model whose records it was trained on: then membership
+    inference is tried on every challenger, and gated by `gates.privacy`.
+    """
 
     name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,62}$")]
     title: Text
@@ -64,6 +68,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     schema: DeclaredSchema
     card: CardTexts = CardTexts()
     decision_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    sensitive: bool = False
     split: SplitRule = SplitRule()
     emergency_split: SplitRule | None = None
     validation: ValidationRules = ValidationRules()
@@ -94,6 +99,16 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if unknown := set(self.validation.shifts.seasonal) - set(names):
             listed = ", ".join(sorted(unknown))
             raise ValueError(f"validation.shifts.seasonal: {listed} is not among {', '.join(names)}")
+        if leaked := sorted(set(self.gates.sanity.known_after) & set(names)):
+            raise ValueError(
+                f"gates.sanity.known_after: {', '.join(leaked)} is known only after the event, and a field of the "
+                "schema; leave it out of schema.fields"
+            )
+        moments = [field.name for field in self.schema.fields if field.kind == "timestamp"]
+        if unknown := set(self.gates.sanity.planned) - set(moments):
+            raise ValueError(
+                f"gates.sanity.planned: {', '.join(sorted(unknown))} is no timestamp among {', '.join(moments)}"
+            )
         columns = {column for field in self.schema.fields for column in field.columns}
         if unknown := set(self.monitoring.drift.ignored) - columns - set(names):
             raise ValueError(f"monitoring.drift.ignored: {', '.join(sorted(unknown))} is not among {', '.join(names)}")

@@ -92,6 +92,12 @@ def card_evidence(sections: Mapping[str, Any]) -> dict[str, Any]:
         },
         "slices": {"declared": [{key: part[key] for key in _OF_A_SLICE} for part in sliced["declared"]]},
         "fairness": sections["fairness"],
+        "references": {
+            **sections["references"],
+            "references": [found for found in sections["references"]["references"] if found["name"] != "champion"],
+        },
+        "robustness": sections["robustness"],
+        "privacy": sections["privacy"],
     }
     rounded: dict[str, Any] = _rounded(evidence)
     return rounded

@@ -76,10 +76,7 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     case = _case(found, candidate, None if champion is None else champion.bundle)
     compared, baseline, sections = _alone(case)
     bundle = _bundle(case, candidate, baseline, sections)
-    sections += [
-        # scrutiny: the sections of `scrutinising` (sanity, leaks, references, robustness, privacy) join here
-        _timed(case),
-    ]
+    sections.append(_timed(case))
     gates = [gate for section in sections for gate in section.gates]
     came_out = outcome.decide(compared, gates, found.gates)
     gates += outcome.superiority_gates(compared, found.gates)
@@ -197,11 +194,12 @@ def _case(project: Project, candidate: dict[str, Any], champion: str | None) -> 
 def _alone(case: Case) -> tuple[Comparison, Baseline, list[Section]]:
     """The comparison, the baseline, and the sections from which the model card takes what is about the model alone."""
     from pipelines.evaluation.baseline import make_baseline
+    from pipelines.tasks.scrutinising import scrutinise
 
     compared, quality = _compared(case)
     training = encoded(case.project, case.snapshot, case.schema, "train")
     baseline = make_baseline(case.schema, training.features, case.scores, compared.challenger)
-    return compared, baseline, [quality, _sliced(case, baseline), _fair(case)]
+    return compared, baseline, [quality, _sliced(case, baseline), _fair(case), *scrutinise(case)]
 
 
 def _bundle(case: Case, candidate: dict[str, Any], baseline: Baseline, sections: list[Section]) -> Bundle:
