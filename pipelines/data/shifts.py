@@ -80,7 +80,7 @@ class _Comparison:
         apart = abs(now.mean - before.mean)
         if apart > deviation * (limit + _CHANCE * sqrt(self._noise)):
             times = f", {now.mean / before.mean:.3g} times" if before.mean else ""
-            far = f"{apart / deviation:.2g} standard deviations" if deviation else "all had one value"
+            far = f"{apart / deviation:,.3g} standard deviations" if deviation else "all had one value"
             yield self._failure(
                 NUMBERS,
                 name,
