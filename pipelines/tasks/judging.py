@@ -1,7 +1,6 @@
 """From a candidate to a registered challenger: its bundle, the comparison with the champion, gates, registry."""
 
 import logging
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +25,10 @@ from pipelines.tasks.groupings import fairness_groupings, slice_groupings
 from pipelines.tasks.reporting import write_report
 from pipelines.tasks.spending import spent_tags
 from pipelines.wiring import (
-    commit,
     expectations_folder,
     find_project,
     home,
     lock_id,
-    machine,
     open_ledger,
     open_registry,
 )
@@ -131,11 +128,9 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
         tags={
             "snapshot": snapshot.id,
             "as_of": str(snapshot.manifest.windows.as_of),
-            "commit": commit(),
             "lock": lock_id(),
             "configuration": configuration,
-            "machine": machine(),
-            "python": platform.python_version(),
+            **candidate["made_by"],
             "schema_version": str(bundle.schema.version),
             "optimization": candidate["optimization"],
             "chosen": candidate["name"],

@@ -1,6 +1,7 @@
 """From new labelled data to trials: windows, snapshot, validation, training."""
 
 import logging
+import platform
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -13,7 +14,7 @@ from pipelines.projects import Project
 from pipelines.tasks import artifacts
 from pipelines.tasks.features import encoded
 from pipelines.tasks.spending import spending
-from pipelines.wiring import LOCK, expectations_folder, find_project, home, open_ledger
+from pipelines.wiring import LOCK, commit, expectations_folder, find_project, home, machine, open_ledger
 
 logger = logging.getLogger("paceline")
 URGENT = ("performance", "alert")  # triggers that train on the emergency window, where the project has one
@@ -193,6 +194,12 @@ def train(project: str, trial: dict[str, Any], on_step: Callable[[int, float], N
         "daily": msgspec.to_builtins(trained.daily),
         "parity": msgspec.to_builtins(trained.parity),
         "spent": spent,
+        "made_by": {
+            "commit": commit(),
+            "machine": machine(),
+            "python": platform.python_version(),
+            "device": trained.device,
+        },
     }
 
 

@@ -83,13 +83,20 @@ class FittedNet:
     """A fitted net: its own log odds, and the same as nodes of a graph."""
 
     def __init__(
-        self, net: Any, preparation: Preparation, width: int, curve: list[dict[str, float]], steps: int
+        self,
+        net: Any,
+        preparation: Preparation,
+        width: int,
+        curve: list[dict[str, float]],
+        steps: int,
+        device: str = "cpu",
     ) -> None:
         self._net = net
         self._preparation = preparation
         self._width = width
         self.curve = curve
         self.steps = steps  # the epoch whose weights these are
+        self.device = device
 
     def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """The log odds of label 1, shape (rows,)."""
@@ -151,7 +158,8 @@ def fit(
     finally:
         torch.set_num_threads(threads)
     steps = descent.best_epoch if isinstance(until, Rows) else descent.epoch
-    return FittedNet(descent.net, preparation, len(schema.columns), descent.curve, steps)
+    device = "cpu" if hardware == CPU else f"{torch.cuda.get_device_name()}: {hardware}"
+    return FittedNet(descent.net, preparation, len(schema.columns), descent.curve, steps, device)
 
 
 def _network(preparation: Preparation, parameters: NeuralNet) -> Any:

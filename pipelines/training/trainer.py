@@ -54,7 +54,7 @@ class DailyLoss(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished trial. `parameters` are complete; `seconds` is for people and never part of what is hashed."""
+    """One finished trial. `parameters` are complete; `device` and `seconds` are never part of what is hashed."""
 
     trainer: str
     parameters: dict[str, Any]
@@ -65,6 +65,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     curve: list[dict[str, float]]
     parity: Parity
+    device: str
     seconds: float
 
 
@@ -138,6 +139,7 @@ def train(
         steps=final.steps,
         curve=first.curve,
         parity=parity,
+        device=getattr(final, "device", "cpu"),  # a trainer that knows of nothing else runs on the processor
         seconds=time.monotonic() - started,
     )
 
