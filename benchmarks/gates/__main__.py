@@ -33,8 +33,10 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="paceline-gates-") as folder, console.status("starting") as status:
         matrix = Matrix(Path(folder), status.update)
-        controls = [matrix.run(None, trainer) for trainer in sorted({fault.trainer for fault in chosen})]
-        if refused := [control for control in controls if control.part is not None]:
+        controls = {trainer: matrix.run(None, trainer) for trainer in sorted({fault.trainer for fault in chosen})}
+        # what is planted in a form of the graph is judged by optimisation alone, whatever becomes of the model
+        judged = {fault.trainer for fault in chosen if not fault.forms}
+        if refused := [controls[trainer] for trainer in sorted(judged) if controls[trainer].part is not None]:
             for control in refused:
                 console.print(f"{control.what} is refused: {control.caught_by}: {control.reason}")
             return 1

@@ -46,6 +46,7 @@ class Matrix:
     def __init__(self, folder: Path, progress: Callable[[str], None]) -> None:
         self._folder, self._progress = folder, progress
         self._base = folder / "base"
+        self._sound: frozenset[str] = frozenset()  # the forms of the graph that clean retrains have accepted
         self._write_projects(folder / "projects")
         shutil.copytree(
             REPOSITORY / "great_expectations",
@@ -68,10 +69,12 @@ class Matrix:
         started = time.monotonic()
         try:
             with nullcontext() if fault is None else fault.plant():
-                outcome = _retrained(fault, fault.trainer if fault else trainer)
+                outcome, accepted = _retrained(fault, fault.trainer if fault else trainer, self._sound)
         finally:
             shutil.rmtree(home)
             self._at(self._base)
+        if fault is None:
+            self._sound |= accepted
         return msgspec.structs.replace(outcome, seconds=time.monotonic() - started)
 
     def _at(self, home: Path) -> None:
@@ -124,7 +127,8 @@ def _evaluated(as_of: str, trainer: str, reached: Callable[[str], None] = lambda
     return judging.evaluate(PROJECT, candidate)
 
 
-def _retrained(fault: Fault | None, trainer: str) -> Outcome:
+def _retrained(fault: Fault | None, trainer: str, sound: frozenset[str]) -> tuple[Outcome, frozenset[str]]:
+    """What became of it, and the forms of the graph that were accepted. `sound` are those of a clean retrain."""
     named = ("no fault", "control", f"a clean retrain of {trainer}") if fault is None else fault[:3]
     part = PARTS[0]
 
@@ -136,31 +140,40 @@ def _retrained(fault: Fault | None, trainer: str) -> Outcome:
     try:
         evaluation = _evaluated(AS_OF, trainer, reached)
     except Exception as error:  # noqa: BLE001 (whatever stops a retrain is what is looked for)
-        return msgspec.structs.replace(base, part=part, **_stopped(error), warnings=_warnings())
+        return msgspec.structs.replace(base, part=part, **_stopped(error), warnings=_warnings()), frozenset()
+    judged = _forms(evaluation)
+    accepted = frozenset(form["name"] for form in judged if form["accepted"])
     if fault is not None and fault.forms:
-        return _of_forms(base, fault.forms, evaluation)
+        return _of_forms(base, [form for form in judged if form["name"] in sound & set(fault.forms)]), accepted
     failed = tuple(gate["name"] for gate in evaluation["gates"] if not gate["passed"])
-    return msgspec.structs.replace(
+    outcome = msgspec.structs.replace(
         base,
         part="evaluation" if failed else None,
         caught_by=failed,
         reason=_short(_failed(evaluation)),
         warnings=_warnings(),
     )
+    return outcome, accepted
 
 
-def _of_forms(base: Outcome, forms: Sequence[str], evaluation: dict[str, Any]) -> Outcome:
-    """Whether optimisation refused each of the broken forms."""
+def _forms(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """What optimisation said of each form of the graph."""
     from pipelines.tasks import artifacts
 
-    judged = artifacts.read_json(evaluation["candidate"]["optimization_evidence"])["candidates"]
-    broken = [candidate for candidate in judged if candidate["name"] in forms and candidate["size_bytes"] is not None]
+    judged: list[dict[str, Any]] = artifacts.read_json(evaluation["candidate"]["optimization_evidence"])["candidates"]
+    return judged
+
+
+def _of_forms(base: Outcome, broken: Sequence[dict[str, Any]]) -> Outcome:
+    """Whether optimisation refused each of the broken forms, which it accepts in a clean retrain."""
+    if not broken:
+        reason = "a clean retrain accepts none of these forms: nothing was tested"
+        return msgspec.structs.replace(base, reason=reason)
     if accepted := [candidate for candidate in broken if candidate["accepted"]]:
         reason = "; ".join(f"{candidate['name']} is accepted: {candidate['reason']}" for candidate in accepted)
         return msgspec.structs.replace(base, reason=_short(reason))
-    worst = broken[0] if broken else {"reason": "no such form was made"}
     return msgspec.structs.replace(
-        base, part="optimisation", caught_by=("non-inferiority of forms",), reason=_short(worst["reason"])
+        base, part="optimisation", caught_by=("non-inferiority of forms",), reason=_short(broken[0]["reason"])
     )
 
 
