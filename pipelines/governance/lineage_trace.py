@@ -193,6 +193,8 @@ def _add_evaluation(builder: GraphBuilder, bundle: str, found: Evidence) -> None
     passed = sum(gate["passed"] for gate in gates)
     champion = entry.body.get("champion")
     facts = {gate["name"]: f"{'passed' if gate['passed'] else 'FAILED'}: {gate['reason']}" for gate in gates}
+    if "outcome" in entry.body:
+        facts["outcome"] = f"{entry.body['outcome']}: {entry.body.get('reason', '')}"
     facts["against"] = f"version {champion}" if champion else "no champion yet"
     node = Node(
         kind="evaluation",

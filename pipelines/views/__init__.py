@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pipelines.views.exchanging import exchange
 from pipelines.views.tracing import (
     lineage,
     lineage_links,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.projects import Project
 
 __all__ = [
+    "exchange",
     "lineage",
     "lineage_links",
     "lineage_text",

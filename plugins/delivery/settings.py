@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from delivery.failures import record_failure
+from delivery.lineage import tell_lineage
 from pipelines.projects import Project
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -20,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=10),
     "execution_timeout": timedelta(minutes=30),
     "on_failure_callback": record_failure,
+    "post_execute": tell_lineage,
 }
 # Where the same input gives the same refusal, a retry only delays the message.
 NO_RETRY: dict[str, Any] = {"retries": 0}

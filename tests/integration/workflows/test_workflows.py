@@ -46,12 +46,36 @@ def test_a_retrain_registers_a_challenger_and_a_release_makes_it_the_first_champ
     registered = open_registry().version(PROJECT, "challenger")
     assert registered is not None
     assert httpx.get(f"{model_server}/readyz").status_code == 503
+    assert told(retrained, "evaluate")[1] == told(retrained, "register")[0] == {"bundle": registered.bundle}
+    assert told(retrained, "register")[1] == {"version": registered.version}
+    assert told(retrained, "best_of")[1] == told(retrained, "optimise")[0]
+    assert told(retrained, "optimise")[1].items() <= told(retrained, "evaluate")[0].items()
+    assert told(retrained, "train")[1].keys() == {"trial"}
 
     released = run("release", version=registered.version)
     assert str(released.state) == "success", states(released)
     assert open_ledger().champion(PROJECT).version == registered.version  # type: ignore[union-attr]
     assert httpx.get(f"{model_server}/readyz").status_code == 200
     assert set(open_registry().version(PROJECT, "champion").aliases) == {"champion"}  # type: ignore[union-attr]
+    assert told(released, "roll_out") == ({"version": registered.version}, {"champion": registered.version})
+    gaps = views.trace(f"{PROJECT}:champion")["gaps"]
+    assert [gap for gap in gaps if "commit" not in gap] == []  # there is none where the tests run outside of a clone
+
+
+def told(dag_run: Any, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the task would tell OpenLineage: the versions of its inputs and outputs by their names."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        query = XComModel.get_many(key="return_value", run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids=task)
+        value = XComModel.deserialize_value(session.scalars(query).first())
+    found = views.exchange(PROJECT, dag_run.dag_id.rpartition(".")[2], task, value)
+    inputs, outputs = (
+        {each["name"].removeprefix(f"{PROJECT}."): each["version"] for each in found[side]}
+        for side in ("inputs", "outputs")
+    )
+    return inputs, outputs
 
 
 @pytest.mark.parametrize(
