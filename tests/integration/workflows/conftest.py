@@ -96,7 +96,7 @@ def traffic(model_server: str) -> Iterator[Path]:
         yield answers
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(90)  # for the answers to up to 256 requests, which a busy machine gives slowly
 
 
 @pytest.fixture(scope="session")
