@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MODEL_TAG, AGAINST_TAG, AGAINST_RUN_TAG = "logged_model", "compared_with", "compared_with_run"
 MODEL_TYPE = "paceline bundle"
+VERSIONS_TAG = "mlflow.modelVersions"  # MLflow's own
 _DIGEST_CHARACTERS_MAX = 36  # MLflow's limit; the whole id is in the source, the profile and a tag
 _CONTEXTS = {"train": "training", "validation": "validation", "test": "test"}
 _COLUMN_TYPES = {  # of Arrow → of MLflow's schemas
@@ -94,6 +95,13 @@ def log_lineage(
         tags={MODEL_TAG: model.model_id, **tags},
         description=_description(bundle, champion),
     )
+
+
+def name_version(client: "MlflowClient", model: str, project: str, version: str) -> None:
+    """Lets the page of the logged model name its version. A server does it itself, a store on SQL does not."""
+    if VERSIONS_TAG not in client.get_logged_model(model).tags:
+        named = [{"name": project, "version": version}]
+        client.set_logged_model_tags(model, {VERSIONS_TAG: json.dumps(named)})
 
 
 def _tags(champion: "ModelVersion | None") -> dict[str, str]:

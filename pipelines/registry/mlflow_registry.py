@@ -9,7 +9,7 @@ import msgspec
 
 from contracts.bundle import Bundle
 from pipelines.registry import trial_plots
-from pipelines.registry.mlflow_lineage import log_lineage
+from pipelines.registry.mlflow_lineage import log_lineage, name_version
 from pipelines.registry.port import DataPart, Trial, Version
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class MlflowRegistry:
             description=lineage.description,
             model_id=lineage.model,
         )
+        name_version(self._client, lineage.model, project, str(made.version))
         kept = self._of_bundle(project, bundle.id)
         if kept is None:
             raise RegistryError(

@@ -82,6 +82,7 @@ def test_a_version_points_at_a_logged_model_whose_metrics_are_those_of_the_test_
     assert model.source_run_id == versions[0].run
     assert str(model.status) == "READY"
     assert model.tags["bundle"] == versions[0].bundle
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "flights", "version": versions[0].version}]
     assert [(m.key, m.value, m.dataset_name) for m in model.metrics] == [("auc", 0.71, "flights.test")]
     run = registry._client.get_run(versions[0].run)
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]

@@ -247,3 +247,4 @@ def test_a_registry_on_a_server_behaves_as_one_on_a_file(server: str, tmp_path: 
     found = registry.version("flights", "champion")
     assert found is not None
     assert (found.bundle, found.metrics["auc"]) == (bundle.id, 0.71)
+    assert registry._client.get_logged_model(found.tags["logged_model"]).source_run_id == found.run
