@@ -1,4 +1,4 @@
-"""Fixtures for all tests: small real bundles, and a real model server process."""
+"""Fixtures for all tests: small real bundles, a real model server process, and a real browser."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -7,7 +7,9 @@ from types import ModuleType
 
 import pytest
 
+from tests.fixtures import browsers
 from tests.fixtures import bundles as bundle_builders
+from tests.fixtures.browsers import PageBrowser
 from tests.fixtures.model_servers import ModelServerProcess
 
 
@@ -31,3 +33,15 @@ def model_servers(tmp_path: Path) -> Iterator[Callable[..., ModelServerProcess]]
     yield start
     for server in started:
         server.end()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[PageBrowser]:
+    """The system's Chromium; without one a test is skipped, or fails where `PACELINE_REQUIRE_BROWSER` is set."""
+    executable = browsers.chromium()
+    if executable is None:
+        said = "no Chromium on this machine's PATH; on Debian: apt-get install chromium"
+        pytest.fail(said) if browsers.is_required() else pytest.skip(said)
+    opened = PageBrowser(executable)
+    yield opened
+    opened.end()

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from pipelines.cli import measuring, server, training, versions, workflows
+from pipelines.cli import documents, measuring, server, training, versions, workflows
 from pipelines.cli.console import err
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.add_typer(training.app)
 app.add_typer(workflows.app)
 app.add_typer(versions.app)
+app.add_typer(documents.app)
 app.add_typer(measuring.app)
 app.add_typer(server.keys, name="keys")
 app.add_typer(server.log, name="log")

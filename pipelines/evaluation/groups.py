@@ -94,9 +94,18 @@ def _inner_edges(column: NDArray[np.float32], edges: Sequence[float], coarse: bo
 def _between(inner: NDArray[np.float64]) -> list[str]:
     if not len(inner):
         return ["present"]
+    if len(inner) == 1 and (value := _just_below(float(inner[0]))) is not None:
+        return [f"<= {value:g}", f"> {value:g}"]
     texts = [f"{edge:g}" for edge in inner.tolist()]
     middle = [f"{low} … {high}" for low, high in pairwise(texts)]
     return [f"< {texts[0]}", *middle, f">= {texts[-1]}"]
+
+
+def _just_below(edge: float) -> float | None:
+    """The value whose next number the `edge` is (see `_inner_edges`), or None: `> 0` is better than `>= 4.9e-324`."""
+    below = float(np.nextafter(edge, -np.inf))
+    is_step = below == float(f"{below:g}") and (edge != float(f"{edge:g}") or abs(edge) < np.finfo(np.float64).tiny)
+    return below if is_step else None
 
 
 def _word(value: Any) -> str:

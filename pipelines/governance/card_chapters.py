@@ -22,7 +22,11 @@ METRICS = {
     "base_rate_log_loss": "Log loss of the base rate alone (nats)",
     "mean_score": "Mean score",
 }
-_PARTS = {"train": "Training", "validation": "Validation", "test": "Test"}
+_PARTS = {
+    "train": ("Training", "fitting"),
+    "validation": ("Validation", "stopping, choosing among trials, calibration; the final fit has seen them too"),
+    "test": ("Test", "the numbers below; nothing was fitted or chosen on them"),
+}
 _PERTURBATIONS = {
     "missing": "is missing",
     "noise": "has noise",
@@ -50,11 +54,11 @@ def intended_use(label: str, threshold: float, text: str, not_for: Sequence[str]
 def data(windows: Mapping[str, Any], rows: Mapping[str, int], personal: Sequence[str]) -> Chapter:
     """The windows, and which fields are about persons."""
     lines = [
-        (name, f"{windows[part]['start']} up to {windows[part]['end']}", f"{rows.get(part, 0):,}")
-        for part, name in _PARTS.items()
+        (name, f"{windows[part]['start']} up to {windows[part]['end']}", f"{rows.get(part, 0):,}", use)
+        for part, (name, use) in _PARTS.items()
         if part in windows
     ]
-    said: list[Block] = [Table(("Part", "Days", "Rows"), lines)]
+    said: list[Block] = [Table(("Part", "Days", "Rows", "Used for"), lines)]
     if personal:
         named = ", ".join(f"`{name}`" for name in personal)
         said.append(f"About persons, and never logged or shown in clear: {named}.")
@@ -69,8 +73,12 @@ def model(trainer: str, parameters: Mapping[str, Any]) -> Chapter:
     return Chapter("Model", [f"Trainer `{trainer}`.", Table(("Parameter", "Value"), lines)])
 
 
-def quality(metrics: Mapping[str, float], section: Mapping[str, Any]) -> Chapter:
+def quality(metrics: Mapping[str, float], section: Mapping[str, Any], threshold: float) -> Chapter:
     """All metrics on the test rows, with intervals where they are known, and how well scores are calibrated."""
+    told = (
+        f"A row is called positive from a score of {threshold:g} on. AUC, average precision, F1, precision and recall "
+        "are better when higher; losses, errors, false positives and costs when lower."
+    )
     intervals = section.get("comparison", {}).get("intervals", {})
     known = [name for name in METRICS if name in metrics] + sorted(metrics.keys() - METRICS.keys())
     lines = [(METRICS.get(name, name), f"{metrics[name]:.4f}", _interval(intervals.get(name))) for name in known]
@@ -79,7 +87,7 @@ def quality(metrics: Mapping[str, float], section: Mapping[str, Any]) -> Chapter
         if intervals
         else Table(("Metric", "Value"), [line[:2] for line in lines])
     )
-    said: list[Block] = [table]
+    said: list[Block] = [told, table]
     if curve := section.get("reliability", {}).get("challenger"):
         said.append(Figure(reliability_plot({"this model": curve})))
     return Chapter("Quality on the test rows", said)
@@ -252,7 +260,7 @@ def limits(
     """What follows from its windows, and what the project says."""
     said = []
     if "train" in windows:
-        first, last = windows["train"]["start"], windows["train"]["end"]
+        first, last = windows["train"]["start"], windows.get("validation", windows["train"])["end"]
         said.append(f"It knows only what happened from {first} up to {last}; seasons outside of it are new to it.")
     if "test" in rows:
         said.append(f"The quality above is that of {rows['test']:,} rows of one test window; live quality may differ.")
@@ -268,6 +276,19 @@ def limits(
 def sentences(title: str, said: Sequence[str]) -> Chapter | None:
     """A list that the project gives."""
     return Chapter(title, [Bullets(said)]) if said else None
+
+
+def elsewhere() -> Chapter:
+    """What of a version changes from run to run, so that it cannot be hashed with the model, and where it is."""
+    return Chapter(
+        "Energy, cost, gates and latency",
+        [
+            "They differ from run to run, and this card is hashed with its model; so they are kept beside it. Energy "
+            "and cost of training are tags of the version in the registry (`training_energy_wh`, `training_cpu_s`, "
+            "`training_cost`). Gates, the comparison with whoever led on that day, latency and all trials are in "
+            "the report of its evaluation: `paceline report` says where it lies."
+        ],
+    )
 
 
 def lineage(found: Mapping[str, str]) -> Chapter | None:

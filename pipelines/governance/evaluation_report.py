@@ -11,6 +11,7 @@ import msgspec
 
 from pipelines.governance import card_chapters as chapter
 from pipelines.governance import report_chapters as report
+from pipelines.governance import run_chapters as run
 from pipelines.pages import Card, render
 from pipelines.pages.document import Chapter, html
 
@@ -24,9 +25,14 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
         gates: `name`, `passed`, `reason`, `area` of each.
         outcome: `name` (first, better, not worse, worse) and `reason`.
         evidence: the sections by their names, as `pipelines.tasks.judging` keeps them.
+        label: what an outcome of 1 means; `costs`: of a wrong decision, each way.
+        windows, rows: of the snapshot, by part.
         trials: `trainer`, `parameters`, `metrics`, `curve` and what became of each; `chosen` marks the best.
-        candidates: the forms of the graph that optimisation tried.
-        facts: names and ids of what was judged.
+        choice: why that one was chosen.
+        candidates: the forms of the graph that optimisation tried; `chosen_form` and `form_choice`: which serves, and
+            why; `timed_on`: for which processor or accelerator.
+        subject: what was judged, by what a reader calls it; `facts`: names and ids of it.
+        not_measured: what this project's evaluation leaves out, and why.
     """
 
     title: str
@@ -35,10 +41,20 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
     gates: Sequence[Mapping[str, Any]]
     outcome: Mapping[str, str]
     evidence: Mapping[str, Any]
+    label: str = ""
+    threshold: float = 0.5
+    costs: Mapping[str, float] = {}
+    windows: Mapping[str, Any] = {}
+    rows: Mapping[str, int] = {}
     trials: Sequence[Mapping[str, Any]] = ()
+    choice: str = ""
     candidates: Sequence[Mapping[str, Any]] = ()
     chosen_form: str = ""
+    form_choice: str = ""
+    timed_on: str = ""
+    subject: Mapping[str, str] = {}
     facts: Mapping[str, str] = {}
+    not_measured: Mapping[str, str] = {}
 
 
 def evaluation_report(found: Evaluated) -> str:
@@ -53,7 +69,10 @@ def evaluation_report(found: Evaluated) -> str:
         warnings=[f"{gate['name']}: {gate['reason']}" for gate in failed],
         cards=_cards(found, len(failed)),
         content=html(_chapters(found)),
-        footer="Numbers in the ledger and in this report are the same. Made by the evaluation of a retrain.",
+        footer=(
+            "The gates' numbers are also in the ledger, and all evidence is an artifact by the id above. What each "
+            "gate asks, and why: docs/evaluation.md. The model card, in the bundle, is about the model alone."
+        ),
     )
 
 
@@ -82,6 +101,8 @@ def _chapters(found: Evaluated) -> list[Chapter]:
     compared = section.get("comparison", {})
     chapters = [
         report.gates(found.gates),
+        report.subject(found.label, found.windows, found.rows, found.threshold, found.costs, found.subject),
+        report.quality(compared.get("comparison", {})),
         report.against_the_champion(compared.get("comparison", {})),
         report.calibration(compared.get("reliability", {})),
         chapter.references(section.get("references", {})),
@@ -90,10 +111,11 @@ def _chapters(found: Evaluated) -> list[Chapter]:
         report.sanity(section.get("sanity", {})),
         chapter.robustness(section.get("robustness", {})),
         chapter.privacy(section.get("privacy", {})),
-        report.latency(section.get("latency", {})),
-        report.optimisation(found.candidates, found.chosen_form),
-        report.trials(found.trials),
-        report.energy(found.trials),
+        run.latency(section.get("latency", {})),
+        run.optimisation(found.candidates, found.chosen_form, found.form_choice, found.timed_on),
+        run.trials(found.trials, found.choice),
+        run.energy(found.trials),
+        report.not_measured(found.not_measured),
         chapter.lineage(found.facts),
     ]
     return [each for each in chapters if each is not None]

@@ -79,7 +79,7 @@ def model_card_page(facts: CardFacts) -> str:
         warnings=[],
         cards=_cards(facts),
         content=html(_chapters(facts)),
-        footer="Part of the bundle, and hashed with it. Times, hosts, gates and energy are in the registry.",
+        footer="Part of the bundle, and hashed with it. Nothing on it depends on a clock, a host or another model.",
     )
 
 
@@ -105,7 +105,7 @@ def _chapters(facts: CardFacts) -> list[Chapter]:
         chapter.intended_use(facts.label, facts.threshold, of_texts.intended_use, of_texts.not_for),
         chapter.data(facts.windows, facts.rows, facts.personal),
         chapter.model(facts.trainer, facts.parameters),
-        chapter.quality(facts.metrics, found.get("comparison", {})),
+        chapter.quality(facts.metrics, found.get("comparison", {}), facts.threshold),
         chapter.references(found.get("references", {})),
         chapter.slices(found.get("slices", {})),
         chapter.fairness(found.get("fairness", ())),
@@ -114,6 +114,7 @@ def _chapters(facts: CardFacts) -> list[Chapter]:
         chapter.limits(facts.windows, facts.rows, facts.metrics, of_texts.limits),
         chapter.sentences("Known failure modes", of_texts.failure_modes),
         chapter.sentences("Ethical considerations", of_texts.ethics),
+        chapter.elsewhere(),
         chapter.lineage(facts.lineage),
     ]
     return [each for each in chapters if each is not None]

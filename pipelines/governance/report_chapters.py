@@ -1,18 +1,57 @@
-"""The chapters of an evaluation report that a model card has not: they compare, and they have clocks."""
+"""The chapters of an evaluation report about quality: what was judged, gates, both models on the same rows, slices.
+
+`run_chapters` has those about the run itself: what was measured by a clock, and what was trained.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 from pipelines.governance.card_chapters import METRICS, reliability_plot
-from pipelines.pages.document import Block, Chapter, Figure, Table
+from pipelines.pages.document import Block, Bullets, Chapter, Figure, Table
 from pipelines.pages.forest import Estimate, forest
-from pipelines.pages.plots import Axis, Series, chart
 
 AREAS = ("sanity", "quality", "slices", "fairness", "robustness", "privacy", "latency")
 _LOWER_IS_BETTER = ("log_loss", "brier", "calibration_error", "false_positive_rate", "cost")
-_SHOWN_SLICES, _SHOWN_FEATURES = 20, 8
-_TONES = ("t1", "t2", "t4", "t5", "t6", "t7", "t3", "t8")
+_HIGHER_IS_BETTER = ("auc", "average_precision", "f1", "precision", "recall")
+_SHOWN_SLICES, _SHOWN_FEATURES = 10, 8
+_PARTS = (
+    ("train", "Training", "trials are fitted on these"),
+    (
+        "validation",
+        "Validation",
+        "trials stop by these, are chosen by them and calibrated on them; the final fit has seen them too",
+    ),
+    ("test", "Test", "all numbers of quality below are of these; nothing was fitted or chosen on them"),
+)
+_SIDES = (("true_positives", "Called, and it happened"), ("false_positives", "Called, and it did not"))
+_MISSED = (("false_negatives", "Not called, and it happened"), ("true_negatives", "Not called, and it did not"))
+
+
+def subject(
+    label: str,
+    windows: Mapping[str, Any],
+    rows: Mapping[str, int],
+    threshold: float,
+    costs: Mapping[str, float],
+    facts: Mapping[str, str],
+) -> Chapter:
+    """What was judged, on which rows, and at which threshold decisions are taken."""
+    lines = [
+        (name, f"{windows[part]['start']} up to {windows[part]['end']}", f"{rows.get(part, 0):,}", use)
+        for part, name, use in _PARTS
+        if part in windows
+    ]
+    said: list[Block] = [
+        f"A row counts as positive when “{label or 'the outcome'}”. It is called positive from a score of "
+        f"{threshold:g} on. A false call costs {costs.get('false_positive', 1):g}, a missed one "
+        f"{costs.get('false_negative', 1):g} (`costs` in project.yaml, in the project's own unit).",
+    ]
+    if lines:
+        said.append(Table(("Rows", "Days", "How many", "What they are for"), lines))
+    if facts:
+        said.append(Table(("", ""), list(facts.items())))
+    return Chapter("What was judged", said)
 
 
 def gates(found: Sequence[Mapping[str, Any]]) -> Chapter:
@@ -23,7 +62,25 @@ def gates(found: Sequence[Mapping[str, Any]]) -> Chapter:
         (gate["name"], "passed" if gate["passed"] else "FAILED", gate.get("area", "quality"), gate["reason"])
         for gate in ordered
     ]
-    return Chapter("Gates", [Table(("Gate", "", "Area", "Numbers"), lines)])
+    said = (
+        "All must pass before the version is registered. Each says what was found, and the limit that it was held to."
+    )
+    return Chapter("Gates", [said, Table(("Gate", "Result", "Area", "Numbers"), lines)])
+
+
+def quality(comparison: Mapping[str, Any]) -> Chapter | None:
+    """All metrics of the challenger alone, with their intervals; where there is no champion to stand beside."""
+    ours = comparison.get("challenger")
+    if not ours or comparison.get("champion"):
+        return None
+    intervals = comparison.get("intervals") or {}
+    lines = [
+        (METRICS.get(name, name), _which_way(name), _figure(ours[name]), _span(intervals.get(name)))
+        for name in [*METRICS, *sorted(ours.keys() - METRICS.keys())]
+        if name in ours
+    ]
+    said: list[Block] = [_of_rows(comparison), Table(("Metric", "Better is", "Value", "95 % interval"), lines)]
+    return Chapter("Quality on the test rows", [*said, *_decided(comparison), *comparison.get("notes", ())])
 
 
 def against_the_champion(comparison: Mapping[str, Any]) -> Chapter | None:
@@ -34,67 +91,65 @@ def against_the_champion(comparison: Mapping[str, Any]) -> Chapter | None:
     ours = comparison["challenger"]
     lines, drawn = [], []
     for name, difference in differences.items():
-        better = difference["estimate"] < 0 if name in _LOWER_IS_BETTER else difference["estimate"] > 0
+        verdict, tone = _verdict(name, difference)
         text = f"{difference['estimate']:+.4f} ({difference['low']:+.4f} … {difference['high']:+.4f})"
-        lines.append((METRICS.get(name, name), _figure(ours.get(name)), _figure(champion.get(name)), text))
-        drawn.append(
-            Estimate(
-                METRICS.get(name, name),
-                difference["estimate"],
-                difference["low"],
-                difference["high"],
-                f"{difference['estimate']:+.4f}",
-                "t1" if better else "t2",
-            )
-        )
+        title = METRICS.get(name, name)
+        lines.append((title, _which_way(name), _figure(ours.get(name)), _figure(champion.get(name)), text, verdict))
+        estimate, low, high = (difference[key] for key in ("estimate", "low", "high"))
+        drawn.append(Estimate(title, estimate, low, high, f"{estimate:+.4f}", tone))
     said: list[Block] = [
-        f"On the same {comparison['rows']:,} rows of {comparison['blocks']} days; intervals are those of a bootstrap "
-        "of whole days, since the rows of a day are not independent.",
-        Table(("Metric", "Challenger", "Champion", "Difference (95 %)"), lines),
-        Figure(forest("Challenger minus champion", "95 % intervals; green is better", drawn)),
+        f"{_of_rows(comparison)} Both models scored the same rows, so what a hard day does to both falls out of the "
+        "difference. An interval that reaches over 0 shows neither better nor worse; how much worse is tolerated is "
+        "the gates' to say.",
+        Table(("Metric", "Better is", "Challenger", "Champion", "Difference (95 %)", "Shown to be"), lines),
+        Figure(
+            forest(
+                "Challenger minus champion", "95 % intervals; green: better, orange: worse, grey: neither shown", drawn
+            )
+        ),
     ]
-    said += list(comparison.get("notes", ()))
-    return Chapter("Against the champion", said)
+    return Chapter("Against the champion", [*said, *_decided(comparison), *comparison.get("notes", ())])
 
 
 def calibration(reliability: Mapping[str, Any]) -> Chapter | None:
     """Both reliability curves in one plot."""
     curves = {name: curve for name, curve in reliability.items() if curve}
-    return Chapter("Calibration", [Figure(reliability_plot(curves))]) if curves else None
+    if not curves:
+        return None
+    said = (
+        "Rows in groups of equally many by score: where a curve is above the line, it happened more often than the "
+        "scores said. A decision at a threshold rests on this."
+    )
+    return Chapter("Calibration", [said, Figure(reliability_plot(curves))])
 
 
 def slices(section: Mapping[str, Any]) -> Chapter | None:
-    """The declared slices and the worst that were found, by how much the challenger is worse there."""
-    known = {part["name"]: part for part in (*section.get("worst", ()), *section.get("declared", ()))}
-    measured = [part for part in known.values() if part.get("difference") is not None]
-    if not measured:
+    """All declared slices, and the worst that were found, by how much the challenger is worse there."""
+    reference = section.get("reference", "champion")
+    declared = sorted(section.get("declared", ()), key=lambda part: (-part["rows"], part["name"]))
+    names = {part["name"] for part in declared}
+    found = [part for part in section.get("worst", ()) if part["name"] not in names and _is_measured(part)]
+    if not declared and not found:
         return None
-    worst = sorted(measured, key=lambda part: -(part["high"] or part["difference"]))[:_SHOWN_SLICES]
-    lines = [
-        (
-            part["name"],
-            f"{part['rows']:,}",
-            _figure(part.get("log_loss")),
-            _figure(part.get("reference_log_loss")),
-            f"{part['difference']:+.4f} ({part['low']:+.4f} … {part['high']:+.4f})",
-            part["verdict"],
-        )
-        for part in worst
-    ]
-    drawn = [
-        Estimate(part["name"], part["difference"], part["low"], part["high"], f"{part['difference']:+.4f}")
-        for part in worst
-    ]
     looked_at = section.get("looked_at_one", 0) + section.get("looked_at_two", 0)
-    return Chapter(
-        "Slices",
-        [
-            f"{looked_at:,} slices of one and two features were looked at; verdicts are adjusted for how many. "
-            f"The reference is {section.get('reference', 'the champion')}. The worst {len(worst)}:",
-            Table(("Slice", "Rows", "Log loss", "Reference", "Difference (95 %)", "Verdict"), lines),
-            Figure(forest("Log loss minus the reference's", "95 % intervals", drawn)),
-        ],
-    )
+    said: list[Block] = [
+        f"The difference is the challenger's log loss minus that of the {reference}: above 0 the challenger is worse "
+        "there. “Not worse”: even the upper end of the interval is within the margin. “Worse”: it is shown to be "
+        "beyond. “May be worse”: these rows show neither.",
+    ]
+    if declared:
+        said += ["Declared by the project, and each judged:", _slice_table(declared, reference)]
+        said += _slice_plot(f"Log loss minus the {reference}'s, declared slices", declared)
+    if found:
+        shown = found[:_SHOWN_SLICES]
+        said += [
+            f"Looked for: of {looked_at:,} slices of one and of two features the {len(shown)} that speak most against "
+            "the challenger. Among so many some look bad by chance, so one counts as worse only after its p-value is "
+            "adjusted for how many were looked at; the intervals here are not adjusted.",
+            _slice_table(shown, reference),
+        ]
+        said += _slice_plot(f"Log loss minus the {reference}'s, slices found", shown)
+    return Chapter("Slices", said)
 
 
 def sanity(section: Mapping[str, Any]) -> Chapter | None:
@@ -130,97 +185,80 @@ def sanity(section: Mapping[str, Any]) -> Chapter | None:
     )
 
 
-def latency(section: Mapping[str, Any]) -> Chapter | None:
-    """Quantiles of the challenger's graph runs."""
-    measured = section.get("challenger", ())
-    if not measured:
-        return None
-    lines = [
-        (f"{found['rows']}", f"{found['us_p50']:,.0f}", f"{found['us_p95']:,.0f}", f"{found['us_p99']:,.0f}")
-        for found in measured
-    ]
-    said: list[Block] = [Table(("Rows at once", "p50 µs", "p95 µs", "p99 µs"), lines)]
-    if difference := section.get("difference_us_p50"):
-        said.append(
-            f"One row: {difference['estimate']:+.1f} µs beside the champion (95 % {difference['low']:+.1f} … "
-            f"{difference['high']:+.1f}), run in turns."
-        )
-    return Chapter("Latency of the graph", said)
+def not_measured(said: Mapping[str, str]) -> Chapter | None:
+    """What a reader may miss, and why it is not there."""
+    return Chapter("Not measured", [Bullets([f"{what}: {why}." for what, why in said.items()])]) if said else None
 
 
-def optimisation(candidates: Sequence[Mapping[str, Any]], chosen: str) -> Chapter | None:
-    """The forms of the graph: what each costs and saves, and which serves."""
-    if not candidates:
-        return None
-    lines, not_made = [], dict[str, list[str]]()
-    for found in candidates:
-        if found.get("size_bytes") is None:
-            not_made.setdefault(found["reason"], []).append(found["name"])
-            continue
-        verdict = "serves" if found["name"] == chosen else "accepted" if found["accepted"] else "refused"
-        size = f"{found['size_bytes'] / 1024:,.0f}"
-        lines.append((found["name"], verdict, size, _figure(found.get("log_loss")), _times(found), found["reason"]))
-    measured = [found for found in candidates if found.get("latency")]
-    said: list[Block] = [Table(("Form", "", "KiB", "Log loss", "p50 µs (rows)", "Why"), lines)]
-    if not_made:
-        said.append(Table(("Not made", "Why"), [(", ".join(names), why) for why, names in not_made.items()]))
-    if measured:
-        drawn = [
-            Series(found["name"], [(float(t["rows"]), t["us_p50"]) for t in found["latency"]], tone)
-            for found, tone in zip(measured, _TONES, strict=False)
-        ]
-        said.append(Figure(chart("Latency by batch", Axis("rows at once", "log"), Axis("p50 µs", "log"), drawn)))
-    return Chapter("Optimisation", said)
+def _of_rows(comparison: Mapping[str, Any]) -> str:
+    return (
+        f"On {comparison['rows']:,} test rows of {comparison['blocks']} days. Intervals are those of a bootstrap of "
+        "whole days, since the rows of a day are not independent."
+    )
 
 
-def trials(found: Sequence[Mapping[str, Any]]) -> Chapter | None:
-    """Every trial of the search, and the learning curves of the best."""
-    if not found:
-        return None
+def _which_way(name: str) -> str:
+    return "lower" if name in _LOWER_IS_BETTER else "higher" if name in _HIGHER_IS_BETTER else "–"
+
+
+def _verdict(name: str, difference: Mapping[str, float]) -> tuple[str, str]:
+    """What the whole interval says, and the colour for it: green only where it is shown."""
+    low, high = difference["low"], difference["high"]
+    if low <= 0 <= high or _which_way(name) == "–":
+        return "neither", "muted"
+    is_better = high < 0 if name in _LOWER_IS_BETTER else low > 0
+    return ("better", "t1") if is_better else ("worse", "t2")
+
+
+def _decided(comparison: Mapping[str, Any]) -> list[Block]:
+    """How many rows were called positive at the threshold, rightly or wrongly."""
+    sides = comparison.get("decisions") or {}
+    if not sides:
+        return []
+    lines = [(title, *(f"{found[name]:,}" for found in sides.values())) for name, title in (*_SIDES, *_MISSED)]
+    return ["Decisions at the threshold, in rows:", Table(("Decision", *(name.capitalize() for name in sides)), lines)]
+
+
+def _is_measured(part: Mapping[str, Any]) -> bool:
+    return part.get("difference") is not None
+
+
+def _slice_table(parts: Sequence[Mapping[str, Any]], reference: str) -> Table:
     lines = [
         (
-            trial["name"],
-            "chosen" if trial.get("chosen") else str(trial.get("state", "finished")),
-            _figure(trial.get("metrics", {}).get("log_loss")),
-            _figure(trial.get("metrics", {}).get("auc")),
-            ", ".join(f"{name} {value}" for name, value in sorted(trial.get("parameters", {}).items())) or "defaults",
-            trial.get("error") or "",
+            part["name"],
+            f"{part['rows']:,}",
+            f"{part['label_share']:.1%}",
+            _figure(part.get("log_loss")),
+            _figure(part.get("reference_log_loss")),
+            f"{part['difference']:+.4f} ({part['low']:+.4f} … {part['high']:+.4f})" if _is_measured(part) else "–",
+            part["verdict"],
         )
-        for trial in found
+        for part in parts
     ]
-    said: list[Block] = [Table(("Trial", "", "Log loss", "AUC", "Parameters", "Error"), lines)]
-    for trial in found:
-        curve: Sequence[Mapping[str, float]] = trial.get("curve") or []
-        if trial.get("chosen") and len(curve) > 1:
-            names = [name for name in curve[0] if name != "step"]
-            drawn = [
-                Series(name.replace("_", " "), [(point["step"], point[name]) for point in curve], tone)
-                for name, tone in zip(names, _TONES, strict=False)
-            ]
-            least = min(point[name] for point in curve for name in names)
-            said.append(Figure(chart("Learning curve", Axis("step"), Axis("log loss", start=least), drawn)))
-    return Chapter("Trials", said)
+    head = ("Slice", "Rows", "Positive", "Log loss", reference.capitalize(), "Difference (95 %)", "Shown to be")
+    return Table(head, lines)
 
 
-def energy(found: Sequence[Mapping[str, Any]]) -> Chapter | None:
-    """What training took: time, energy, and what it cost where a price is known."""
-    spent = [trial["spent"] for trial in found if trial.get("spent")]
-    if not spent:
-        return None
-    seconds = sum(each["cpu_s"] for each in spent)
-    hours = sum(each["energy_kwh"] or 0.0 for each in spent)
-    said = [
-        f"{len(spent)} trials took {seconds:,.0f} s of processor time and an estimated {hours * 1000:,.2f} Wh "
-        f"({spent[0]['method']}).",
+def _slice_plot(title: str, parts: Sequence[Mapping[str, Any]]) -> list[Block]:
+    drawn = [
+        Estimate(
+            part["name"],
+            part["difference"],
+            part["low"],
+            part["high"],
+            f"{part['difference']:+.4f}",
+            {"worse": "t2", "not worse": "t1"}.get(part["verdict"], "muted"),
+        )
+        for part in parts
+        if _is_measured(part)
     ]
-    prices = [each["cost"] for each in spent if each.get("cost") is not None]
-    if prices:
-        said.append(f"At the price of `PACELINE_PRICE_PER_CPU_HOUR`: {sum(prices):,.4f}.")
-    return Chapter("Energy and cost of training", said)
+    unit = "95 % intervals; green: not worse, orange: worse, grey: may be worse"
+    return [Figure(forest(title, unit, drawn))] if drawn else []
 
 
-def _times(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{time['us_p50']:,.0f} ({time['rows']})" for time in found.get("latency", ())) or "–"
+def _span(found: Mapping[str, float] | None) -> str:
+    return "–" if found is None else f"{found['low']:.4f} … {found['high']:.4f}"
 
 
 def _figure(value: float | None) -> str:

@@ -1,15 +1,21 @@
 """A document of chapters that is written twice: as Markdown, for files and terminals, and as HTML, with its figures."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+_NUMBER = re.compile(r"(?!\d{4}-\d\d-\d\d)[+\-−]?\d")  # no date
+_LONG_HEAD = 24
 _LONG_CELL = 44  # characters: longer text is a sentence, and is broken into lines
 
 
 class Table(NamedTuple):
-    """Cells of text; the first column is a name, the others stand to the right."""
+    """Cells of text. A column of numbers stands to the right, one with words to the left, as the first always does.
+
+    Without a word in its head a table has none.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -69,11 +75,7 @@ def _markdown(block: Block) -> str:
 
 def _html(block: Block) -> Markup:
     if isinstance(block, Table):
-        head = Markup("").join(Markup("<th>{}</th>").format(_text(cell)) for cell in block.head)
-        rows = Markup("").join(
-            Markup("<tr>{}</tr>").format(Markup("").join(map(_data_cell, row))) for row in block.rows
-        )
-        return Markup('<div class="sheet"><table><tr>{}</tr>{}</table></div>').format(head, rows)
+        return _sheet(block)
     if isinstance(block, Bullets):
         return Markup("<ul>{}</ul>").format(
             Markup("").join(Markup("<li>{}</li>").format(_text(item)) for item in block.items)
@@ -81,9 +83,38 @@ def _html(block: Block) -> Markup:
     return Markup('<p class="prose">{}</p>').format(_text(str(block)))
 
 
-def _data_cell(text: str) -> Markup:
-    kind = ' class="wrap"' if len(text) > _LONG_CELL else ""
-    return Markup("<td{}>{}</td>").format(Markup(kind), _text(text))
+def _sheet(table: Table) -> Markup:
+    columns = range(len(table.head))
+    kinds = ["num" if _is_numeric(row[place] for row in table.rows) else "" for place in columns]
+    kinds[0] = ""
+    head = Markup("").join(
+        _tagged("th", _wrapping(kind, cell, _LONG_HEAD), cell) for kind, cell in zip(kinds, table.head, strict=True)
+    )
+    rows = Markup("").join(
+        Markup("<tr>{}</tr>").format(Markup("").join(map(_data_cell, kinds, row))) for row in table.rows
+    )
+    first = Markup("<tr>{}</tr>").format(head) if any(table.head) else ""
+    look = "words" if first else "words facts"
+    return Markup('<div class="sheet"><table class="{}">{}{}</table></div>').format(look, first, rows)
+
+
+def _is_numeric(cells: Iterable[str]) -> bool:
+    """Whether a column is of numbers, perhaps with units, intervals and gaps; an empty column is of words."""
+    told = [cell for cell in cells if cell not in ("", "–")]
+    return bool(told) and all(_NUMBER.match(cell) and len(cell) <= _LONG_CELL for cell in told)
+
+
+def _data_cell(kind: str, text: str) -> Markup:
+    return _tagged("td", _wrapping(kind, text, _LONG_CELL), text)
+
+
+def _wrapping(kind: str, text: str, longest: int) -> str:
+    return f"{kind} wrap".strip() if len(text) > longest else kind
+
+
+def _tagged(tag: str, kind: str, text: str) -> Markup:
+    said = Markup(' class="{}"').format(kind) if kind else ""
+    return Markup("<{}{}>{}</{}>").format(Markup(tag), said, _text(text), Markup(tag))
 
 
 def _text(text: str) -> Markup:

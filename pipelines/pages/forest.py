@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from pipelines.pages.plots import WIDTH
+from pipelines.pages.plots import WIDE, WIDTH
 
-_ROW, _LEFT, _RIGHT, _FOOT = 26, 190, 132, 34
-_LONGEST_NAME = 30
+_ROW, _RIGHT, _FOOT = 26, 132, 34
+_CHARACTER = 8.2  # pixels: the mean width of a name's letters at 13 px, in the widest of the usual system fonts
+_SHORT_NAME, _LONGEST_NAME = 24, 64  # characters: with longer ones than the short the plot has the page's width
 
 
 class Estimate(NamedTuple):
@@ -23,10 +24,8 @@ class Estimate(NamedTuple):
     tone: str = "t1"
 
 
-def forest(
-    title: str, unit: str, found: Sequence[Estimate], marks: Sequence[tuple[float, str]] = (), width: int = WIDTH
-) -> Markup:
-    """The plot; `marks` are vertical lines with a label: zero is always one.
+def forest(title: str, unit: str, found: Sequence[Estimate], marks: Sequence[tuple[float, str]] = ()) -> Markup:
+    """The plot; `marks` are vertical lines with a label: zero is always one. With long names it is a wide one.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -38,20 +37,24 @@ def forest(
     low, high = min(values), max(values)
     margin = (high - low or 1.0) * 0.06
     low, high = low - margin, high + margin
-    reach = width - _LEFT - _RIGHT
+    longest = min(_LONGEST_NAME, max(len(line.name) for line in found))
+    is_wide = longest > _SHORT_NAME
+    width = WIDE if is_wide else WIDTH
+    left = 12 + round(_CHARACTER * max(longest, 8))
+    reach = width - left - _RIGHT
     base = _ROW * len(found) + 8
 
     def across(value: float) -> float:
-        return _LEFT + (value - low) / (high - low) * reach
+        return left + (value - low) / (high - low) * reach
 
     parts = [_line(across(0.0), base, "grid"), _foot(across(0.0), base, "0", "tick")]
     for value, label in marks:
         parts += [_line(across(value), base, "mark"), _foot(across(value), base, label, "mark")]
     for place, line in enumerate(found):
-        parts.append(_drawn(line, 4 + _ROW * place + _ROW / 2, across, width))
+        parts.append(_drawn(line, 4 + _ROW * place + _ROW / 2, across, (left, width)))
     caption = f'<b>{escape(title)}</b><span class="legend">{escape(unit)}</span>'
     return Markup(
-        f'<figure class="chart"><figcaption>{caption}</figcaption>'
+        f'<figure class="chart{" wide" if is_wide else ""}"><figcaption>{caption}</figcaption>'
         f'<svg viewBox="0 0 {width} {base + _FOOT}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg></figure>"
     )
@@ -62,14 +65,15 @@ def interval_text(estimate: float, low: float, high: float, digits: int = 3) -> 
     return f"{estimate:+.{digits}f} ({low:+.{digits}f} … {high:+.{digits}f})"
 
 
-def _drawn(line: Estimate, middle: float, place: Callable[[float], float], width: int) -> str:
+def _drawn(line: Estimate, middle: float, place: Callable[[float], float], between: tuple[int, int]) -> str:
+    left, width = between
     short = line.name if len(line.name) <= _LONGEST_NAME else line.name[: _LONGEST_NAME - 1] + "…"
     parts = [
-        f'<text class="name" x="{_LEFT - 12}" y="{middle + 4:.0f}" text-anchor="end">{escape(short)}'
+        f'<text class="name" x="{left - 12}" y="{middle + 4:.0f}" text-anchor="end">{escape(short)}'
         f"<title>{escape(line.name)}</title></text>"
     ]
     if line.estimate is None or not math.isfinite(line.estimate):
-        return "".join([*parts, f'<text class="none" x="{_LEFT + 4}" y="{middle + 4:.0f}">{escape(line.text)}</text>'])
+        return "".join([*parts, f'<text class="none" x="{left + 4}" y="{middle + 4:.0f}">{escape(line.text)}</text>'])
     if line.low is not None and line.high is not None:
         parts.append(f'<path class="line {line.tone}" d="M{place(line.low):.1f} {middle:.0f}H{place(line.high):.1f}"/>')
     parts.append(

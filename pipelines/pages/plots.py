@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from markupsafe import Markup, escape
 
 WIDTH, WIDE, HEIGHT = 560, 1140, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 18, 14, 44
 _MAXIMUM_DOTS = 240
 _LABEL_GAP = 14
 Scale = Literal["linear", "log", "nines"]

@@ -111,6 +111,16 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _all_parameters(project: Project, candidate: dict[str, Any]) -> dict[str, Any]:
+    """Those that the trial was given, and the defaults of all others: a card is read without the code."""
+    from pipelines.training.plan import TrialSpec
+    from pipelines.training.trainers import find_trainer
+
+    spec = TrialSpec(trainer=candidate["trainer"], parameters=candidate["parameters"])
+    parameters: dict[str, Any] = msgspec.to_builtins(find_trainer(spec, project.folder).parameters)
+    return parameters
+
+
 def _onnxruntime_version() -> str:
     import onnxruntime
 
@@ -133,7 +143,7 @@ def _facts(
         windows=msgspec.to_builtins(snapshot.manifest.windows),
         rows=snapshot.manifest.rows_by_part,
         trainer=candidate["trainer"],
-        parameters=candidate["parameters"],
+        parameters=_all_parameters(project, candidate),
         metrics=metrics,
         threshold=project.decision_threshold,
         texts=project.card,

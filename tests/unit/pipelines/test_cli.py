@@ -23,6 +23,8 @@ COMMANDS = {
     "watch",
     "status",
     "lineage",
+    "card",
+    "report",
     "demo",
 }
 
@@ -81,3 +83,11 @@ def test_an_unknown_prediction_is_an_error(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "nothing is known by the id" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_without_a_version_there_is_no_card(tmp_path: Path) -> None:
+    ended = paceline(tmp_path, "card", "flight_delay")
+    assert ended.returncode == 1
+    assert "flight_delay has neither champion nor challenger" in ended.stderr
+    assert "paceline retrain flight_delay" in ended.stderr
+    assert ended.stdout == ""

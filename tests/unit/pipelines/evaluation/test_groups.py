@@ -82,3 +82,13 @@ def test_features_are_grouped_by_word_by_quantiles_of_training_and_by_value() ->
     dry = fine["rain"].codes == 0  # a value that nearly all rows share is a group, and what is above it another
     assert (features[dry, 2] == 0).all()
     assert (features[~dry, 2] > 0).all()
+
+
+def test_an_edge_that_is_the_number_after_a_value_is_told_by_that_value() -> None:
+    rain = np.array([0.0, 0.0, 0.1])
+    assert titles(by_edges("rain", rain, (float(np.nextafter(0.0, 1.0)),))) == ["rain <= 0", "rain <= 0", "rain > 0"]
+    assert titles(by_edges("seats", np.array([5.0, 5.1]), (float(np.nextafter(5.0, 9.0)),))) == [
+        "seats <= 5",
+        "seats > 5",
+    ]
+    assert titles(by_edges("seats", np.array([4.9, 5.0]), (5.0,))) == ["seats < 5", "seats >= 5"]

@@ -52,6 +52,7 @@ def test_the_card_has_its_sections_in_order() -> None:
         "Limits",
         "Known failure modes",
         "Ethical considerations",
+        "Energy, cost, gates and latency",
         "Lineage",
     ]
 
@@ -65,8 +66,8 @@ def test_what_was_not_measured_has_no_chapter() -> None:
 def test_the_numbers_are_on_the_card() -> None:
     card = model_card(FULL)
     for line in (
-        "| Training | 2013-01-01 up to 2013-06-02 | 140,000 |",
-        "| Test | 2013-06-16 up to 2013-06-30 | 13,000 |",
+        "| Training | 2013-01-01 up to 2013-06-02 | 140,000 | fitting |",
+        "| Test | 2013-06-16 up to 2013-06-30 | 13,000 | the numbers below; nothing was fitted or chosen on them |",
         "| `rate` | `0.1` |",
         "| AUC | 0.7025 | 0.6900 … 0.7150 |",
         "| novel | 1.0000 |  |",
