@@ -74,10 +74,11 @@ def _not_measured(project: Project, evidence: Mapping[str, Any]) -> dict[str, st
     said = {}
     if not evidence.get("fairness"):
         said["Fairness"] = "the project names no groups (`fairness` in project.yaml)"
-    if not any(field.personal for field in project.schema.fields):
-        said["Privacy"] = "no field of the project is personal"
-    elif "privacy" not in evidence:
-        said["Privacy"] = "no attack was tried: nothing is known of what the model gives away of its training rows"
+    if "privacy" not in evidence:
+        why = "" if project.sensitive else " (the project is not marked `sensitive`)"
+        said["Privacy"] = (
+            f"no attack was tried{why}: nothing is known of what the model gives away of its training rows"
+        )
     if "robustness" not in evidence:
         said["Robustness"] = "inputs were not disturbed in this evaluation"
     if "references" not in evidence:
@@ -98,8 +99,8 @@ def find_card(project: str, version: str = "") -> dict[str, Any]:
     folder = home().bundles / found.bundle
     if not folder.is_dir():
         raise LookupError(
-            f"the bundle {found.bundle[:12]} of {project} version {found.version} is not in {home().bundles}; where it was "
-            f"archived, `paceline restore {project} {found.version}` brings it back; its card is also in MLflow"
+            f"the bundle {found.bundle[:12]} of {project} version {found.version} is not in {home().bundles}; where it "
+            f"was archived, `paceline restore {project} {found.version}` brings it back; its card is also in MLflow"
         )
     bundle = read_bundle(folder, found.bundle)
     return {
