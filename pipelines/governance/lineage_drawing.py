@@ -109,6 +109,8 @@ def note(node: Node) -> str:
     """What a card says below its title."""
     if node.state != "found":
         return "not kept any more" if node.state == "gone" else "damaged"
+    if "kept" in node.facts:
+        return node.facts["kept"]
     if node.kind == "version":
         return node.facts.get("aliases") or (f"as of {node.facts['as_of']}" if "as_of" in node.facts else "")
     told = {"reign": "since", "rollout": "ended", "predictions": "served", "prediction": "served"}

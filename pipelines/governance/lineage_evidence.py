@@ -22,6 +22,7 @@ KINDS_READ = (
     "rollout.step",
     "rollout.verdict",
     "rollback",
+    "reproduction",
     "champion.swapped",
     "champion.restored",
 )
@@ -48,6 +49,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         versions: of the registry, by number.
         bundles, snapshots: the manifests on disk by id; those of the scope are verified with all their files.
         problems: why a bundle or a snapshot that is there is not what its id promises.
+        archived: bundles and snapshots of the scope that only the archive has.
         entries: of the ledger, oldest first.
         tallies: of the prediction log.
     """
@@ -58,6 +60,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     bundles: dict[str, Manifest] = {}
     snapshots: dict[str, dict[str, Any]] = {}
     problems: dict[str, str] = {}
+    archived: frozenset[str] = frozenset()
     entries: tuple[LedgerEntry, ...] = ()
     tallies: tuple[Tally, ...] = ()
 

@@ -17,6 +17,7 @@ from pipelines.governance.lineage_evidence import (
 )
 from pipelines.governance.lineage_graph import Graph, GraphBuilder, Node, State
 
+_ARCHIVED = "in the archive"
 RootKind = Literal["prediction", "version", "bundle", "snapshot"]
 
 
@@ -121,6 +122,8 @@ def _add_snapshot(builder: GraphBuilder, snapshot: str, found: Evidence) -> None
         body = checks[-1].body
         outcome = "passed" if body["passed"] else "failed"
         facts["checked"] = f"{outcome} on {text_of_time(checks[-1].at)}, {body['checked']} expectations"
+    if snapshot in found.archived:
+        facts["kept"] = _ARCHIVED
     title = f"as of {facts['as of']}" if "as of" in facts else found.project
     node = Node(kind="snapshot", id=snapshot, title=title, facts=facts, state=_state(snapshot, found.snapshots, found))
     key = builder.add(node)
@@ -170,6 +173,8 @@ def _add_bundle(builder: GraphBuilder, bundle: str, found: Evidence) -> None:
             "libraries": ", ".join(f"{name} {number}" for name, number in sorted(manifest.frameworks.items())),
             **dict(sorted(manifest.files.items())),
         }
+    if bundle in found.archived:
+        facts["kept"] = _ARCHIVED
     title = f"{manifest.trainer}, {manifest.optimization}" if manifest else found.project
     state = _state(bundle, found.bundles, found)
     key = builder.add(Node(kind="bundle", id=bundle, title=title, facts=facts, state=state))
@@ -233,6 +238,9 @@ def _add_version(builder: GraphBuilder, version: str, found: Evidence) -> None:
     for entry in found.entries:
         if entry.kind == "registered" and entry.subject == version:
             facts["registered"] = text_of_time(entry.at)
+        if entry.kind == "reproduction" and entry.subject == version:
+            told = f"{entry.body['outcome']} on {text_of_time(entry.at)}: {entry.body['reason']}"
+            facts["made again"] = told
     title = f"{found.project} {version}"
     state: State = "found" if known else "gone"
     key = builder.add(Node(kind="version", id=f"{found.project}:{version}", title=title, facts=facts, state=state))

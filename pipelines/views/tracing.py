@@ -103,7 +103,11 @@ def _evidence(found: "Found") -> "Evidence":
                     snapshots[snapshot] = msgspec.json.decode(store.read("snapshots", snapshot, MANIFEST))
                 except ArchiveError as damage:
                     problems[snapshot] = str(damage)
-    return msgspec.structs.replace(known, snapshots=snapshots, problems=problems)
+    archived = {
+        *(b for b in within.bundles if not (home().bundles / b).exists() and store.has("bundles", b)),
+        *(s for s in within.snapshots if not (home().snapshots / s).exists() and store.has("snapshots", s)),
+    }
+    return msgspec.structs.replace(known, snapshots=snapshots, problems=problems, archived=frozenset(archived))
 
 
 def _manifests() -> dict[str, Any]:

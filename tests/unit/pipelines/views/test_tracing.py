@@ -267,3 +267,29 @@ def test_the_command_prints_text_json_and_graphs_and_writes_a_page(installation:
     page = tmp_path / "pages" / "lineage.html"
     assert paceline("flight_delay:1", "--html", str(page)) == ""
     assert "<svg" in page.read_text()
+
+
+def test_what_only_the_archive_has_is_no_gap_and_is_said(installation: Installation) -> None:
+    from pipelines.governance.archive import Archive
+
+    bundle, store = installation.bundles[0].id, Archive(home().archive)
+    store.put("snapshots", installation.snapshot, home().snapshots / installation.snapshot)
+    store.put("bundles", bundle, home().bundles / bundle)
+    shutil.rmtree(home().snapshots / installation.snapshot)
+    shutil.rmtree(home().bundles / bundle)
+    traced = views.trace("flight_delay:1")
+    assert traced["gaps"] == []
+    kept = {node["kind"]: node["facts"].get("kept") for node in traced["nodes"]}
+    assert (kept["bundle"], kept["snapshot"], kept["version"]) == ("in the archive", "in the archive", None)
+    assert views.trace(bundle[:8])["gaps"] == []
+    for piece in (home().archive / "objects").glob("*/*.zst"):
+        piece.write_bytes(b"damaged")
+    assert len(views.trace("flight_delay:1")["gaps"]) == 2
+
+
+def test_a_reproduction_is_told_of_its_version(installation: Installation) -> None:
+    body = {"outcome": "same", "reason": "all files have the same bytes"}
+    open_ledger().append(PROJECT, "reproduction", "1", body)
+    version = next(node for node in views.trace("flight_delay:1")["nodes"] if node["id"] == "flight_delay:1")
+    assert version["facts"]["made again"].startswith("same on 2")
+    assert version["facts"]["made again"].endswith("all files have the same bytes")
