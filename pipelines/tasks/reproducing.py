@@ -90,7 +90,6 @@ def reproduce(
         "seconds": round(time.monotonic() - started, 1),
     }
     open_ledger().append(project, "reproduction", found.version, result)
-    logger.info("version %s: %s, %s", found.version, compared.outcome, compared.reason)
     return result
 
 

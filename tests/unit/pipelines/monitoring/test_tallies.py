@@ -4,7 +4,7 @@ from pathlib import Path
 from pipelines.monitoring.compaction import compact_day
 from pipelines.monitoring.predictions import find_ids
 from pipelines.monitoring.retention import AGGREGATES, reduce_day
-from pipelines.monitoring.tallies import count_by_version
+from pipelines.monitoring.tallies import count_by_version, kept_by_version
 from tests.fixtures.prediction_log import NOON_S, tiny_group, write_segment
 
 DAY_S = 86_400.0
@@ -53,6 +53,19 @@ def test_files_that_a_crash_left_behind_after_they_were_counted_do_not_count_twi
 
 def test_a_log_that_does_not_exist_has_no_tallies(tmp_path: Path) -> None:
     assert count_by_version(tmp_path / "nothing") == ()
+
+
+def test_only_rows_that_the_log_keeps_whole_are_kept_and_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    assert kept_by_version(tmp_path / "nothing") == ({}, ())
+    _log(tmp_path)
+    assert kept_by_version(tmp_path) == ({"1": 305, "2": 2}, ())
+    compact_day(tmp_path, "2013-08-01")
+    assert kept_by_version(tmp_path) == ({"1": 305, "2": 2}, ())
+    reduce_day(tmp_path, "2013-08-01", keep_days=30, fraction=0.1)
+    assert kept_by_version(tmp_path) == ({"1": 5}, ())
+    (tmp_path / "day=2013-08-02" / "broken.parquet").write_bytes(b"no Parquet")
+    counts, damaged = kept_by_version(tmp_path)
+    assert (counts, [segment.path for segment in damaged]) == ({"1": 5}, ["day=2013-08-02/broken.parquet"])
 
 
 def test_ids_are_found_by_their_beginning_in_the_days_that_it_names(tmp_path: Path) -> None:
