@@ -16,16 +16,14 @@ _HIDDEN_CATEGORIES = 5
 
 
 def _test_features(change: Callable[[np.ndarray, Any], np.ndarray]) -> Callable[[], Any]:
-    """Serving's side encodes otherwise than training: the test rows stand for live requests."""
+    """The challenger's test rows, which stand for live requests, are encoded otherwise than its training rows."""
+    from pipelines.inference import score
 
-    def wrap(encode: Any) -> Any:
-        def encoded(project: Any, snapshot: Any, schema: Any, part: str) -> Any:
-            made = encode(project, snapshot, schema, part)
-            return made._replace(features=change(made.features.copy(), schema)) if part == "test" else made
+    def changed(case: Any) -> Any:
+        features = change(case.test.features.copy(), case.schema)
+        return dataclasses.replace(case, test=case.test._replace(features=features), scores=score(case.graph, features))
 
-        return encoded
-
-    return around(ENCODE, wrap)
+    return _judged(changed)
 
 
 def _other_codes(features: np.ndarray, schema: Any) -> np.ndarray:

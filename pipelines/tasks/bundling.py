@@ -21,6 +21,13 @@ from pipelines.projects import Project
 from pipelines.wiring import home, lock_id
 
 GOLDEN_ROWS = 32
+SKEW_TOLERANCE = 1e-5  # runs of other batch sizes sum in another order
+
+
+class SkewError(ValueError):
+    """Training and serving do not have the same features; nothing was written."""
+
+
 CARD_DIGITS = 6
 _OF_A_SLICE = ("name", "rows", "label_share", "mean_score", "log_loss", "auc")
 FRAMEWORKS = ("numpy", "scikit-learn", "torch", "onnx", "skl2onnx")
@@ -40,6 +47,9 @@ def bundle_candidate(
 
     `evidence` has the sections of the evaluation that go into the model card: none that depends on a champion or a
     clock.
+
+    Raises:
+        SkewError: single records get other scores than the rows that were evaluated.
     """
     from pipelines.evaluation.baseline import make_golden
     from pipelines.evaluation.persons import without_persons
@@ -49,6 +59,7 @@ def bundle_candidate(
     test = snapshot.table("test")
     chosen = np.linspace(0, test.num_rows - 1, min(GOLDEN_ROWS, test.num_rows)).astype(int)
     records, golden_scores = test.select(names).take(chosen).to_pylist(), scores[chosen]
+    refuse_skew(score(graph, Encoder(schema).encode_rows(records)), golden_scores)
     if any(field.personal for field in schema.fields):
         records = without_persons(records, schema, baseline)
         golden_scores = score(graph, Encoder(schema).encode_rows(records))
@@ -77,6 +88,23 @@ def bundle_candidate(
             CARD_PAGE: model_card_page(facts).encode(),
         },
     )
+
+
+def refuse_skew(of_records: NDArray[np.float32], evaluated: NDArray[np.float32]) -> None:
+    """Holds the scores of raw records, encoded as the model server does, against those that the evaluation has judged.
+
+    Raises:
+        SkewError: they differ: what was judged is not what would be served.
+    """
+    differences = np.abs(of_records.astype(np.float64) - evaluated)
+    if not (differences <= SKEW_TOLERANCE).all():
+        worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
+        many = int((~(differences <= SKEW_TOLERANCE)).sum())
+        raise SkewError(
+            f"features: {many} of {len(evaluated)} test rows score otherwise when their records are encoded one by one, "
+            f"as the model server does: row {worst} {of_records[worst]:.6f}, evaluated with {evaluated[worst]:.6f}. "
+            "Encode with the candidate's own schema, and delete the feature cache"
+        )
 
 
 def card_evidence(sections: Mapping[str, Any]) -> dict[str, Any]:
