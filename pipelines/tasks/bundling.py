@@ -101,7 +101,7 @@ def refuse_skew(of_records: NDArray[np.float32], evaluated: NDArray[np.float32])
         worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
         many = int((~(differences <= SKEW_TOLERANCE)).sum())
         raise SkewError(
-            f"features: {many} of {len(evaluated)} test rows score otherwise when their records are encoded one by one, "
+            f"features: {many} of {len(evaluated)} test rows score otherwise when records are encoded one by one, "
             f"as the model server does: row {worst} {of_records[worst]:.6f}, evaluated with {evaluated[worst]:.6f}. "
             "Encode with the candidate's own schema, and delete the feature cache"
         )
