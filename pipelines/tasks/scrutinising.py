@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.tasks.cases import Case, Section
 from pipelines.tasks.features import Part, encoded
-from pipelines.tasks.judging import Case, Section
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,8 +16,8 @@ from pipelines.data.snapshots import take_snapshot
 from pipelines.data.windows import choose_windows
 from pipelines.inference import score
 from pipelines.projects import Project, load_project
+from pipelines.tasks.cases import Case
 from pipelines.tasks.features import encoded
-from pipelines.tasks.judging import Case
 from pipelines.tasks.scrutinising import scrutinise
 from pipelines.training import trainer
 from pipelines.training.plan import TrialSpec
