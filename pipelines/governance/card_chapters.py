@@ -32,6 +32,8 @@ _PERTURBATIONS = {
     "noise": "has noise",
     "unseen": "has words that training has not seen",
     "mixed": "a little of everything",
+    "smallest": "is at the schema's minimum",
+    "largest": "is at the schema's maximum",
 }
 _SHOWN_PERTURBATIONS = 10
 
@@ -149,7 +151,11 @@ def fairness(fields: Sequence[Mapping[str, Any]]) -> Chapter | None:
     """How decisions at the threshold differ between the groups of each declared field."""
     if not fields:
         return None
-    said: list[Block] = ["Decisions at the threshold, by groups; rates with their 95 % intervals."]
+    said: list[Block] = [
+        "Decisions at the threshold, by groups, with 95 % intervals. Called positive: of all rows of the group. True "
+        "positives: of those where it happened. False positives: of those where it did not. The equalised odds "
+        "difference is the largest difference between groups in either of the last two."
+    ]
     for found in fields:
         lines = [
             (
@@ -186,7 +192,7 @@ def _differences(found: Mapping[str, Any]) -> str:
         ("equalised odds difference", found.get("equalized_odds_difference")),
     )
     said = [f"{name} {'not known' if value is None else _plain(value)}" for name, value in measured]
-    return f"Over all groups of {found['field']}: {'; '.join(said)}."
+    return f"Over all groups of {found['field']} with enough rows: {'; '.join(said)}."
 
 
 def _rate(found: Mapping[str, float | None] | None, status: str) -> str:
@@ -224,7 +230,7 @@ def robustness(section: Mapping[str, Any]) -> Chapter | None:
             f"Log loss {section['log_loss']:.4f} on {section['rows']:,} undisturbed rows; the worst of "
             f"{len(measured)} disturbances, each for all rows at once:",
             Table(("Disturbance", "Log loss rises by (95 %)", "The schema allows it"), lines),
-            Figure(forest("How far log loss rises", "nats, 95 % interval", drawn)),
+            Figure(forest("How far log loss rises", "nats, 95 % interval; green: the schema allows it", drawn)),
         ],
     )
 
@@ -303,6 +309,8 @@ def lineage(found: Mapping[str, str]) -> Chapter | None:
 
 def _perturbation(found: Mapping[str, Any]) -> str:
     said = _PERTURBATIONS.get(found["kind"], found["kind"])
+    if found["field"] and found["field"].startswith("all "):
+        said = f"are {said.removeprefix('is ')}" if said.startswith("is ") else said
     return f"{found['field']} {said}" if found["field"] else said
 
 

@@ -177,9 +177,9 @@ def sanity(section: Mapping[str, Any]) -> Chapter | None:
             f"With shuffled labels a quick model reaches AUC {shuffled['auc']:.3f} ({shuffled['low']:.3f} … "
             f"{shuffled['high']:.3f}), where 0.5 is chance; with the true ones {shuffled['auc_with_labels']:.3f}.",
             Table(("Part", "Days", "Rows", "Positive"), spans),
-            "What single features can do alone:",
+            "What single columns can do alone; one far above the others hints at a leak:",
             Table(("Column", "AUC alone"), [(found["column"], f"{found['auc']:.3f}") for found in strongest]),
-            "Rows that training has seen before:",
+            "Rows that an earlier part has as well, beyond what chance makes:",
             Table(("Part", "Same key", "Same row", "More than chance"), doubled),
         ],
     )

@@ -81,6 +81,12 @@ def test_the_numbers_are_on_the_card() -> None:
         assert line in card
 
 
+def test_what_is_done_to_many_fields_is_said_of_many() -> None:
+    disturbed = {**EVIDENCE["robustness"]["perturbations"][0], "kind": "missing", "field": "all optional fields"}
+    card = model_card(_with(evidence={"robustness": {**EVIDENCE["robustness"], "perturbations": [disturbed]}}))
+    assert "| all optional fields are missing |" in card
+
+
 def test_the_card_says_nothing_of_the_champion() -> None:
     assert "champion" not in model_card(FULL)
     assert "champion" not in model_card_page(FULL)
