@@ -85,18 +85,16 @@ def _write_project(home: Path, test_days: int, resamples: int) -> None:
 
 def _champion_and_candidate() -> str:
     """Trains two models; the first leads, the id of the second one's candidate is returned."""
-    from pipelines.tasks import artifacts, ingesting, judging, retraining
+    from pipelines.tasks import artifacts, ingesting, judging, optimising, retraining, searching
     from pipelines.wiring import open_ledger
 
     ingesting.ingest(PROJECT)
-    windows = retraining.choose_window(PROJECT, AS_OF)
-    snapshot = retraining.take_snapshot(PROJECT, windows)
+    snapshot = retraining.take_snapshot(PROJECT, retraining.choose_window(PROJECT, AS_OF))
     candidates = []
     for seed in (1, 2):
-        trial = {"snapshot": snapshot, "trainer": "boosted_trees", "parameters": {"trees": 200}, "seed": seed}
-        trained = retraining.train(PROJECT, trial)
-        as_it_is = {"trained_graph": trained["graph"], "optimization": "fp32", "candidates": [], "trials": [trained]}
-        candidates.append({**trained, **as_it_is})
+        planned = [{**trial, "seed": seed} for trial in retraining.plan_trials(PROJECT, snapshot, ["boosted_trees"])]
+        best = searching.best_of(PROJECT, planned, [searching.run_trial(PROJECT, trial) for trial in planned])
+        candidates.append(optimising.optimise(PROJECT, best, form="fp32"))
     bundle = judging.build_bundle(PROJECT, candidates[0]).id
     assert open_ledger().swap_champion(PROJECT, None, "1", bundle, "benchmark", "the first")
     return artifacts.keep_json(candidates[1])
