@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from benchmarks.gates.fault import Fault, around
 
 ENCODE, TRAIN = "pipelines.tasks.features._encode", "pipelines.training.trainer.train"
-FINISH, CASE = "pipelines.training.graph.GraphWriter.finish", "pipelines.tasks.judging._case"
+FINISH, CASE = "pipelines.training.graph.GraphWriter.finish", "pipelines.tasks.judging.read_case"
 _HIDDEN_CATEGORIES = 5
 
 

@@ -49,6 +49,12 @@ def test_there_are_at_least_forty_faults_and_no_name_twice() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_what_a_fault_is_planted_in_exists(fault: Fault) -> None:
+    with fault.plant():
+        pass
+
+
 @pytest.mark.parametrize("fault", [*DATA, *LEAKS, *LABELS], ids=lambda fault: fault.name)
 def test_a_fault_of_the_data_changes_the_events_while_it_is_planted(fault: Fault, events: pa.Table) -> None:
     with fault.plant():
