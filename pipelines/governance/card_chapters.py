@@ -32,6 +32,7 @@ _PERTURBATIONS = {
     "noise": "has noise",
     "unseen": "has words that training has not seen",
     "mixed": "a little of everything",
+    "undisturbed": "is as it was",
     "smallest": "is at the schema's minimum",
     "largest": "is at the schema's maximum",
 }
