@@ -16,7 +16,7 @@ from rich.console import Console
 from pipelines.tasks import backtesting, bench_training, ingesting
 from pipelines.wiring import home
 
-PROJECT, COST_AS_OF, COST_DAYS = "flight_delay", "2013-05-01", 56
+PROJECT, COST_AS_OF, COST_DAYS = "flight_delay", "2013-07-01", 56
 START, UNTIL, EVERY_DAYS = "2013-03-01", "2014-01-01", 14
 README = Path(__file__).parent / "README.md"
 PAGE = "walk-forward.html"
