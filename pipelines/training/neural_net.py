@@ -158,7 +158,7 @@ def fit(
     finally:
         torch.set_num_threads(threads)
     steps = descent.best_epoch if isinstance(until, Rows) else descent.epoch
-    device = "cpu" if hardware == CPU else f"{torch.cuda.get_device_name()}: {hardware}"
+    device = "cpu" if hardware.device == "cpu" else f"{torch.cuda.get_device_name()}: {hardware}"
     return FittedNet(descent.net, preparation, len(schema.columns), descent.curve, steps, device)
 
 
