@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from contracts.strata import PairCounts, Stratum
+
 SCORE_BINS = 10  # equal width over [0, 1]
 # upper edges in seconds of the latency histogram's buckets, 4 to an octave, from 50 µs to 13 s; one more is open
 LATENCY_EDGES_S = tuple(5e-5 * 2 ** (step / 4) for step in range(73))
@@ -112,3 +114,5 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     challenger: SlotCounts | None
     shadowed: ShadowCounts | None
     tripped: Tripped | None = None
+    strata: tuple[Stratum, ...] = ()
+    pairs: PairCounts | None = None
