@@ -6,8 +6,6 @@ first time, and has been at risk in every stratum up to then in which it was act
 who fail in a stratum is then that of a draw from all at risk, whatever the base rate does and whoever asks how often.
 """
 
-from typing import Any
-
 import msgspec
 
 ERRORS, SLOW_P50, SLOW_P95, SLOW_P99 = "errors", "slow_p50", "slow_p95", "slow_p99"
@@ -66,9 +64,10 @@ class Stratum(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Cumulative counts of pairs of answers to the same request in the shadow, each entity's first pair that differs in
-    a metric counted once. `challenger_only` and `champion_only` are the discordant pairs: the metric's event happened on
-    that side and not on the other. `flips_by_slice` is `field=value` → (flips, pairs).
+    """Cumulative counts of pairs of answers to the same request in the shadow.
+
+    `challenger_only` and `champion_only` are the discordant pairs of each metric: it happened on that side and not on
+    the other; of each entity only the first counts. `flips_by_slice` is `field=value` → (flips, pairs).
     """
 
     pairs: int = 0
@@ -79,4 +78,3 @@ class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
     flips_by_slice: dict[str, tuple[int, int]] = {}
     difference_sum: float = 0.0
     difference_square_sum: float = 0.0
-    details: dict[str, Any] = {}
