@@ -26,7 +26,7 @@ check: install  ## lint, format, types and import contracts
 	$(BIN)/lint-imports --config importlinter.ini
 
 test: install check  ## the checks, then the tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
 
 test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow killed in a canary step
 	$(BIN)/pytest -m slow
