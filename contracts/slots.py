@@ -13,7 +13,11 @@ MAXIMUM_HARD_LIMIT_WINDOW = 10_000
 
 
 class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the server itself holds: `errors` in a challenger's last `window` requests take its share away at once."""
+    """What the server itself holds: failures of `errors` entities in a challenger's last `window` requests end it.
+
+    Counted are entities and not requests: one client that always fails says little about a version, unless each of the
+    last `window` requests failed. A request that the champion fails on as well does not count.
+    """
 
     errors: int = 5
     window: int = 20
@@ -27,13 +31,17 @@ class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Load the bundle at `path`, whose id must be `bundle`, as registry version `version`."""
+    """Load the bundle at `path`, whose id must be `bundle`, as registry version `version`.
+
+    An answer within `latency_floor_ms` never counts as slow.
+    """
 
     version: str
     bundle: str
     path: str
     rollout: str | None = None
     hard_limits: HardLimits = HardLimits()
+    latency_floor_ms: float = 0.0
 
 
 class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

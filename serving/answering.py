@@ -25,7 +25,7 @@ from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
-from serving.slots import Challenger, Slot, Slots, count_answers
+from serving.slots import CHAMPION, Challenger, Slot, Slots, count_answers
 from serving.tracing import Marks
 
 _NO_ERROR = (None,)
@@ -198,7 +198,7 @@ class Answerer:
             await committed
         if not is_cached:
             if is_counted:
-                count_answers(champion.counts, seconds, scores)
+                self._count(champion, challenger or shadowing, entities, seconds, scores)
             self._metrics.of(version, "champion").answered_together(seconds, scores)
         if shadowing is not None:
             self._shadow.offer(ShadowWork(shadowing, request_id, records, entities, scores, threshold))
@@ -209,6 +209,14 @@ class Answerer:
         return PredictResponse(
             predictions=predictions, rollout=rollout, share=share, model_version=version, bundle=model.bundle.id
         )
+
+    def _count(
+        self, champion: Slot, tried: Challenger | None, entities: Sequence[str], seconds: float, scores: list[float]
+    ) -> None:
+        """Requests for the counts of the champion; by entity as well, for the judge, while a challenger is `tried`."""
+        count_answers(champion.counts, seconds, scores)
+        if tried is not None:
+            self._slots.gather_answers(tried, CHAMPION, entities, seconds, scores)
 
     async def _score_pieces(self, model: Model, features: NDArray[np.float32], deadline_s: float) -> list[float]:
         scores: list[float] = []

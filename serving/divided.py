@@ -19,7 +19,7 @@ from serving.metrics import Metrics, Totals
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
-from serving.slots import Challenger, Slot, Slots, count_answer
+from serving.slots import CHALLENGER, CHAMPION, Challenger, Slot, Slots, count_answer
 
 MAXIMUM_CHALLENGER_S = 1.0
 
@@ -49,6 +49,7 @@ class DividedRequest:
     size_bytes: int
     is_counted: bool
     answers: list[Prediction | None]
+    failed: list[int] = field(default_factory=list)  # rows that the challenger failed on
 
 
 @dataclass(eq=False)
@@ -95,7 +96,7 @@ class DividedAnswerer:
         retried: list[int] = []
         if challenger is not None and others:
             retried = await self._ask_challenger(request, challenger, others, champion)
-        await self._ask_champion(request, champion, own, retried, features, encoding_s)
+        await self._ask_champion(request, champion, challenger, own, retried, features, encoding_s)
         committed = self._writer.committed()
         if committed is not None:
             await committed
@@ -133,8 +134,11 @@ class DividedAnswerer:
             kept.append(place)
             if error is None:
                 self._slots.count_challenger_answer(challenger, group.seconds, group.scores[place])
+                entity, score = request.entities[group.rows[place]], group.scores[place]
+                self._slots.gather_answers(challenger, CHALLENGER, [entity], group.seconds, [score])
             else:
-                self._slots.count_challenger_error(challenger)
+                self._slots.count_challenger_error(challenger, request.entities[group.rows[place]])
+                request.failed.append(group.rows[place])
         done = _Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
         done.scores = [group.scores[place] for place in kept]
         done.errors = [group.errors[place] for place in kept]
@@ -147,6 +151,7 @@ class DividedAnswerer:
         self,
         request: DividedRequest,
         champion: Slot,
+        challenger: Challenger | None,
         own: list[int],
         retried: list[int],
         features: NDArray[np.float32],
@@ -166,6 +171,8 @@ class DividedAnswerer:
                     count_answer(champion.counts, group.seconds, group.scores[place])
                 else:
                     champion.counts.errors += 1
+            if challenger is not None:
+                self._gather(request, challenger, group, len(own))
         totals = self._record(request, group)
         totals.retried += len(retried)
         failed = [row for row, error in zip(group.rows, group.errors, strict=True) if error is not None]
@@ -184,6 +191,24 @@ class DividedAnswerer:
                     threshold=champion.model.threshold,
                 )
             )
+
+    def _gather(self, request: DividedRequest, challenger: Challenger, group: _Group, own: int) -> None:
+        """Counts by entity what the champion answered of its `own` rows, and what the challenger failed on.
+
+        A row that both fail on is wrong itself: no failure of the challenger.
+        """
+        entities = request.entities
+        for row, score, error in zip(group.rows[:own], group.scores, group.errors, strict=False):
+            if error is None:
+                self._slots.gather_answers(challenger, CHAMPION, [entities[row]], group.seconds, [score])
+            else:
+                self._slots.gather_failure(challenger, CHAMPION, entities[row])
+        unanswered = {row for row, error in zip(group.rows, group.errors, strict=True) if error is not None}
+        for row in request.failed:
+            if row in unanswered:
+                self._slots.forgive(challenger, entities[row])
+            else:
+                self._slots.gather_failure(challenger, CHALLENGER, entities[row])
 
     async def _score_or_fail(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
         """As `_score`; a challenger that is too slow has failed on these rows, and the champion answers them."""

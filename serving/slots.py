@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from contracts.assignment import unit
 from contracts.slots import (
     LATENCY_EDGES_S,
     SCORE_BINS,
@@ -25,10 +26,13 @@ from contracts.slots import (
     SlotCounts,
     Tripped,
 )
+from contracts.strata import STRATUM_S
 from serving.champion_file import Remembered
 from serving.engine import Model
+from serving.units import Gathered, UnitBook
 
 MAXIMUM_LEASE_S = 3600.0
+CHAMPION, CHALLENGER = 0, 1  # the arms of a stratum
 _REMEMBERED_TRIPS = 1000
 logger = logging.getLogger(__name__)
 
@@ -61,8 +65,12 @@ class Challenger(Slot):
     tripped: Tripped | None = None
     fault_share: float = 0.0
     shadowed: ShadowCounts = field(default_factory=ShadowCounts)
-    recent: deque[bool] = field(default_factory=deque)
+    recent: deque[int | None] = field(default_factory=deque)  # the entity that a request failed for, or None
     recent_errors: int = 0
+    latency_floor_ms: float = 0.0
+    phase: int = 0
+    gathered: Gathered = field(default_factory=Gathered)
+    book: UnitBook | None = None
     first_error_s: float | None = None
     requests_since_first_error: int = 0
 
@@ -98,8 +106,10 @@ def take_away(challenger: Challenger, tripped: Tripped) -> None:
 
 
 def limit_text(limits: HardLimits, errors: int, requests: int) -> str:
-    """Why a challenger has tripped that failed too often."""
-    return f"{errors} errors in the last {requests} challenger requests >= limit {limits.errors} of {limits.window}"
+    """Why a challenger has tripped that failed for too many entities, or on each of its last requests."""
+    if errors < limits.errors:
+        return f"an error in each of the last {requests} challenger requests"
+    return f"errors for {errors} entities in the last {requests} challenger requests >= limit {limits.errors}"
 
 
 def late_text(challenger: Challenger, late_s: float) -> str:
@@ -140,35 +150,69 @@ class Slots:
 
     def expire(self) -> None:
         """Takes share and shadow from a challenger whose lease has run out; called by a timer as well."""
-        self._current()
+        challenger = self._current()
+        if challenger is not None:
+            self._close_strata(challenger)
 
     def count_challenger_answer(self, challenger: Challenger, seconds: float, score: float) -> None:
         """A request that the challenger answered."""
         count_answer(challenger.counts, seconds, score)
-        self._count_request(challenger, is_error=False)
+        self._count_request(challenger, failed=None)
 
-    def count_challenger_error(self, challenger: Challenger) -> None:
+    def count_challenger_error(self, challenger: Challenger, entity: str) -> None:
         """A request that the challenger failed on, and the champion answers; trips when the hard limit is reached."""
         challenger.counts.errors += 1
         if challenger.first_error_s is None:
             challenger.first_error_s = self._clock()
-        self._count_request(challenger, is_error=True)
+        self._count_request(challenger, failed=unit(challenger.position_salt, entity))
         limits = challenger.hard_limits
-        if challenger.recent_errors >= limits.errors and challenger.tripped is None:
-            self._trip(
-                challenger,
-                "hard_limit",
-                limit_text(limits, challenger.recent_errors, len(challenger.recent)),
-            )
+        if challenger.recent_errors < limits.errors or challenger.tripped is not None:
+            return
+        entities = len(set(challenger.recent) - {None})
+        if entities >= limits.errors or challenger.recent_errors == limits.window:
+            self._trip(challenger, "hard_limit", limit_text(limits, entities, len(challenger.recent)))
 
-    def _count_request(self, challenger: Challenger, *, is_error: bool) -> None:
+    def forgive(self, challenger: Challenger, entity: str) -> None:
+        """The champion fails on this row as well: it is the request that is wrong, and no reason to trip."""
+        failed = unit(challenger.position_salt, entity)
+        for place in reversed(range(len(challenger.recent))):
+            if challenger.recent[place] == failed:
+                challenger.recent[place] = None
+                challenger.recent_errors -= 1
+                return
+
+    def _count_request(self, challenger: Challenger, *, failed: int | None) -> None:
         challenger.counts.requests += 1
         if challenger.first_error_s is not None:
             challenger.requests_since_first_error += 1
-        challenger.recent.append(is_error)
-        challenger.recent_errors += is_error
+        challenger.recent.append(failed)
+        challenger.recent_errors += failed is not None
         if len(challenger.recent) > challenger.hard_limits.window:
-            challenger.recent_errors -= challenger.recent.popleft()
+            challenger.recent_errors -= challenger.recent.popleft() is not None
+
+    # -- counts by entity, for whoever judges (contracts.strata) ---------------------------------------------------
+
+    def gather_answers(
+        self, challenger: Challenger, arm: int, entities: Sequence[str], seconds: float, scores: Sequence[float]
+    ) -> None:
+        """Rows that `arm` (0: champion, 1: challenger) answered in `seconds` while `challenger` is tried."""
+        salt = challenger.position_salt
+        units = [unit(salt, entity) for entity in entities]
+        challenger.gathered.answered(arm, units, seconds, scores, self._stratum(challenger))
+
+    def gather_failure(self, challenger: Challenger, arm: int, entity: str) -> None:
+        """A row that `arm` failed on."""
+        challenger.gathered.failed(arm, unit(challenger.position_salt, entity), self._stratum(challenger))
+
+    def _stratum(self, challenger: Challenger) -> tuple[int, int, float]:
+        return int(self._clock() / STRATUM_S), challenger.phase, challenger.share
+
+    def _close_strata(self, challenger: Challenger, index: int | None = None) -> None:
+        """Closes what lies before stratum `index`, by default the present one."""
+        now_s = self._clock()
+        if challenger.book is not None:
+            for gathered in challenger.gathered.before(int(now_s / STRATUM_S) if index is None else index):
+                challenger.book.close(gathered, now_s)
 
     def _current(self) -> Challenger | None:
         challenger = self.challenger
@@ -238,6 +282,18 @@ class Slots:
             counts=SlotCounts(version=load.version),
             rollout=load.rollout,
             hard_limits=load.hard_limits,
+            latency_floor_ms=load.latency_floor_ms,
+            book=self._book(load),
+        )
+
+    def _book(self, load: LoadSlot) -> UnitBook | None:
+        if self.champion is None:
+            return None
+        return UnitBook(
+            rollout=load.rollout or "",
+            champion=self.champion.model.version,
+            challenger=load.version,
+            latency_floor_s=load.latency_floor_ms / 1000,
         )
 
     def set_share(self, message: SetShare) -> None:
@@ -250,6 +306,7 @@ class Slots:
         if self.champion is None:
             raise SlotConflictError("there is no champion to fall back on: promote the first version instead")
         challenger = self._held_by(message.rollout)
+        challenger.phase += (challenger.share, challenger.shadow) != (message.share, message.shadow)
         challenger.share, challenger.shadow = message.share, message.shadow
         challenger.lease_ends_s = self._clock() + message.lease_s
 
@@ -312,6 +369,8 @@ class Slots:
         challenger = self._current()
         now = self._clock()
         lease_ends = challenger.lease_ends_s if challenger else None
+        if challenger is not None:
+            self._close_strata(challenger)
         return Observation(
             server=self._server,
             clock_s=now,
@@ -323,6 +382,7 @@ class Slots:
             challenger=challenger.counts if challenger else None,
             shadowed=challenger.shadowed if challenger else None,
             tripped=challenger.tripped if challenger else None,
+            strata=tuple(challenger.book.strata) if challenger and challenger.book else (),
         )
 
     def _held_by(self, rollout: str) -> Challenger:

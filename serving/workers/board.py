@@ -43,10 +43,12 @@ class Board:
         self.workers = workers
         ring_words = workers * MAXIMUM_HARD_LIMIT_WINDOW
         words = _HEAD_WORDS + workers * _WORKER_WORDS
-        self._memory = mmap.mmap(-1, (words + ring_words) * _WORD + _TRIP_BYTES)
+        self._memory = mmap.mmap(-1, (words + 2 * ring_words) * _WORD + _TRIP_BYTES)
         numbers = memoryview(self._memory)[: words * _WORD]
         self._q, self._d = numbers.cast("q"), numbers.cast("d")
         self._rings = np.frombuffer(self._memory, np.int64, ring_words, words * _WORD).reshape(workers, -1)
+        ring_end = (words + ring_words) * _WORD
+        self._failed = np.frombuffer(self._memory, np.uint64, ring_words, ring_end).reshape(workers, -1)
         self._text = memoryview(self._memory)[-_TRIP_BYTES:]
         self._lock = os.memfd_create("paceline-workers")
         for worker in range(workers):
@@ -78,8 +80,10 @@ class Board:
         """One more request that the challenger was asked in `worker`."""
         self._q[_base(worker) + _REQUESTS] += 1
 
-    def count_error(self, worker: int, epoch: int, window: int, now_s: float) -> int:
-        """One more request that failed, and was counted as one; how many failed among all workers' last `window`.
+    def count_error(self, worker: int, epoch: int, window: int, now_s: float, entity: int) -> int:
+        """One more request of `entity` that failed; for how many entities all workers' last `window` requests did.
+
+        It is `window` when each of them failed.
 
         An error keeps its position in the sum of all workers' requests, so the window is that of one process, but for
         requests that other workers count in the same instant: at most one for each of them.
@@ -90,12 +94,23 @@ class Board:
             self._q[base + _FIRST_AT], self._d[base + _FIRST_S] = position, now_s
         errors = self._q[base + _ERRORS]
         self._rings[worker, errors % MAXIMUM_HARD_LIMIT_WINDOW] = position
+        self._failed[worker, errors % MAXIMUM_HARD_LIMIT_WINDOW] = entity
         self._q[base + _ERRORS] = errors + 1
-        found = 0
+        found: set[int] = set()
+        failed = 0
         for other in self._of(epoch):
             kept = min(self._q[_base(other) + _ERRORS], MAXIMUM_HARD_LIMIT_WINDOW)
-            found += int(np.count_nonzero(self._rings[other, :kept] > position - window))
-        return found
+            is_recent = self._rings[other, :kept] > position - window
+            found.update(self._failed[other, :kept][is_recent].tolist())
+            failed += int(np.count_nonzero(is_recent))
+        return window if failed >= window else len(found)
+
+    def forgive(self, worker: int, entity: int) -> None:
+        """The last error of `entity` in `worker` is in no window any more."""
+        kept = min(self._q[_base(worker) + _ERRORS], MAXIMUM_HARD_LIMIT_WINDOW)
+        places = np.flatnonzero(self._failed[worker, :kept] == np.uint64(entity))
+        if len(places):
+            self._rings[worker, places[self._rings[worker, places].argmax()]] = -MAXIMUM_HARD_LIMIT_WINDOW
 
     def requests(self, epoch: int) -> int:
         """The challenger's requests over all workers."""

@@ -174,6 +174,8 @@ class Hub:
             return
         if isinstance(message, Followed | Seen) and message.observation is not None:
             self._counted.saw(worker, message.observation)
+        if isinstance(message, Seen):
+            self._slots.absorb(message.epoch, message.strata)
         if isinstance(message, Scraped):
             self._counted.scraped(worker, message.metrics)
         if isinstance(message, Followed) and worker in self._joining:
@@ -384,7 +386,9 @@ class Hub:
         return self._observation()
 
     def _observe(self) -> _Command:
+        before_s = self._clock()
         yield _Request(lambda number: Look(round=number))
+        self._slots.close_strata(before_s)
         return self._observation()
 
     def _metrics(self) -> _Command:

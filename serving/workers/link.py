@@ -127,7 +127,9 @@ class Link(asyncio.Protocol):
             case Open():
                 self._is_open.set()
             case Look():
-                self._send(Seen(round=message.round, observation=self._slots.observe()))
+                epoch, strata = self._slots.handed_over()
+                seen = Seen(round=message.round, observation=self._slots.observe(), epoch=epoch, strata=strata)
+                self._send(seen)
             case Scrape():
                 self._send(Scraped(round=message.round, metrics=families_of(self.collect())))
             case Answer():

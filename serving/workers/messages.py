@@ -6,6 +6,7 @@ import msgspec
 
 from contracts.slots import HardLimits, LoadSlot, Observation
 from serving.champion_file import Remembered
+from serving.units import OpenStratum
 
 _LENGTH_BYTES = 4
 MAXIMUM_MESSAGE_BYTES = 64 << 20
@@ -39,6 +40,7 @@ class ChallengerView(msgspec.Struct, frozen=True, kw_only=True):
     shadow: bool
     lease_ends_s: float | None
     fault_share: float
+    phase: int = 0
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,10 +139,12 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True, tag="seen"):
-    """What this worker has counted."""
+    """What this worker has counted, and gathered in strata that are over since it last said."""
 
     round: int
     observation: Observation
+    epoch: int = 0
+    strata: list[OpenStratum] = []
 
 
 class Scraped(msgspec.Struct, frozen=True, kw_only=True, tag="scraped"):

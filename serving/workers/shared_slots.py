@@ -5,15 +5,18 @@ request, and whether a lease has run out each asks its own clock.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from contracts.assignment import unit
 from contracts.slots import LoadSlot, RenewLease, SetShare, SlotCounts, Tripped
+from contracts.strata import STRATUM_S
 from serving.champion_file import Remembered
 from serving.engine import Model
 from serving.slots import Challenger, Slots, late_text, limit_text, take_away
+from serving.units import OpenStratum
 from serving.workers.board import Board
 from serving.workers.messages import ChallengerView, View
 
@@ -122,24 +125,30 @@ class SharedSlots(Slots):
             if self._worker is not None:
                 self._board.begin(self._worker, told.epoch)
             self._epoch, self.challenger = told.epoch, challenger
-        challenger.share, challenger.shadow = told.share, told.shadow
+        challenger.share, challenger.shadow, challenger.phase = told.share, told.shadow, told.phase
         challenger.lease_ends_s, challenger.fault_share = told.lease_ends_s, told.fault_share
         if (tripped := self._adopted(challenger).tripped) is not None:
             take_away(challenger, tripped)  # after the supervisor had made this view
 
-    def count_challenger_error(self, challenger: Challenger) -> None:
+    def count_challenger_error(self, challenger: Challenger, entity: str) -> None:
         """As in one process; the window is that of all workers together."""
         worker = self._require_worker()
         challenger.counts.errors += 1
-        self._count_request(challenger, is_error=True)
+        failed = unit(challenger.position_salt, entity)
+        self._count_request(challenger, failed=failed)
         limits = challenger.hard_limits
-        found = self._board.count_error(worker, self._epoch, limits.window, self._clock())
+        found = self._board.count_error(worker, self._epoch, limits.window, self._clock(), failed)
         if found >= limits.errors and challenger.tripped is None:
             requests = min(limits.window, self._board.requests(self._epoch))
             self._board.trip(self._epoch, self._tripped("hard_limit", limit_text(limits, found, requests)))
             self._adopted(challenger)
 
-    def _count_request(self, challenger: Challenger, *, is_error: bool) -> None:
+    def forgive(self, challenger: Challenger, entity: str) -> None:
+        """As in one process."""
+        super().forgive(challenger, entity)
+        self._board.forgive(self._require_worker(), unit(challenger.position_salt, entity))
+
+    def _count_request(self, challenger: Challenger, *, failed: int | None) -> None:
         challenger.counts.requests += 1
         self._board.count_request(self._require_worker())
 
@@ -147,6 +156,11 @@ class SharedSlots(Slots):
         if self._worker is None:
             raise RuntimeError("the supervisor answers no requests")
         return self._worker
+
+    def handed_over(self) -> tuple[int, list[OpenStratum]]:
+        """The epoch, and what was gathered in strata that are over."""
+        gathered = [] if self.challenger is None else self.challenger.gathered.before(int(self._clock() / STRATUM_S))
+        return self._epoch, gathered
 
     # -- in the supervisor -----------------------------------------------------------------------------------------
 
@@ -191,8 +205,22 @@ class SharedSlots(Slots):
                 shadow=challenger.shadow,
                 lease_ends_s=challenger.lease_ends_s,
                 fault_share=challenger.fault_share,
+                phase=challenger.phase,
             ),
         )
+
+    def absorb(self, epoch: int, strata: Sequence[OpenStratum]) -> None:
+        """What a worker has gathered for the challenger of `epoch`."""
+        if self.challenger is not None and epoch == self._epoch:
+            self.challenger.gathered.absorb(strata)
+
+    def close_strata(self, before_s: float) -> None:
+        """Every worker has handed over what it gathered before `before_s`."""
+        if self.challenger is not None:
+            super()._close_strata(self.challenger, int(before_s / STRATUM_S))
+
+    def _close_strata(self, challenger: Challenger, index: int | None = None) -> None:
+        """Nothing: strata are closed in the supervisor, when all workers have handed theirs over."""
 
     def _give_lease(self, rollout: str) -> None:
         challenger = self.challenger

@@ -1,3 +1,4 @@
+import itertools
 from types import ModuleType
 from typing import Any
 
@@ -7,6 +8,8 @@ from contracts.slots import HardLimits, LoadSlot, PromoteSlot, RenewLease, SetSh
 from serving.champion_file import Remembered
 from serving.engine import Model, load_model
 from serving.slots import SlotConflictError, SlotMessageError, Slots
+
+ENTITIES = map(str, itertools.count())  # another at each error: a limit counts entities
 
 
 class Clock:
@@ -98,19 +101,73 @@ def test_the_hard_limit_takes_the_share_at_once_and_says_the_numbers(
     challenger = slots.challenger
     assert challenger is not None
     slots.count_challenger_answer(challenger, 0.001, 0.5)
-    slots.count_challenger_error(challenger)
+    slots.count_challenger_error(challenger, next(ENTITIES))
     for _ in range(2):
         clock.now_s += 1
         slots.count_challenger_answer(challenger, 0.001, 0.5)
-        slots.count_challenger_error(challenger)
+        slots.count_challenger_error(challenger, next(ENTITIES))
     assert slots.sharing() is None
     tripped = slots.observe().tripped
     assert tripped is not None
     assert tripped.cause == "hard_limit"
-    assert tripped.reason == "3 errors in the last 5 challenger requests >= limit 3 of 5"
+    assert tripped.reason == "errors for 3 entities in the last 5 challenger requests >= limit 3"
     assert tripped.seconds_since_first_error == 2
     assert tripped.challenger_requests_since_first_error == 5
     assert slots.trips == {"hard_limit": 1, "lease": 0}
+
+
+def test_one_client_that_always_fails_does_not_trip_alone_unless_nothing_else_comes(
+    slots: Slots, models: dict[str, Model]
+) -> None:
+    start(slots, models["2"], hard_limits=HardLimits(errors=3, window=5))
+    challenger = slots.challenger
+    assert challenger is not None
+    for _ in range(10):
+        slots.count_challenger_error(challenger, "the heavy one")
+        slots.count_challenger_answer(challenger, 0.001, 0.5)
+    assert slots.sharing() is challenger
+    for _ in range(5):
+        slots.count_challenger_error(challenger, "the heavy one")
+    assert slots.sharing() is None
+    tripped = slots.observe().tripped
+    assert tripped is not None
+    assert tripped.reason == "an error in each of the last 5 challenger requests"
+
+
+def test_a_request_that_the_champion_fails_on_as_well_does_not_count(slots: Slots, models: dict[str, Model]) -> None:
+    start(slots, models["2"], hard_limits=HardLimits(errors=3, window=5))
+    challenger = slots.challenger
+    assert challenger is not None
+    for entity in map(str, range(30)):
+        slots.count_challenger_error(challenger, entity)
+        slots.forgive(challenger, entity)
+    assert slots.sharing() is challenger
+
+
+def test_strata_count_each_failing_entity_once_and_keep_the_share_apart(
+    slots: Slots, models: dict[str, Model], clock: Clock
+) -> None:
+    start(slots, models["2"])
+    challenger = slots.challenger
+    assert challenger is not None
+    for second in range(3):
+        for entity in ("a", "b"):
+            slots.gather_answers(challenger, 0, [entity], 0.001, [0.5])
+        slots.gather_answers(challenger, 1, ["c"], 0.001, [0.5])
+        slots.gather_failure(challenger, 1, "d")
+        assert len(slots.observe().strata) == second, "the present one is still open"
+        clock.now_s += 1
+    slots.set_share(SetShare(rollout="r1", share=0.9, lease_s=9))
+    slots.gather_failure(challenger, 1, "d")
+    clock.now_s += 1
+    strata = slots.observe().strata
+    assert [stratum.number for stratum in strata] == [1, 2, 3, 4]
+    errors = [stratum.challenger.rollout["errors"] for stratum in strata]
+    assert [(each.at_risk, each.happened) for each in errors] == [(2, 1), (1, 0), (1, 0), (0, 0)]
+    again = strata[-1].challenger.phase["errors"]
+    assert (again.at_risk, again.happened) == (1, 1), "a phase begins anew"
+    assert [(s.champion.new, s.challenger.new) for s in strata] == [(2, 2), (0, 0), (0, 0), (0, 0)]
+    assert (strata[0].champion.version, strata[0].challenger.version) == ("1", "2")
 
 
 def test_errors_that_have_left_the_window_do_not_trip(slots: Slots, models: dict[str, Model]) -> None:
@@ -118,7 +175,7 @@ def test_errors_that_have_left_the_window_do_not_trip(slots: Slots, models: dict
     challenger = slots.challenger
     assert challenger is not None
     for _ in range(10):
-        slots.count_challenger_error(challenger)
+        slots.count_challenger_error(challenger, next(ENTITIES))
         for _ in range(2):
             slots.count_challenger_answer(challenger, 0.001, 0.5)
     assert slots.sharing() is challenger
@@ -222,7 +279,7 @@ def test_a_challenger_is_asked_until_it_trips_or_leaves_its_slot(slots: Slots, m
     challenger = slots.challenger
     assert challenger is not None
     assert slots.is_asked(challenger)
-    slots.count_challenger_error(challenger)
+    slots.count_challenger_error(challenger, next(ENTITIES))
     assert not slots.is_asked(challenger)
     slots.drop("r1")
     start(slots, models["3"], "r2")

@@ -13,13 +13,13 @@ def test_errors_count_by_their_place_among_all_workers_requests() -> None:
     for worker in (0, 1):
         board.begin(worker, 1)
     board.count_request(0)
-    assert board.count_error(0, 1, window=5, now_s=1.0) == 1
+    assert board.count_error(0, 1, window=5, now_s=1.0, entity=1) == 1
     for _ in range(3):
         board.count_request(1)
     board.count_request(1)
-    assert board.count_error(1, 1, window=5, now_s=2.0) == 2, "the first error is the fifth last request"
+    assert board.count_error(1, 1, window=5, now_s=2.0, entity=2) == 2, "the first error is the fifth last request"
     board.count_request(0)
-    assert board.count_error(0, 1, window=5, now_s=3.0) == 2, "now it has left the window"
+    assert board.count_error(0, 1, window=5, now_s=3.0, entity=3) == 2, "now it has left the window"
     assert board.requests(1) == 6
     assert board.first_error(1) == (1.0, 1)
 
@@ -31,18 +31,18 @@ def test_the_window_over_workers_is_that_of_one_process(requests: list[tuple[int
     for worker in range(3):
         board.begin(worker, 7)
     outcomes: list[bool] = []
-    for worker, is_error in requests:
+    for position, (worker, is_error) in enumerate(requests):
         outcomes.append(is_error)
         board.count_request(worker)
         if is_error:
-            assert board.count_error(worker, 7, window, 0.0) == sum(outcomes[-window:])
+            assert board.count_error(worker, 7, window, 0.0, position) == sum(outcomes[-window:])
 
 
 def test_another_epoch_begins_at_zero_and_a_worker_that_takes_a_dead_ones_place_goes_on() -> None:
     board = Board(2)
     board.begin(0, 1)
     board.count_request(0)
-    board.count_error(0, 1, 10, 1.0)
+    board.count_error(0, 1, 10, 1.0, 1)
     board.begin(0, 1)
     assert board.requests(1) == 1
     board.begin(0, 2)
@@ -115,3 +115,12 @@ def test_a_trip_does_not_wait_for_a_process_that_was_stopped_in_the_lock() -> No
 
 def test_workers_that_take_no_connections_have_the_most() -> None:
     assert Board(2).least_connections() == ABSENT
+
+
+def test_an_entity_that_fails_again_in_another_worker_counts_once() -> None:
+    board = Board(2)
+    for worker in (0, 1):
+        board.begin(worker, 1)
+        board.count_request(worker)
+    assert [board.count_error(worker, 1, 10, 1.0, entity=7) for worker in (0, 1, 1)] == [1, 1, 1]
+    assert board.count_error(1, 1, 10, 1.0, entity=8) == 2

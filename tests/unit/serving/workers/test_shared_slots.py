@@ -1,5 +1,6 @@
 """The slots of two workers and their supervisor, in one process, on one board."""
 
+import itertools
 from types import ModuleType
 
 import pytest
@@ -10,6 +11,8 @@ from serving.engine import Model, load_model
 from serving.slots import SlotConflictError
 from serving.workers.board import Board
 from serving.workers.shared_slots import SharedSlots, name_of, named
+
+ENTITIES = map(str, itertools.count())  # another at each error: a limit counts entities
 
 
 class Crew:
@@ -66,12 +69,12 @@ def test_errors_in_any_worker_trip_all_of_them_at_once_with_one_reason(crew: Cre
         assert challenger is not None
         slots.count_challenger_answer(challenger, 0.001, 0.5)
         crew.now_s += 1
-        slots.count_challenger_error(challenger)
+        slots.count_challenger_error(challenger, next(ENTITIES))
     assert one.sharing() is other.sharing() is crew.hub.sharing() is None
     observed = [slots.observe().tripped for slots in (one, other, crew.hub)]
     assert observed[0] is not None
     assert observed[0] == observed[1] == observed[2]
-    assert observed[0].reason == "3 errors in the last 6 challenger requests >= limit 3 of 10"
+    assert observed[0].reason == "errors for 3 entities in the last 6 challenger requests >= limit 3"
     assert (observed[0].seconds_since_first_error, observed[0].challenger_requests_since_first_error) == (2, 5)
     assert [slots.trips["hard_limit"] for slots in (one, other, crew.hub)] == [0, 0, 1]
     with pytest.raises(SlotConflictError, match="does not come back"):
@@ -86,7 +89,7 @@ def test_a_view_from_before_a_trip_does_not_give_the_share_back(crew: Crew) -> N
     challenger = other.challenger
     assert challenger is not None
     for _ in range(3):
-        other.count_challenger_error(challenger)
+        other.count_challenger_error(challenger, next(ENTITIES))
     one.follow(stale, crew.models)
     assert one.sharing() is None
     assert one.challenger is not None
@@ -131,12 +134,12 @@ def test_a_worker_that_takes_a_dead_ones_place_holds_what_was_lost(crew: Crew) -
     challenger = crew.workers[0].challenger
     assert challenger is not None
     for _ in range(2):
-        crew.workers[0].count_challenger_error(challenger)
+        crew.workers[0].count_challenger_error(challenger, next(ENTITIES))
     crew.workers[0] = crew.slots(0)
     crew.tell()
     again = crew.workers[0].sharing()
     assert again is not None
-    crew.workers[0].count_challenger_error(again)
+    crew.workers[0].count_challenger_error(again, next(ENTITIES))
     assert crew.workers[1].sharing() is None, "two errors of the dead one and one of the new one"
 
 
@@ -144,4 +147,4 @@ def test_the_supervisor_answers_no_requests(crew: Crew) -> None:
     challenger = crew.hub.challenger
     assert challenger is not None
     with pytest.raises(RuntimeError, match="answers no requests"):
-        crew.hub.count_challenger_error(challenger)
+        crew.hub.count_challenger_error(challenger, next(ENTITIES))
