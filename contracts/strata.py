@@ -16,14 +16,14 @@ KEPT_STRATA = 120  # closed strata that an observation carries: a judge that mis
 UNIT_SCORE_BINS = 10  # by the champion's own deciles of earlier strata
 
 
-class Exposure(msgspec.Struct, frozen=True, kw_only=True):
+class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`at_risk` entities were active and had not failed before; to `happened` of them it happened in this stratum."""
 
     at_risk: int = 0
     happened: int = 0
 
 
-class UnitCounts(msgspec.Struct, frozen=True, kw_only=True):
+class UnitCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One version in one stratum. All counts are of entities, never of requests, unless it is said.
 
     `new` are those that this rollout saw for the first time: whether they are split as configured is the first check.
@@ -41,7 +41,7 @@ class UnitCounts(msgspec.Struct, frozen=True, kw_only=True):
     scores: tuple[int, ...] = (0,) * UNIT_SCORE_BINS
 
 
-class Stratum(msgspec.Struct, frozen=True, kw_only=True):
+class Stratum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A closed interval of about a second in which the share did not change. Not counted: cached answers, rows that the
     champion answers in the challenger's place, shadow rows, synthetic requests, and clients whose version is pinned.
 
@@ -67,14 +67,8 @@ class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Cumulative counts of pairs of answers to the same request in the shadow.
 
     `challenger_only` and `champion_only` are the discordant pairs of each metric: it happened on that side and not on
-    the other; of each entity only the first counts. `flips_by_slice` is `field=value` → (flips, pairs).
+    the other; of each entity only the first counts.
     """
 
-    pairs: int = 0
-    entities: int = 0
     challenger_only: dict[str, int] = {}
     champion_only: dict[str, int] = {}
-    flips: int = 0
-    flips_by_slice: dict[str, tuple[int, int]] = {}
-    difference_sum: float = 0.0
-    difference_square_sum: float = 0.0

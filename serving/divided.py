@@ -175,10 +175,6 @@ class DividedAnswerer:
                 self._gather(request, challenger, group, len(own))
         totals = self._record(request, group)
         totals.retried += len(retried)
-        failed = [row for row, error in zip(group.rows, group.errors, strict=True) if error is not None]
-        if failed:
-            reason = next(error for error in group.errors if error is not None)
-            raise ChampionFailedError(champion.model.version, failed, reason)
         shadowing = self._slots.shadowing() if request.is_counted else None
         if shadowing is not None:
             self._shadow.offer(
@@ -187,15 +183,22 @@ class DividedAnswerer:
                     request_id=request.request_id,
                     records=[request.records[row] for row in group.rows],
                     entities=[request.entities[row] for row in group.rows],
-                    scores=group.scores,
+                    scores=[
+                        score if error is None else None
+                        for score, error in zip(group.scores, group.errors, strict=True)
+                    ],
                     threshold=champion.model.threshold,
                 )
             )
+        failed = [row for row, error in zip(group.rows, group.errors, strict=True) if error is not None]
+        if failed:
+            reason = next(error for error in group.errors if error is not None)
+            raise ChampionFailedError(champion.model.version, failed, reason)
 
     def _gather(self, request: DividedRequest, challenger: Challenger, group: _Group, own: int) -> None:
         """Counts by entity what the champion answered of its `own` rows, and what the challenger failed on.
 
-        A row that both fail on is wrong itself: no failure of the challenger.
+        Rows that both fail on are counted on either side: left out on one, equal versions would not look equal.
         """
         entities = request.entities
         for row, score, error in zip(group.rows[:own], group.scores, group.errors, strict=False):
@@ -205,10 +208,9 @@ class DividedAnswerer:
                 self._slots.gather_failure(challenger, CHAMPION, entities[row])
         unanswered = {row for row, error in zip(group.rows, group.errors, strict=True) if error is not None}
         for row in request.failed:
-            if row in unanswered:
+            self._slots.gather_failure(challenger, CHALLENGER, entities[row])
+            if row in unanswered:  # the request itself is wrong: no reason to trip
                 self._slots.forgive(challenger, entities[row])
-            else:
-                self._slots.gather_failure(challenger, CHALLENGER, entities[row])
 
     async def _score_or_fail(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
         """As `_score`; a challenger that is too slow has failed on these rows, and the champion answers them."""

@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShadowWork:
-    """Rows that the champion answered with `scores`, for `challenger` to score as well."""
+    """Rows that the champion answered with `scores` (None: it failed), for `challenger` to score as well."""
 
     challenger: Challenger
     request_id: str
     records: Sequence[Mapping[str, Any]]
     entities: Sequence[str]
-    scores: Sequence[float]
+    scores: Sequence[float | None]
     threshold: float
 
 
@@ -103,7 +103,12 @@ class Shadow:
     def _record(self, work: ShadowWork, shadowed: _Shadowed) -> None:
         challenger, model = work.challenger, work.challenger.model
         counts, totals = challenger.shadowed, self._metrics.of(model.version, "shadow")
-        for theirs, score, error in zip(work.scores, shadowed.scores, shadowed.errors, strict=True):
+        rows = zip(work.entities, work.scores, shadowed.scores, shadowed.errors, strict=True)
+        for entity, theirs, score, error in rows:
+            failed = score is None or error is not None
+            challenger.count_pair(entity, failed=failed, champion_failed=theirs is None)
+            if theirs is None:  # nothing to compare a score with
+                continue
             counts.pairs += 1
             self._metrics.shadow_pairs += 1
             if score is None or error is not None:

@@ -7,7 +7,7 @@ monotonic and given from outside; a lease that has run out is noticed by whoever
 import logging
 import time
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,13 +26,14 @@ from contracts.slots import (
     SlotCounts,
     Tripped,
 )
-from contracts.strata import STRATUM_S
+from contracts.strata import ERRORS, STRATUM_S, PairCounts
 from serving.champion_file import Remembered
 from serving.engine import Model
 from serving.units import Gathered, UnitBook
 
 MAXIMUM_LEASE_S = 3600.0
 CHAMPION, CHALLENGER = 0, 1  # the arms of a stratum
+MAXIMUM_DISCORDANT = 100_000  # entities; long before, the shadow has ended
 _REMEMBERED_TRIPS = 1000
 logger = logging.getLogger(__name__)
 
@@ -73,11 +74,23 @@ class Challenger(Slot):
     book: UnitBook | None = None
     first_error_s: float | None = None
     requests_since_first_error: int = 0
+    discordant: dict[int, str] = field(default_factory=dict)  # entities of the shadow that only one version failed
 
     @property
     def position_salt(self) -> str:
         """What the sticky assignment is salted with: the rollout."""
         return self.rollout or ""
+
+    def count_pair(self, entity: str, *, failed: bool, champion_failed: bool) -> None:
+        """A request that both versions were asked, in the shadow. Of an entity the first pair that differs counts."""
+        if failed != champion_failed and len(self.discordant) < MAXIMUM_DISCORDANT:
+            self.discordant.setdefault(unit(self.position_salt, entity), "challenger" if failed else "champion")
+
+    @property
+    def pairs(self) -> PairCounts:
+        """Entities whose pairs differ in who failed, by side."""
+        sides = Counter(self.discordant.values())
+        return PairCounts(challenger_only={ERRORS: sides["challenger"]}, champion_only={ERRORS: sides["champion"]})
 
 
 def count_answer(counts: SlotCounts | ShadowCounts, seconds: float, score: float) -> None:
@@ -383,6 +396,7 @@ class Slots:
             shadowed=challenger.shadowed if challenger else None,
             tripped=challenger.tripped if challenger else None,
             strata=tuple(challenger.book.strata) if challenger and challenger.book else (),
+            pairs=challenger.pairs if challenger else None,
         )
 
     def _held_by(self, rollout: str) -> Challenger:

@@ -256,7 +256,12 @@ def _finishing(offer: Offer) -> str:
 
 def _load_slot(offer: Offer, plan: Plan, rollout: str) -> LoadSlot:
     return LoadSlot(
-        version=offer.version, bundle=offer.bundle, path=offer.path, rollout=rollout, hard_limits=plan.hard_limits
+        version=offer.version,
+        bundle=offer.bundle,
+        path=offer.path,
+        rollout=rollout,
+        hard_limits=plan.hard_limits,
+        latency_floor_ms=plan.latency_floor_ms,
     )
 
 

@@ -1,29 +1,34 @@
 """The judge: what the counts of a look say about the challenger — advance, wait or rollback — with the evidence.
 
-Pure. Each look adds the difference of the cumulative counts to e-processes, which may be asked after every request
-(`pipelines.statistics`); the plan's alpha is split between them. The cut above which an answer is slow comes from the
-champion's counts at earlier looks only, else the evidence would not be valid.
+Pure. Each look adds the strata that are new to e-processes, which may be asked after every request
+(`pipelines.statistics`); the plan's alpha is split between them. First comes the split: where entities are not divided
+as configured, nothing else is believed. See docs/judge.md.
 """
 
-from bisect import bisect_left
 from typing import Literal, Self
 
 import msgspec
 
-from contracts.slots import LATENCY_EDGES_S, Observation, ShadowCounts, SlotCounts
-from pipelines.rollout.comparisons import Comparison, Finding, ScoreComparison, finding
+from contracts.slots import Observation, ShadowCounts, SlotCounts
+from contracts.strata import ERRORS, UNIT_METRICS, PairCounts, Stratum
+from pipelines.rollout.comparisons import (
+    PHASES_SHARE,
+    BinComparison,
+    Finding,
+    RankComparison,
+    SplitComparison,
+    UnitComparison,
+    finding,
+    limit_of,
+)
 from pipelines.rollout.plan import Plan, ShadowStep, Step
 from pipelines.statistics import single_rate
 from pipelines.statistics.mean_difference import MeanEvidence
-from pipelines.statistics.odds_ratio import Evidence
 
 Verdict = Literal["advance", "wait", "rollback"]
 
-# how the plan's alpha is split; the sum is 1
-ALPHA_SHARES = {"errors": 0.4, "slow answers": 0.2, "higher scores": 0.1, "lower scores": 0.1, "flips": 0.2}
 REFERENCE_MINIMUM = 20  # champion requests in a step that compares, when the step's own minimum is not lower
-CUT_MINIMUM = 100  # champion answers before a cut is taken from them
-_SLOW_QUANTILE = 0.95
+_RANK_SHARE, _BINS_SHARE = 0.25, 0.5  # of the alpha of scores: each direction of ranks, and the deciles
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,16 +83,25 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the judge keeps between looks: the last counts, the evidence so far, and what this phase has seen."""
+    """What the judge keeps between looks: the last counts, the evidence so far, and what this phase has seen.
 
-    errors: Comparison
-    slow: Comparison
-    scores: tuple[ScoreComparison, ScoreComparison]
+    `stratum` is the number of the last one, of the process `server`; `phase` is the server's, at whose change the
+    evidence that is of one phase begins anew.
+    """
+
+    units: tuple[UnitComparison, ...]
+    ranks: tuple[RankComparison, ...]
+    bins: BinComparison
+    split: SplitComparison = SplitComparison()
+    server: str = ""
+    stratum: int = 0
+    phase: int = 0
     champion: Tally | None = None
     challenger: Tally | None = None
     pairs: int = 0
     shadow_errors: int = 0
     flips: int = 0
+    discordant: PairCounts = PairCounts()
     phase_requests: int = 0
     phase_reference_requests: int = 0
     phase_pairs: int = 0
@@ -96,142 +110,189 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     def fresh(cls, plan: Plan) -> Self:
         """Nothing seen yet; the margins are the plan's."""
         return cls(
-            errors=Comparison(name="errors", evidence=Evidence(margin=plan.error_odds_margin)),
-            slow=Comparison(name="slow answers", evidence=Evidence(margin=plan.latency_odds_margin)),
-            scores=(
-                ScoreComparison(name="higher scores", evidence=MeanEvidence(plan.score_margin)),
-                ScoreComparison(name="lower scores", evidence=MeanEvidence(plan.score_margin), is_lower=True),
+            units=tuple(
+                UnitComparison.fresh(metric, plan.error_odds_margin if metric == ERRORS else plan.latency_odds_margin)
+                for metric in UNIT_METRICS
             ),
+            ranks=_fresh_ranks(plan),
+            bins=BinComparison.fresh(plan.score_odds_margin),
         )
 
     def next_phase(self) -> Self:
         """The memory at the start of another phase: the evidence stays, the phase's own counts start anew."""
         return msgspec.structs.replace(self, phase_requests=0, phase_reference_requests=0, phase_pairs=0)
 
+    @property
+    def errors(self) -> UnitComparison:
+        """The comparison of failures."""
+        return self.units[0]
+
 
 def learn(memory: Memory, observation: Observation, plan: Plan) -> Memory:
     """The memory after one more look.
 
     Raises:
-        ValueError: a slot counts another version than at the look before.
+        ValueError: a slot or a stratum counts another version than the look before.
     """
     champion = None if observation.champion is None else Tally.of(observation.champion)
     challenger = None if observation.challenger is None else Tally.of(observation.challenger)
     new = None if challenger is None else challenger.since(memory.challenger)
     reference = None if champion is None else champion.since(memory.champion)
-    # a look of which one side cannot be told apart from what was before compares nothing, so it does not count
-    memory, errors, requests = _learn_shadow(memory, observation.shadowed, is_compared=reference is not None)
+    memory = _learn_shadow(memory, observation.shadowed, observation.pairs)
     if new is not None and reference is not None:
-        assert memory.champion is not None  # reference is the difference to it
         memory = msgspec.structs.replace(
-            _compare(memory, new, reference, memory.champion, plan),
+            memory,
             phase_requests=memory.phase_requests + new.requests,
             phase_reference_requests=memory.phase_reference_requests + reference.requests,
         )
-        errors, requests = errors + new.errors, requests + new.requests
-    if reference is not None:
-        # Shadowed and answered requests are one stratum: the look after the shadow phase has both, and two comparisons
-        # with the same champion requests would not multiply to an e-value. The question is the same, and a request that
-        # fails on both sides makes the split more even than independent arms would, which only errs towards waiting.
-        compared = memory.errors.after(errors, requests, reference.errors, reference.requests)
-        memory = msgspec.structs.replace(memory, errors=compared)
-    return msgspec.structs.replace(memory, champion=champion, challenger=challenger)
+    memory = msgspec.structs.replace(memory, champion=champion, challenger=challenger)
+    if observation.server != memory.server:  # another process numbers its strata anew
+        memory = msgspec.structs.replace(memory, server=observation.server, stratum=0)
+    for stratum in observation.strata:
+        if stratum.number > memory.stratum and stratum.rollout == observation.rollout:
+            memory = _learn_stratum(memory, stratum, plan)
+    return memory
 
 
 def judge_step(memory: Memory, step: Step, plan: Plan, seconds: float) -> Judgement:
     """The verdict on a step that has lasted for `seconds`, after `learn`."""
     findings = _findings(memory, plan)
-    if bad := _worst(findings):
-        return Judgement(verdict="rollback", reason=str(bad), findings=findings)
+    if bad := _bad(findings):
+        return Judgement(verdict="rollback", reason=bad, findings=findings)
     requests, reference = memory.phase_requests, memory.phase_reference_requests
     seen = f"{requests:,} of {step.minimum_requests:,} requests in {seconds:.1f} s"
     # at 100 % no champion answers beside the challenger: nothing to compare with, the hard limits hold
     reference_minimum = 0 if step.share == 1 else min(REFERENCE_MINIMUM, step.minimum_requests)
-    if requests < step.minimum_requests or reference < reference_minimum:
-        if reference < reference_minimum:
-            seen += f", {reference:,} of {reference_minimum:,} champion requests to compare with"
-        return _lacking(seen, seconds, step.maximum_s, findings)
+    lacks = requests < step.minimum_requests
+    if reference < reference_minimum:
+        seen += f", {reference:,} of {reference_minimum:,} champion requests to compare with"
+        lacks = True
+    if not lacks and plan.error_rate_margin is not None:
+        worst = memory.errors.worst_difference
+        if worst > plan.error_rate_margin:
+            seen += f", failures at most {worst:.2%} above the champion's > {plan.error_rate_margin:.2%}: not shown yet"
+            lacks = True
+    if lacks:
+        return _lacking(seen, seconds, step, requests, findings)
     if seconds < step.minimum_s:
         return Judgement(verdict="wait", reason=f"{seen}, at least {step.minimum_s:g} s", findings=findings)
-    told = f"{seen}; {findings[0]}"
-    return Judgement(verdict="advance", reason=told, findings=findings)
+    return Judgement(verdict="advance", reason=f"{seen}; {_of(findings, ERRORS)}", findings=findings)
 
 
 def judge_shadow(memory: Memory, shadow: ShadowStep, plan: Plan, seconds: float) -> Judgement:
     """The verdict on the shadow phase after `seconds`, after `learn`."""
-    flips = _flips(memory, shadow, plan)
-    findings = (*_findings(memory, plan), flips)
-    if bad := _worst(findings):
-        return Judgement(verdict="rollback", reason=str(bad), findings=findings)
+    paired, flips = _paired(memory, plan), _flips(memory, shadow, plan)
+    findings = (paired, flips)
+    if bad := _bad(findings):
+        return Judgement(verdict="rollback", reason=bad, findings=findings)
     seen = f"{memory.phase_pairs:,} of {shadow.minimum_pairs:,} pairs in {seconds:.1f} s"
     if memory.phase_pairs < shadow.minimum_pairs:
-        return _lacking(seen, seconds, shadow.maximum_s, findings)
+        if seconds < shadow.maximum_s:
+            return Judgement(verdict="wait", reason=seen, findings=findings)
+        reason = f"{seen}, at most {shadow.maximum_s:g} s: too little traffic to judge by"
+        return Judgement(verdict="rollback", reason=reason, findings=findings)
     if seconds < shadow.minimum_s:
         return Judgement(verdict="wait", reason=f"{seen}, at least {shadow.minimum_s:g} s", findings=findings)
-    return Judgement(verdict="advance", reason=f"{seen}; {findings[0]}; {flips}", findings=findings)
+    return Judgement(verdict="advance", reason=f"{seen}; {paired}; {flips}", findings=findings)
 
 
-def _lacking(seen: str, seconds: float, maximum_s: float, findings: tuple[Finding, ...]) -> Judgement:
-    """Too little data is no verdict on the challenger, until the time for it has passed."""
-    if seconds < maximum_s:
+def _lacking(seen: str, seconds: float, step: Step, requests: int, findings: tuple[Finding, ...]) -> Judgement:
+    """Too little data is no verdict on the challenger; when the time for it has passed, the plan says what it means."""
+    if seconds < step.maximum_s or step.on_timeout == "wait":
         return Judgement(verdict="wait", reason=seen, findings=findings)
-    reason = f"{seen}, at most {maximum_s:g} s: too little traffic to judge by"
+    if step.on_timeout == "advance":
+        if requests == 0:  # no data never advances
+            return Judgement(verdict="wait", reason=f"{seen}: no request at all", findings=findings)
+        reason = f"{seen}; {step.maximum_s:g} s have passed, and the plan advances then"
+        return Judgement(verdict="advance", reason=reason, findings=findings)
+    reason = f"{seen}, at most {step.maximum_s:g} s: too little traffic to judge by"
     return Judgement(verdict="rollback", reason=reason, findings=findings)
 
 
-def _learn_shadow(memory: Memory, shadowed: ShadowCounts | None, *, is_compared: bool) -> tuple[Memory, int, int]:
-    """The memory with the shadow's counts, and its errors and requests of this look that are to be compared."""
+def _learn_shadow(memory: Memory, shadowed: ShadowCounts | None, pairs: PairCounts | None) -> Memory:
+    """The memory with the shadow's counts, which are cumulative."""
     if shadowed is None:
-        return memory, 0, 0
-    pairs, errors, flips = shadowed.pairs, shadowed.errors, shadowed.flips
-    new_pairs, new_errors = pairs - memory.pairs, errors - memory.shadow_errors
-    known = msgspec.structs.replace(memory, pairs=pairs, shadow_errors=errors, flips=flips)
-    if not is_compared or new_pairs < 0 or new_errors < 0:  # the first look, or the server counts anew
-        return known, 0, 0
-    known = msgspec.structs.replace(known, phase_pairs=memory.phase_pairs + new_pairs)
-    return known, new_errors, new_pairs + new_errors
-
-
-def _compare(memory: Memory, new: Tally, reference: Tally, before: Tally, plan: Plan) -> Memory:
-    slow = memory.slow
-    if (cut := _slow_cut(before.latency, plan.latency_floor_ms / 1000)) is not None:
-        slow = slow.after(
-            sum(new.latency[cut:]), sum(new.latency), sum(reference.latency[cut:]), sum(reference.latency)
-        )
-    higher, lower = memory.scores
+        return memory
+    new_pairs = shadowed.pairs - memory.pairs
+    known = memory.champion is not None and new_pairs >= 0  # else the first look, or the server counts anew
     return msgspec.structs.replace(
         memory,
-        slow=slow,
-        scores=(higher.after(new.scores, reference.scores), lower.after(new.scores, reference.scores)),
+        pairs=shadowed.pairs,
+        shadow_errors=shadowed.errors,
+        flips=shadowed.flips,
+        discordant=pairs or PairCounts(),
+        phase_pairs=memory.phase_pairs + (new_pairs if known else 0),
     )
 
 
-def _slow_cut(latency: tuple[int, ...], floor_s: float) -> int | None:
-    """The first bucket of which all answers are slower than the champion's p95 and the floor."""
-    total = sum(latency)
-    if total < CUT_MINIMUM:
-        return None
-    seen = 0
-    for bucket, count in enumerate(latency):
-        seen += count
-        if seen >= _SLOW_QUANTILE * total:
-            return max(bucket, bisect_left(LATENCY_EDGES_S, floor_s)) + 1
-    return None
+def _learn_stratum(memory: Memory, stratum: Stratum, plan: Plan) -> Memory:
+    for counts, slot in ((stratum.champion, memory.champion), (stratum.challenger, memory.challenger)):
+        if slot is not None and counts.version != slot.version:
+            raise ValueError(f"counts of version {slot.version} cannot be compared with those of {counts.version}")
+    units, ranks, bins = memory.units, memory.ranks, memory.bins
+    if stratum.phase != memory.phase:
+        units = tuple(comparison.next_phase() for comparison in units)
+        ranks, bins = _fresh_ranks(plan), BinComparison.fresh(plan.score_odds_margin)
+    champion, challenger = stratum.champion, stratum.challenger
+    return msgspec.structs.replace(
+        memory,
+        stratum=stratum.number,
+        phase=stratum.phase,
+        units=tuple(comparison.after(champion, challenger) for comparison in units),
+        ranks=tuple(comparison.after(challenger.scores, champion.scores) for comparison in ranks),
+        bins=bins.after(challenger.scores, champion.scores),
+        split=memory.split.after(stratum),
+    )
+
+
+def _fresh_ranks(plan: Plan) -> tuple[RankComparison, ...]:
+    evidence = MeanEvidence(plan.score_margin)
+    return (
+        RankComparison(name="higher scores", evidence=evidence),
+        RankComparison(name="lower scores", evidence=evidence, is_lower=True),
+    )
+
+
+def _phases(plan: Plan) -> int:
+    return len(plan.steps) + (plan.shadow is not None)
 
 
 def _findings(memory: Memory, plan: Plan) -> tuple[Finding, ...]:
-    return tuple(
-        comparison.finding(1 / (plan.alpha * ALPHA_SHARES[comparison.name]))
-        for comparison in (memory.errors, memory.slow, *memory.scores)
+    """The split first: what follows is believed only where it fits."""
+    alpha, shares, phases = plan.alpha, plan.alpha_shares, _phases(plan)
+    scores = alpha * shares.scores / phases
+    return (
+        memory.split.finding(alpha * shares.split),
+        *(each.finding(alpha * getattr(shares, each.metric), phases) for each in memory.units),
+        *(each.finding(scores * _RANK_SHARE) for each in memory.ranks),
+        memory.bins.finding(scores * _BINS_SHARE),
     )
+
+
+def _paired(memory: Memory, plan: Plan) -> Finding:
+    """Of entities that only one version failed, each side is as probable as the other under equality."""
+    found = memory.discordant
+    mine, theirs = found.challenger_only.get(ERRORS, 0), found.champion_only.get(ERRORS, 0)
+    what = f"errors of one version alone: {mine:,} of the challenger against {theirs:,} of the champion"
+    limit = limit_of(plan.alpha * plan.alpha_shares.errors * PHASES_SHARE / _phases(plan))
+    return finding("errors in pairs", what, single_rate.log_e_value(mine, mine + theirs, 0.5), limit)
 
 
 def _flips(memory: Memory, shadow: ShadowStep, plan: Plan) -> Finding:
     what = f"flips {memory.flips:,} of {memory.pairs:,}, more than {shadow.maximum_flip_share:.0%}"
     log_e_value = single_rate.log_e_value(memory.flips, memory.pairs, shadow.maximum_flip_share)
-    return finding("flips", what, log_e_value, 1 / (plan.alpha * ALPHA_SHARES["flips"]))
+    return finding("flips", what, log_e_value, limit_of(plan.alpha * plan.alpha_shares.flips))
 
 
-def _worst(findings: tuple[Finding, ...]) -> Finding | None:
-    exceeded = [finding for finding in findings if finding.exceeded]
-    return max(exceeded, key=lambda finding: finding.e_value / finding.limit, default=None)
+def _of(findings: tuple[Finding, ...], name: str) -> Finding:
+    return next(each for each in findings if each.name == name)
+
+
+def _bad(findings: tuple[Finding, ...]) -> str | None:
+    """The reason to roll back, if there is one."""
+    exceeded = [each for each in findings if each.exceeded]
+    if not exceeded:
+        return None
+    if exceeded[0].name == "split":
+        return f"{exceeded[0]}; entities are not divided as configured, so nothing else was believed"
+    return str(max(exceeded, key=lambda each: each.e_value / each.limit))

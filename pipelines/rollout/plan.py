@@ -1,6 +1,7 @@
 """The plan of a rollout: which steps a challenger takes, how long each lasts, and how much worse is too much."""
 
 from itertools import pairwise
+from typing import Literal
 
 import msgspec
 
@@ -39,18 +40,43 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The challenger answers `share` of the entities until `minimum_requests` (its own) and `minimum_s` are reached."""
+    """The challenger answers `share` of the entities until `minimum_requests` (its own) and `minimum_s` are reached.
+
+    When `maximum_s` has passed without a verdict, `on_timeout` says what that means.
+    """
 
     share: float
     minimum_requests: int = 200
     minimum_s: float = 10.0
     maximum_s: float = 3600.0
+    on_timeout: Literal["wait", "advance", "rollback"] = "rollback"
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"steps.share lies in (0, 1], found {self.share}")
         _at_least("steps.minimum_requests", self.minimum_requests, 1)
         _check_times("steps", self.minimum_s, self.maximum_s)
+
+
+class AlphaShares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the plan's alpha is shared out over what the judge compares; at most 1 together. A share of 0 asks nothing.
+
+    `slow_p50`, `slow_p95` and `slow_p99` are answers slower than the champion's quantiles, `split` is whether entities
+    are divided as configured, `flips` are decisions that turn over in the shadow.
+    """
+
+    errors: float = 0.45
+    slow_p50: float = 0.05
+    slow_p95: float = 0.1
+    slow_p99: float = 0.05
+    scores: float = 0.15
+    flips: float = 0.1
+    split: float = 0.1
+
+    def __post_init__(self) -> None:
+        found = [getattr(self, name) for name in self.__struct_fields__]
+        if min(found) < 0 or sum(found) > 1 + 1e-9:
+            raise ValueError(f"alpha_shares are at least 0 and at most 1 together, found {found}")
 
 
 DEFAULT_STEPS = tuple(Step(share=share) for share in (0.05, 0.1, 0.25, 0.5, 1.0))
@@ -60,19 +86,25 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """How a challenger is rolled out.
 
     `alpha` bounds the probability that a challenger within the margins is rolled back by the judge in the whole
-    rollout, however many looks there are. Two margins are odds ratios: of failing, and of answering slower than the
-    champion's p95 of the looks before. `score_margin` is a difference of mean scores; a retrained model scores
-    differently by right, hence its width. An answer within `latency_floor_ms` is never slow. `hard_limits` are held by
-    the server itself. `bootstrap` lets a project without a champion take its first one without traffic to compare
-    with. `unreachable_s` bounds how long a silent server is asked again.
+    rollout, however many looks there are; `alpha_shares` says how it is shared out. Two margins are odds ratios: of
+    failing, and of answering slower than the champion's quantiles of the seconds before. Scores are compared by the
+    champion's own deciles, since a retrained model scores differently by right: `score_margin` is a difference of mean
+    ranks (0 to 1), `score_odds_margin` an odds ratio of falling into one of the deciles. A step advances only when the
+    failure rate is shown to be at most `error_rate_margin` above the champion's; null asks for no such proof. An answer
+    within `latency_floor_ms` is never slow. `hard_limits` are held by the server itself. `bootstrap` lets a project
+    without a champion take its first one without traffic to compare with. `unreachable_s` bounds how long a silent
+    server is asked again.
     """
 
     shadow: ShadowStep | None = ShadowStep()
     steps: tuple[Step, ...] = DEFAULT_STEPS
     alpha: float = 0.01
-    error_odds_margin: float = 1.5
-    latency_odds_margin: float = 3.0
+    alpha_shares: AlphaShares = AlphaShares()
+    error_odds_margin: float = 1.0
+    latency_odds_margin: float = 1.5
     score_margin: float = 0.3
+    score_odds_margin: float = 10.0
+    error_rate_margin: float | None = 0.05
     hard_limits: HardLimits = HardLimits()
     lease_s: float = 15.0
     look_every_s: float = 1.0
@@ -90,11 +122,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError(f"the last of steps has share 1.0, found {shares[-1]}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha lies in (0, 1), found {self.alpha}")
-        for name in ("error_odds_margin", "latency_odds_margin"):
+        for name in ("error_odds_margin", "latency_odds_margin", "score_odds_margin"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is an odds ratio of at least 1, found {getattr(self, name)}")
         if not 0 < self.score_margin <= 1:
-            raise ValueError(f"score_margin is a difference of mean scores in (0, 1], found {self.score_margin}")
+            raise ValueError(f"score_margin is a difference of mean ranks in (0, 1], found {self.score_margin}")
+        if self.error_rate_margin is not None and not 0 < self.error_rate_margin <= 1:
+            raise ValueError(f"error_rate_margin lies in (0, 1] or is null, found {self.error_rate_margin}")
         if self.latency_floor_ms < 0:
             raise ValueError(f"latency_floor_ms is at least 0, found {self.latency_floor_ms}")
         if self.unreachable_s < self.lease_s:

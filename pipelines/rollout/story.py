@@ -14,7 +14,7 @@ import msgspec
 
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS
 from pipelines.ledger import Ledger
-from pipelines.rollout.machine import FINAL, Decision, Event, Offer, Offered, State, decide, fold
+from pipelines.rollout.machine import FINAL, Decision, Event, Looked, Offer, Offered, State, decide, fold
 from pipelines.rollout.plan import Plan
 
 EVENT, STEP, VERDICT = "rollout.event", "rollout.step", "rollout.verdict"
@@ -59,6 +59,7 @@ class Story:
 
         When somebody else has appended this rollout's next event meanwhile, theirs counts and the state is folded anew.
         """
+        event = trimmed(event, state)
         after, actions = decide(state, event)
         if after == state:
             return state, actions
@@ -98,6 +99,15 @@ class Story:
         if key not in self._told:
             self._ledger.append(self._offer.project, kind, self._offer.rollout, body, key)
             self._told.add(key)
+
+
+def trimmed(event: Event, state: State) -> Event:
+    """`event` without the strata that the judge has learnt from: each look brings the last two minutes of them."""
+    memory = state.memory
+    if not isinstance(event, Looked) or memory is None or event.observation.server != memory.server:
+        return event
+    strata = tuple(stratum for stratum in event.observation.strata if stratum.number > memory.stratum)
+    return msgspec.structs.replace(event, observation=msgspec.structs.replace(event.observation, strata=strata))
 
 
 def shorten(event: Event) -> dict[str, Any]:

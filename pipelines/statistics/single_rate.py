@@ -6,11 +6,9 @@ counts only, so nothing is kept between looks. By Ville's inequality it exceeds 
 See Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38(4), 2023.
 """
 
-from math import log
-
 import numpy as np
 
-from pipelines.statistics.odds_ratio import ALTERNATIVES
+from pipelines.statistics.odds_ratio import ALTERNATIVES, WEIGHTS
 
 
 def log_e_value(happened: int, n: int, limit: float) -> float:
@@ -18,7 +16,7 @@ def log_e_value(happened: int, n: int, limit: float) -> float:
 
     >>> log_e_value(0, 0, 0.3)
     0.0
-    >>> log_e_value(100, 200, 0.3) > log(100)
+    >>> log_e_value(100, 200, 0.3) > np.log(100)
     True
 
     Raises:
@@ -33,4 +31,4 @@ def log_e_value(happened: int, n: int, limit: float) -> float:
     odds = limit / (1 - limit) * np.array(ALTERNATIVES)
     rates = odds / (1 + odds)
     ratios = happened * np.log(rates / limit) + (n - happened) * np.log((1 - rates) / (1 - limit))
-    return float(np.logaddexp.reduce(ratios) - log(len(ALTERNATIVES)))
+    return float(np.logaddexp.reduce(ratios + np.log(WEIGHTS)))

@@ -55,4 +55,4 @@ class Counted:
 
 
 def _without_challenger(seen: Observation) -> Observation:
-    return msgspec.structs.replace(seen, challenger=None, shadowed=None)
+    return msgspec.structs.replace(seen, challenger=None, shadowed=None, pairs=None)

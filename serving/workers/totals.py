@@ -1,5 +1,6 @@
 """What several workers count, as one: observations and metrics added up. Pure."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -8,6 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from contracts.slots import Observation, ShadowCounts, SlotCounts
+from contracts.strata import PairCounts
 from serving.workers.messages import Family
 
 # how a gauge of all workers follows from theirs; what is not named here is a state that is the largest of them
@@ -62,6 +64,17 @@ def add_observation(total: Observation, more: Observation) -> Observation:
         champion=add_slot(total.champion, more.champion),
         challenger=add_slot(total.challenger, more.challenger) if is_same else total.challenger,
         shadowed=add_shadow(total.shadowed, more.shadowed) if is_same else total.shadowed,
+        pairs=_add_pairs(total.pairs, more.pairs) if is_same else total.pairs,
+    )
+
+
+def _add_pairs(total: PairCounts | None, more: PairCounts | None) -> PairCounts | None:
+    """An entity that differs in two workers counts in both: connections, hence clients, stay with their worker."""
+    if total is None or more is None:
+        return total or more
+    return PairCounts(
+        challenger_only=dict(Counter(total.challenger_only) + Counter(more.challenger_only)),
+        champion_only=dict(Counter(total.champion_only) + Counter(more.champion_only)),
     )
 
 

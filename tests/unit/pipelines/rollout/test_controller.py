@@ -86,8 +86,8 @@ def test_the_ledger_tells_the_steps_the_verdicts_and_the_promotion_with_their_nu
     assert kinds == [step, verdict, step, verdict, step, "champion.swapped", verdict, "rollout.promoted"]
     last = [entry for entry in told if entry.kind == "rollout.verdict"][-1].body
     assert last["challenger_requests"] >= 50
-    assert "errors 0 of" in last["reason"]
-    assert {finding["name"] for finding in last["findings"]} >= {"errors", "slow answers", "higher scores"}
+    assert "errors for 0 of" in last["reason"]
+    assert {finding["name"] for finding in last["findings"]} >= {"errors", "slower than p95", "higher scores"}
 
 
 def test_a_challenger_that_fails_is_rolled_back_with_the_servers_reason(ledger: Ledger) -> None:

@@ -1,253 +1,269 @@
-import itertools
-import re
-from bisect import bisect_left
-from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, Observation, ShadowCounts, SlotCounts
-from pipelines.rollout.judge import ALPHA_SHARES, Judgement, Memory, Tally, judge_shadow, judge_step, learn
-from pipelines.rollout.plan import Plan, ShadowStep, Step
+from contracts.slots import Observation, ShadowCounts, SlotCounts
+from contracts.strata import UNIT_METRICS, Exposure, PairCounts, Stratum, UnitCounts
+from pipelines.rollout.judge import Judgement, Memory, Tally, judge_shadow, judge_step, learn
+from pipelines.rollout.plan import AlphaShares, Plan, ShadowStep, Step
 
 PLAN = Plan()
 STEP = Step(share=0.25, minimum_requests=200, minimum_s=10, maximum_s=100)
 
 
 class Traffic:
-    """Two slots whose requests are drawn; latencies are gamma distributed, scores beta distributed."""
+    """Two versions whose entities are drawn anew in each second; what happens to them is given by rates."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, share: float = 0.25, entities: int = 80) -> None:
         self.random = np.random.default_rng(seed)
-        self.champion, self.challenger, self.shadowed = SlotCounts(version="1"), SlotCounts(version="2"), ShadowCounts()
+        self.share, self.entities = share, entities
+        self.champion, self.challenger = SlotCounts(version="1"), SlotCounts(version="2")
+        self.strata: list[Stratum] = []
+        self.phase = 1
 
-    def serve(
+    def second(
         self,
-        counts: SlotCounts,
-        requests: int,
         *,
-        error_rate: float = 0.0,
-        latency_ms: float = 20.0,
-        scores: tuple[float, float] = (2, 5),
+        champion: dict[str, float] | None = None,
+        challenger: dict[str, float] | None = None,
+        bins: list[float] | None = None,
+        split: float | None = None,
+        version: str = "2",
     ) -> None:
-        errors = int(self.random.binomial(requests, error_rate))
-        answers = requests - errors
-        counts.requests += requests
-        counts.errors += errors
-        for seconds in self.random.gamma(8, latency_ms / 8000, answers):
-            counts.latency[bisect_left(LATENCY_EDGES_S, seconds)] += 1
-        for score in self.random.beta(*scores, answers):
-            counts.scores[min(int(score * SCORE_BINS), SCORE_BINS - 1)] += 1
+        """One more stratum. `bins` are the challenger's shares of the champion's deciles."""
+        n = int(self.random.binomial(self.entities, self.share if split is None else split))
+        arms = []
+        for counts, entities, rates, scores in (
+            (self.champion, self.entities - n, champion or {}, [0.1] * 10),
+            (self.challenger, n, challenger or {}, bins or [0.1] * 10),
+        ):
+            happened = {metric: int(self.random.binomial(entities, rates.get(metric, 0.0))) for metric in UNIT_METRICS}
+            counts.requests += entities
+            counts.errors += happened["errors"]
+            exposures = {metric: Exposure(at_risk=entities, happened=count) for metric, count in happened.items()}
+            arms.append(
+                UnitCounts(
+                    version=counts.version,
+                    entities=entities,
+                    new=entities,
+                    requests=entities,
+                    rollout=exposures,
+                    phase=exposures,
+                    scores=tuple(self.random.multinomial(entities, scores).tolist()),
+                )
+            )
+        self.strata.append(
+            Stratum(
+                number=len(self.strata) + 1,
+                closed_s=len(self.strata),
+                seconds=1,
+                rollout="r",
+                share=self.share,
+                phase=self.phase,
+                champion=arms[0],
+                challenger=msgspec.structs.replace(arms[1], version=version),
+            )
+        )
 
-    def observe(self) -> Observation:
+    def observe(self, server: str = "s", **more: Any) -> Observation:
         return Observation(
-            server="s", clock_s=0, rollout="r", share=0.25, shadow=False, lease_left_s=9, champion=self.champion,
-            challenger=self.challenger, shadowed=self.shadowed,
+            server=server, clock_s=0, rollout="r", share=self.share, shadow=False, lease_left_s=9,
+            champion=self.champion, challenger=self.challenger, shadowed=ShadowCounts(),
+            strata=tuple(self.strata[-120:]), **more,
         )  # fmt: skip
 
 
-def looks(
-    traffic: Traffic,
-    count: int,
-    *,
-    share: float = 0.25,
-    requests: int = 80,
-    challenger: dict[str, Any] | None = None,
-    champion: dict[str, Any] | None = None,
-) -> Iterator[tuple[Memory, Judgement]]:
-    """The memory and the judgement after each of `count` looks, a second apart."""
-    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
-    for second in range(1, count + 1):
-        taken = int(traffic.random.binomial(requests, share))
-        traffic.serve(traffic.champion, requests - taken, **(champion or {}))
-        traffic.serve(traffic.challenger, taken, **(challenger or {}))
-        memory = learn(memory, traffic.observe(), PLAN)
-        yield memory, judge_step(memory, STEP, PLAN, second)
+def after(traffic: Traffic, seconds: int, plan: Plan = PLAN, step: Step = STEP, **rates: Any) -> Judgement:
+    """The first verdict that is no `wait` within `seconds` looks, or the last."""
+    memory = learn(Memory.fresh(plan), traffic.observe(), plan)
+    for second in range(seconds):
+        traffic.second(**rates)
+        memory = learn(memory, traffic.observe(), plan)
+        judgement = judge_step(memory, step, plan, second + 1)
+        if judgement.verdict != "wait":
+            return judgement
+    return judgement
 
 
-def evidence(memory: Memory) -> tuple[object, ...]:
-    return memory.errors, memory.slow, memory.scores
+def test_an_equal_challenger_advances_when_it_has_seen_enough_and_is_shown_to_fail_no_more() -> None:
+    judgement = after(Traffic(), 60, champion={"errors": 0.01}, challenger={"errors": 0.01})
+    assert judgement.verdict == "advance"
+    assert "of 200 requests in" in judgement.reason
+    assert "errors for" in judgement.reason
 
 
-def first_rollback(judgements: Iterator[tuple[Memory, Judgement]]) -> Judgement | None:
-    return next((judgement for _, judgement in judgements if judgement.verdict == "rollback"), None)
+def test_enough_requests_and_no_time_wait_and_enough_time_and_no_requests_wait() -> None:
+    assert "at least 90 s" in after(Traffic(), 60, step=msgspec.structs.replace(STEP, minimum_s=90)).reason
+    many = msgspec.structs.replace(STEP, minimum_requests=10_000)
+    assert after(Traffic(), 60, step=many).verdict == "wait"
 
 
-def test_an_equal_challenger_advances_as_soon_as_it_has_the_requests_and_the_time() -> None:
-    verdicts = [judgement for _, judgement in looks(Traffic(), 14)]
-    assert [judgement.verdict for judgement in verdicts[:9]] == ["wait"] * 9
-    advanced = next(judgement for judgement in verdicts if judgement.verdict == "advance")
-    assert "of 200 requests in 1" in advanced.reason
-    assert "errors 0 of" in advanced.reason
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [("errors", "errors"), ("slow_p50", "slower than p50"), ("slow_p95", "slower than p95"), ("slow_p99", "slower")],
+)
+def test_each_metric_that_turns_bad_rolls_back_by_its_name(metric: str, name: str) -> None:
+    usual = {"errors": 0.01, "slow_p50": 0.5, "slow_p95": 0.05, "slow_p99": 0.01}
+    bad = after(Traffic(), 100, champion=usual, challenger={**usual, metric: min(0.98, usual[metric] * 20)})
+    assert bad.verdict == "rollback"
+    assert bad.reason.startswith(name)
+    assert after(Traffic(), 100, champion=usual, challenger=usual).verdict == "advance"
 
 
-def test_requests_without_the_minimum_time_wait() -> None:
-    memory, judgement = list(looks(Traffic(), 5, requests=1000))[-1]
-    assert memory.phase_requests > 200
-    assert (judgement.verdict, judgement.reason.endswith("at least 10 s")) == ("wait", True)
+def test_a_latency_within_the_margin_is_borne() -> None:
+    slightly = after(Traffic(), 100, champion={"slow_p95": 0.05}, challenger={"slow_p95": 0.07})
+    assert slightly.verdict == "advance"
 
 
-def test_no_data_waits_and_is_no_verdict_on_the_challenger() -> None:
-    judgement = list(looks(Traffic(), 20, requests=0))[-1][1]
-    assert judgement.verdict == "wait"
-    assert judgement.reason == "0 of 200 requests in 20.0 s, 0 of 20 champion requests to compare with"
+def test_scores_that_crowd_in_a_decile_roll_back_and_others_do_not() -> None:
+    constant = after(Traffic(), 100, bins=[0, 0, 0, 1.0, 0, 0, 0, 0, 0, 0])
+    assert constant.verdict == "rollback"
+    assert "decile 4 of the champion's" in constant.reason
+    shifted = after(Traffic(), 100, bins=[0, 0, 0, 0, 0, 0, 0, 0, 0.2, 0.8])
+    assert shifted.verdict == "rollback"
+    assert "higher" in shifted.reason or "decile" in shifted.reason
+    retrained = after(Traffic(), 100, bins=[0.05, 0.05, 0.05, 0.1, 0.1, 0.1, 0.1, 0.15, 0.15, 0.15])
+    assert retrained.verdict == "advance"
 
 
-def test_too_little_traffic_in_the_maximum_time_rolls_back_and_says_so() -> None:
-    judgement = list(looks(Traffic(), 100, requests=2))[-1][1]
+def test_where_entities_are_not_divided_as_configured_nothing_else_is_believed() -> None:
+    judgement = after(Traffic(), 100, split=0.5, challenger={"errors": 0.9})
     assert judgement.verdict == "rollback"
-    assert "at most 100 s: too little traffic to judge by" in judgement.reason
+    assert judgement.reason.startswith("split: ")
+    assert judgement.reason.endswith("nothing else was believed")
 
 
-def test_a_step_that_compares_needs_a_champion_to_compare_with() -> None:
-    memory, judgement = list(looks(Traffic(), 12, share=1.0))[-1]
-    assert judgement.verdict == "wait"
-    assert "0 of 20 champion requests to compare with" in judgement.reason
-    whole = Step(share=1.0, minimum_requests=200, minimum_s=10, maximum_s=100)
-    assert judge_step(memory, whole, PLAN, 12).verdict == "advance"
-
-
-def test_a_challenger_with_more_errors_is_rolled_back_with_both_sides_and_n() -> None:
-    judgement = first_rollback(looks(Traffic(), 60, challenger={"error_rate": 0.1}, champion={"error_rate": 0.01}))
-    assert judgement is not None
-    finding = judgement.findings[0]
-    assert (finding.name, finding.exceeded, finding.limit) == ("errors", True, 1 / (0.01 * 0.4))
-    assert re.match(r"errors \d+ of \d+ against \d+ of \d+: e-value ", judgement.reason)
-    assert judgement.reason.endswith("> 250")
-
-
-def test_errors_that_both_sides_have_are_no_reason() -> None:
-    both = {"error_rate": 0.2}
-    assert first_rollback(looks(Traffic(), 60, challenger=both, champion=both)) is None
-
-
-def test_a_slow_challenger_is_rolled_back() -> None:
-    judgement = first_rollback(looks(Traffic(), 60, challenger={"latency_ms": 45}))
-    assert judgement is not None
-    assert judgement.reason.startswith("slow answers ")
-
-
-def test_a_challenger_that_is_slower_below_the_floor_is_not_slow() -> None:
-    fast = looks(Traffic(), 60, champion={"latency_ms": 1}, challenger={"latency_ms": 3})
-    assert first_rollback(fast) is None
-
-
-@pytest.mark.parametrize(("scores", "side"), [((40, 4), "higher"), ((1, 40), "lower")])
-def test_a_challenger_with_other_scores_is_rolled_back_with_both_means(scores: tuple[float, float], side: str) -> None:
-    champion = {"scores": (4, 4)}
-    judgement = first_rollback(looks(Traffic(), 60, challenger={"scores": scores}, champion=champion))
-    assert judgement is not None
-    assert re.match(rf"mean score 0\.\d\d \(n = \d+\) against 0\.\d\d .*, more than 0\.3 {side}: ", judgement.reason)
-
-
-def test_a_retrained_challenger_with_somewhat_other_scores_is_not() -> None:
-    champion = {"scores": (4, 4)}
-    assert first_rollback(looks(Traffic(), 60, challenger={"scores": (6, 4)}, champion=champion)) is None
-
-
-def test_a_champion_request_is_counted_once_in_the_shadow() -> None:
+def test_one_client_whose_own_requests_always_fail_is_one_failure_however_long_it_asks() -> None:
+    """Its entity is at risk no more after the first failure: the server counts it so."""
     traffic = Traffic()
-    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
-    traffic.serve(traffic.champion, 100)
-    traffic.shadowed.pairs = 90
-    memory = learn(memory, traffic.observe(), PLAN)
-    assert (memory.errors.n, memory.errors.reference_n) == (90, 100)
-
-
-def test_a_look_with_shadowed_and_answered_requests_compares_them_with_the_champion_once() -> None:
-    traffic = Traffic()
-    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
-    traffic.champion.requests, traffic.champion.errors = 80, 2  # the look after the shadow phase: both have come in
-    traffic.shadowed.pairs, traffic.shadowed.errors = 37, 3
-    traffic.challenger.requests, traffic.challenger.errors = 5, 1
-    errors = learn(memory, traffic.observe(), PLAN).errors
-    assert (errors.happened, errors.n, errors.reference_happened, errors.reference_n) == (4, 45, 2, 80)
-    assert errors.evidence == memory.errors.evidence.after(failures=4, n=45, reference_failures=2, reference_n=80)
-
-
-def test_cuts_come_from_the_champions_earlier_looks_only() -> None:
-    generator = looks(Traffic(), 2, requests=400)
-    first, _ = next(generator)  # nothing was known of the champion before it
-    assert first.slow.n == 0
-    second, _ = next(generator)
-    assert second.slow.n > 0
-
-
-def test_equal_slots_are_rarely_told_apart_over_many_rollouts() -> None:
-    rolled_back = sum(
-        first_rollback(looks(Traffic(seed), 40, challenger={"error_rate": 0.03}, champion={"error_rate": 0.03}))
-        is not None
-        for seed in range(60)
+    traffic.second()
+    last = traffic.strata[-1]
+    failing = Exposure(at_risk=last.challenger.entities, happened=1)
+    traffic.strata[-1] = msgspec.structs.replace(
+        last,
+        challenger=msgspec.structs.replace(last.challenger, rollout={"errors": failing}, phase={"errors": failing}),
     )
-    assert rolled_back <= 4  # 1 % of 60 is 0.6; more than 4 has a probability below 1 in 1,000
-
-
-def test_the_whole_alpha_is_split() -> None:
-    assert sum(ALPHA_SHARES.values()) == pytest.approx(1)
-
-
-def test_counts_of_another_version_are_refused() -> None:
-    traffic = Traffic()
     memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
-    traffic.challenger = SlotCounts(version="3")
-    with pytest.raises(ValueError, match="version 3 cannot be compared with those of 2"):
-        learn(memory, traffic.observe(), PLAN)
-
-
-def test_counts_that_start_anew_compare_nothing_at_that_look() -> None:
-    traffic = Traffic()
-    memory = list(looks(traffic, 3))[-1][0]
-    traffic.champion = SlotCounts(version="1")
-    traffic.serve(traffic.challenger, 50, error_rate=1)
-    again = learn(memory, traffic.observe(), PLAN)
-    assert evidence(again) == evidence(memory)
-    assert again.phase_requests == memory.phase_requests
-    assert again.champion == Tally.of(traffic.champion)
-
-
-def test_counts_that_contradict_each_other_compare_nothing() -> None:
-    traffic = Traffic()
-    memory = list(looks(traffic, 3))[-1][0]
-    traffic.challenger.errors += 5
-    assert evidence(learn(memory, traffic.observe(), PLAN)) == evidence(memory)
-
-
-def shadow_looks(
-    count: int, *, flips: float = 0.05, errors: float = 0.0, requests: int = 50
-) -> Iterator[tuple[float, Judgement]]:
-    traffic, shadow = Traffic(), ShadowStep(minimum_pairs=200, minimum_s=5, maximum_s=60)
-    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
-    for second in itertools.count(1):
-        traffic.serve(traffic.champion, requests)
-        failed = int(traffic.random.binomial(requests, errors))
-        traffic.shadowed.pairs += requests - failed
-        traffic.shadowed.errors += failed
-        traffic.shadowed.flips += int(traffic.random.binomial(requests - failed, flips))
+    for second in range(300):
+        traffic.challenger.errors += 20  # the requests of that client
+        traffic.challenger.requests += 20
+        traffic.second()
         memory = learn(memory, traffic.observe(), PLAN)
-        yield second, judge_shadow(memory, shadow, PLAN, second)
-        if second == count:
-            return
+        assert judge_step(memory, STEP, PLAN, second).verdict != "rollback"
+    assert memory.errors.happened == 1
 
 
-def test_a_shadow_that_agrees_advances() -> None:
-    verdicts = [judgement.verdict for _, judgement in shadow_looks(6)]
-    assert verdicts == ["wait"] * 4 + ["advance"] * 2
+def test_a_failure_rate_that_is_not_shown_to_be_near_the_champions_does_not_advance() -> None:
+    few = msgspec.structs.replace(STEP, minimum_requests=20)
+    judgement = after(Traffic(), 3, step=msgspec.structs.replace(few, minimum_s=0))
+    assert (judgement.verdict, "not shown yet" in judgement.reason) == ("wait", True)
+    proof_is_not_asked = Plan(error_rate_margin=None)
+    assert after(Traffic(), 60, plan=proof_is_not_asked, step=few).verdict == "advance"
 
 
-def test_a_shadow_that_turns_too_many_decisions_over_is_rolled_back() -> None:
-    rolled_back = [judgement for _, judgement in shadow_looks(6, flips=0.6) if judgement.verdict == "rollback"]
-    assert rolled_back[0].reason.startswith("flips ")
-    assert "more than 35%" in rolled_back[0].reason
+@pytest.mark.parametrize(("policy", "verdict"), [("wait", "wait"), ("advance", "advance"), ("rollback", "rollback")])
+def test_when_a_steps_time_has_passed_the_plan_says_what_that_means(policy: Any, verdict: str) -> None:
+    step = Step(share=0.25, minimum_requests=100_000, minimum_s=0, maximum_s=5, on_timeout=policy)
+    assert after(Traffic(), 20, step=step).verdict == verdict
 
 
-def test_a_shadow_that_fails_is_rolled_back() -> None:
-    second, judgement = next(found for found in shadow_looks(20, errors=0.2) if found[1].verdict == "rollback")
-    assert judgement.reason.startswith("errors ")
-    assert second <= 3
+def test_no_data_never_advances() -> None:
+    step = Step(share=0.25, minimum_requests=1, minimum_s=0, maximum_s=5, on_timeout="advance")
+    assert after(Traffic(entities=0), 20, step=step).verdict == "wait"
 
 
-def test_a_shadow_without_traffic_waits_and_then_gives_up() -> None:
-    judgements = list(shadow_looks(60, requests=0))
-    assert {judgement.verdict for _, judgement in judgements[:-1]} == {"wait"}
-    assert "0 of 200 pairs in 60.0 s, at most 60 s" in judgements[-1][1].reason
+def test_a_stratum_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="counts of version 2 cannot be compared with those of 7"):
+        after(Traffic(), 1, version="7")
+
+
+def test_a_stratum_is_learnt_once_and_those_of_a_restarted_server_begin_anew() -> None:
+    traffic = Traffic()
+    traffic.second()
+    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
+    assert learn(memory, traffic.observe(), PLAN).errors == memory.errors
+    again = learn(memory, traffic.observe(server="restarted"), PLAN)
+    assert again.errors.reference_n == 2 * memory.errors.reference_n
+
+
+def test_equal_versions_are_rarely_rolled_back_whatever_the_base_rate_does() -> None:
+    plan = Plan(alpha=0.05, error_rate_margin=None)
+    forever = Step(share=0.25, minimum_requests=10**9, minimum_s=0, maximum_s=10**9)
+    rolled_back = 0
+    for seed in range(150):
+        traffic = Traffic(seed, entities=60)
+        memory = learn(Memory.fresh(plan), traffic.observe(), plan)
+        for second in range(40):
+            rate = {"errors": 0.02 if second % 20 < 10 else 0.12, "slow_p95": 0.05}
+            traffic.second(champion=rate, challenger=rate)
+            memory = learn(memory, traffic.observe(), plan)
+            if judge_step(memory, forever, plan, second).verdict == "rollback":
+                rolled_back += 1
+                break
+    assert rolled_back <= binom.ppf(0.999, 150, plan.alpha)
+
+
+def test_a_version_that_turns_bad_when_many_have_failed_once_is_seen_by_the_evidence_of_the_phase() -> None:
+    plan, traffic = Plan(error_rate_margin=None), Traffic(entities=200)
+    memory = learn(Memory.fresh(plan), traffic.observe(), plan)
+    traffic.phase = 2
+    for _ in range(20):
+        traffic.second(challenger={"errors": 0.1})
+        last = traffic.strata[-1]  # over the whole rollout nobody is at risk any more
+        exhausted = {"rollout": {"errors": Exposure()}}
+        traffic.strata[-1] = msgspec.structs.replace(
+            last,
+            champion=msgspec.structs.replace(last.champion, **exhausted),
+            challenger=msgspec.structs.replace(last.challenger, **exhausted),
+        )
+        memory = learn(memory, traffic.observe(), plan)
+    judgement = judge_step(memory, STEP, plan, 20)
+    assert judgement.verdict == "rollback"
+    assert "in this phase" in judgement.reason
+
+
+def test_alpha_is_shared_out_and_a_share_of_zero_asks_nothing() -> None:
+    with pytest.raises(ValueError, match="at most 1 together"):
+        AlphaShares(errors=0.9)
+    blind = Plan(alpha_shares=AlphaShares(errors=0, split=0.5), error_rate_margin=None)
+    assert after(Traffic(), 60, plan=blind, challenger={"errors": 0.9}).verdict == "advance"
+
+
+SHADOW = ShadowStep(minimum_pairs=100, minimum_s=5, maximum_s=50, maximum_flip_share=0.3)
+
+
+def shadowed(pairs: int, flips: int = 0, mine: int = 0, theirs: int = 0, seconds: float = 10) -> Judgement:
+    traffic = Traffic()
+    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
+    observation = traffic.observe(pairs=PairCounts(challenger_only={"errors": mine}, champion_only={"errors": theirs}))
+    counts = ShadowCounts(pairs=pairs, flips=flips, errors=mine)
+    memory = learn(memory, msgspec.structs.replace(observation, shadowed=counts), PLAN)
+    return judge_shadow(memory, SHADOW, PLAN, seconds)
+
+
+def test_the_shadow_advances_after_its_pairs_and_waits_before() -> None:
+    assert shadowed(100).verdict == "advance"
+    assert shadowed(99).verdict == "wait"
+    assert shadowed(100, seconds=4).verdict == "wait"
+    assert shadowed(99, seconds=50).verdict == "rollback"
+
+
+def test_pairs_that_only_the_challenger_fails_roll_back_and_those_of_both_sides_do_not() -> None:
+    bad = shadowed(200, mine=20)
+    assert (bad.verdict, bad.reason.startswith("errors of one version alone: 20")) == ("rollback", True)
+    assert shadowed(200, mine=20, theirs=19).verdict == "advance"
+
+
+def test_decisions_that_turn_over_too_often_roll_back() -> None:
+    assert shadowed(200, flips=150).verdict == "rollback"
+    assert shadowed(200, flips=55).verdict == "advance"
+
+
+def test_counts_that_started_anew_compare_nothing() -> None:
+    earlier = Tally.of(SlotCounts(version="1", requests=10))
+    assert Tally.of(SlotCounts(version="1", requests=3)).since(earlier) is None
+    with pytest.raises(ValueError, match="version 2"):
+        Tally.of(SlotCounts(version="2")).since(earlier)

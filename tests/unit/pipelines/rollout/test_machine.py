@@ -33,6 +33,7 @@ from pipelines.rollout.story import lengthen, shorten
 PLAN = Plan(
     shadow=ShadowStep(minimum_pairs=10, minimum_s=0, maximum_s=30),
     steps=tuple(Step(share=share, minimum_requests=5, minimum_s=0, maximum_s=30) for share in (0.1, 0.5, 1.0)),
+    error_rate_margin=None,
 )
 OFFER = Offer(rollout="r", project="p", version="2", bundle="b", path="/b", expected_champion="1")
 OFFERED = Offered(offer=OFFER, plan=PLAN, at_s=0)

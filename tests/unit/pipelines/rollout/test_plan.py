@@ -33,7 +33,7 @@ def test_a_plan_is_read_as_people_write_it() -> None:
         ("{shadow: {maximum_flip_share: 0}}", "maximum_flip_share lies"),
         ("{shadow: {minimum_pairs: 0}}", "minimum_pairs is at least 1"),
         ("{alpha: 1}", "alpha lies in"),
-        ("{score_margin: 0}", "score_margin is a difference of mean scores in .0, 1., found 0"),
+        ("{score_margin: 0}", "score_margin is a difference of mean ranks in .0, 1., found 0"),
         ("{error_odds_margin: 0.5}", "error_odds_margin is an odds ratio of at least 1, found 0.5"),
         ("{latency_floor_ms: -1}", "latency_floor_ms is at least 0"),
         ("{look_every_s: 0}", "look_every_s is above 0"),
