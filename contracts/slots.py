@@ -19,7 +19,7 @@ class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     last `window` requests failed. A request that the champion fails on as well does not count.
     """
 
-    errors: int = 5
+    errors: int = 8
     window: int = 20
 
     def __post_init__(self) -> None:

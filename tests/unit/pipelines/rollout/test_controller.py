@@ -98,7 +98,7 @@ def test_a_challenger_that_fails_is_rolled_back_with_the_servers_reason(ledger: 
 
     outcome = run(platform, ledger, on_look=break_it)
     assert outcome.state == "rolled_back"
-    assert outcome.reason.startswith("5 errors in the last ")
+    assert outcome.reason.startswith("8 errors in the last ")
     assert outcome.tripped is not None
     assert outcome.tripped.cause == "hard_limit"
     assert (leads(ledger), platform.champion.version, platform.challenger) == ("1", "1", None)  # type: ignore[union-attr]

@@ -1,0 +1,76 @@
+"""The commands that ask the judge: about looks of one's own, and about rollouts that never happened."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipelines.cli.console import Json, err, out, show
+
+app = typer.Typer()
+simulate = typer.Typer(no_args_is_help=True, help="What has not happened, drawn and counted.")
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE", exists=True, dir_okay=False, help="YAML or JSON; default: the usual plan."),
+]
+
+
+@app.command()
+def judge(plan: PlanFile = None) -> None:
+    """Judge looks from standard input, a JSON line each; one verdict with its evidence a line comes out.
+
+    A look has the counts of its own interval, by entity:
+    {"t": 2.0, "share": 0.05, "champion": {"n": 190, "errors": 1, "slow": 9}, "challenger": {"n": 10, "errors": 4}}
+
+    The plan's steps are gone through as a rollout does: a look's share says in which one it is. Metrics: errors, slow
+    (or slow_p95), slow_p50, slow_p99; scores: ten counts by the champion's deciles; new: entities seen for the first
+    time, where it is not n.
+    """
+    from pipelines.tasks import asking
+
+    for line in asking.verdicts(plan, sys.stdin):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+@simulate.command()
+def rollout(
+    plan: PlanFile = None,
+    rollouts: Annotated[int, typer.Option(min=1, help="Of equal versions, in each case.")] = 1000,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 100.0,
+    look_every: Annotated[float, typer.Option(min=0.1, help="Seconds from one look to the next.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same tables.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """How often equal versions are rolled back, and how soon worse ones: by the judge, and by what others do."""
+    from pipelines.tasks import simulating
+
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err)
+    with bar:
+        task = bar.add_task("simulated rollouts")
+        alarms, found = simulating.simulate_rollouts(
+            simulating.read_plan(plan),
+            rollouts,
+            rate,
+            look_every,
+            seed,
+            lambda done, of: bar.update(task, completed=done, total=of),
+        )
+    if as_json:
+        show(simulating.study_values(alarms, found), as_json)
+        return
+    out.print(_table("Equal versions that were rolled back", simulating.alarms_table(alarms)))
+    out.print(_table("Versions that are worse: 0.5 % of failures become more", simulating.detection_table(found)))
+
+
+def _table(title: str, rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table

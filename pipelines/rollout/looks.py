@@ -1,0 +1,144 @@
+"""Looks as other tools have them, a JSON object each, as the strata that the judge learns from. Pure.
+
+Each look is a stratum: its counts are of that interval alone, and of entities (or of requests, where each is of
+another entity).
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from contracts.slots import Observation, SlotCounts
+from contracts.strata import ERRORS, SLOW_P50, SLOW_P95, SLOW_P99, UNIT_SCORE_BINS, Exposure, Stratum, UnitCounts
+from pipelines.rollout import judge
+from pipelines.rollout.judge import Judgement, Memory
+from pipelines.rollout.plan import Plan
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+_CHAMPION, _CHALLENGER, _ROLLOUT = "champion", "challenger", "looks"
+
+
+class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One version in one look. `n` are those that could fail; `slow` is another name of `slow_p95`."""
+
+    n: Count
+    errors: Count = 0
+    slow: Count = 0
+    slow_p50: Count = 0
+    slow_p95: Count = 0
+    slow_p99: Count = 0
+    new: Count | None = None
+    scores: tuple[Count, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("errors", "slow", "slow_p50", "slow_p95", "slow_p99", "new"):
+            found = getattr(self, name)
+            if found is not None and found > self.n:
+                raise ValueError(f"{name} is at most n, found {found} of {self.n}")
+        if self.slow and self.slow_p95:
+            raise ValueError("slow and slow_p95 are the same metric: give one of them")
+        if self.scores is not None and len(self.scores) != UNIT_SCORE_BINS:
+            raise ValueError(f"scores has {UNIT_SCORE_BINS} counts, found {len(self.scores)}")
+
+    def counts(self, version: str) -> UnitCounts:
+        """As a model server would report it."""
+        happened = {ERRORS: self.errors, SLOW_P50: self.slow_p50, SLOW_P95: self.slow_p95 or self.slow}
+        happened[SLOW_P99] = self.slow_p99
+        exposures = {metric: Exposure(at_risk=self.n, happened=count) for metric, count in happened.items()}
+        return UnitCounts(
+            version=version,
+            entities=self.n,
+            new=self.n if self.new is None else self.new,
+            requests=self.n,
+            rollout=exposures,
+            phase=exposures,
+            scores=self.scores or (0,) * UNIT_SCORE_BINS,
+        )
+
+
+class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One look: `t` in seconds since the rollout began, the challenger's share, and both sides."""
+
+    t: Annotated[float, msgspec.Meta(ge=0)]
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    champion: Side
+    challenger: Side
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the looks have come to."""
+
+    memory: Memory
+    looks: int = 0
+    share: float | None = None
+    t: float = 0.0
+    phase: int = 0
+    phase_t: float = 0.0
+    requests: tuple[int, int] = (0, 0)
+
+
+def begin(plan: Plan) -> Asked:
+    """Before the first look; both versions have counted nothing."""
+    asked = Asked(memory=Memory.fresh(plan))
+    return msgspec.structs.replace(asked, memory=judge.learn(asked.memory, _observation(asked, ()), plan))
+
+
+def ask(asked: Asked, look: Look, plan: Plan) -> tuple[Asked, Judgement]:
+    """What the judge says after one more look.
+
+    Raises:
+        ValueError: time or share went back, or no step of the plan has this share.
+    """
+    step = next((each for each in plan.steps if each.share == look.share), None)
+    if step is None:
+        shares = ", ".join(f"{each.share:g}" for each in plan.steps)
+        raise ValueError(f"share is {look.share:g}, the plan has steps of {shares}")
+    if look.t < asked.t or (asked.share is not None and look.share < asked.share):
+        raise ValueError(
+            f"a look follows the one before it; found t {look.t:g} and share {look.share:g} after "
+            f"{asked.t:g} and {asked.share or 0:g}"
+        )
+    if look.share != asked.share:
+        asked = msgspec.structs.replace(
+            asked, share=look.share, phase=asked.phase + 1, phase_t=asked.t, memory=asked.memory.next_phase()
+        )
+    requests = (asked.requests[0] + look.champion.n, asked.requests[1] + look.challenger.n)
+    asked = msgspec.structs.replace(asked, looks=asked.looks + 1, t=look.t, requests=requests)
+    stratum = Stratum(
+        number=asked.looks,
+        closed_s=look.t,
+        seconds=0.0,
+        rollout=_ROLLOUT,
+        share=look.share,
+        phase=asked.phase,
+        champion=look.champion.counts(_CHAMPION),
+        challenger=look.challenger.counts(_CHALLENGER),
+    )
+    memory = judge.learn(asked.memory, _observation(asked, (stratum,)), plan)
+    return msgspec.structs.replace(asked, memory=memory), judge.judge_step(memory, step, plan, look.t - asked.phase_t)
+
+
+def answer(look: Look, judgement: Judgement) -> dict[str, Any]:
+    """The verdict as JSON values."""
+    findings = [
+        {**msgspec.to_builtins(found), "limit": None if found.limit == float("inf") else found.limit}
+        for found in judgement.findings
+    ]
+    return {"t": look.t, "share": look.share, "verdict": judgement.verdict, "reason": judgement.reason,
+            "findings": findings}  # fmt: skip
+
+
+def _observation(asked: Asked, strata: tuple[Stratum, ...]) -> Observation:
+    champion, challenger = asked.requests
+    return Observation(
+        server=_ROLLOUT,
+        clock_s=asked.t,
+        rollout=_ROLLOUT,
+        share=asked.share or 0.0,
+        shadow=False,
+        lease_left_s=0.0,
+        champion=SlotCounts(version=_CHAMPION, requests=champion),
+        challenger=SlotCounts(version=_CHALLENGER, requests=challenger),
+        shadowed=None,
+        strata=strata,
+    )

@@ -1,0 +1,89 @@
+"""One simulated rollout, through the real machine: offered, loaded, and looked at until it ends."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from contracts.slots import Observation, SlotCounts
+from contracts.strata import Stratum
+from pipelines.rollout.machine import Event, Loaded, Looked, Offer, Offered, PromotionDone, State, decide
+from pipelines.rollout.plan import Plan
+from pipelines.rollout.simulation.peers import Peer
+from pipelines.rollout.simulation.traffic import CHALLENGER, CHAMPION, Traffic, World
+
+MAXIMUM_LOOKS = 20_000
+OFFER = Offer(
+    rollout="simulated", project="simulated", version=CHALLENGER, bundle="", path="", expected_champion=CHAMPION
+)
+
+
+class Trial(NamedTuple):
+    """How one rollout ended, and which peers would have rolled back before that."""
+
+    end: Literal["promoted", "rolled_back", "hard_limit", "undecided"]
+    reason: str
+    seconds: float
+    challenger_requests: int
+    share: float
+    alarms: tuple[bool, ...] = ()
+
+
+def run_trial(
+    world: World, plan: Plan, seed: int, look_s: float, peers: tuple[type[Peer], ...] = (), maximum_s: float = 1e9
+) -> Trial:
+    """One rollout of `plan` (without its shadow) in `world`, with a look every `look_s` seconds for `maximum_s`."""
+    traffic = Traffic(world, np.random.default_rng(seed))
+    others = [peer() for peer in peers]
+    events: list[Event] = [Offered(offer=OFFER, plan=plan, at_s=0.0), Loaded(at_s=0.0), _look(traffic, ())]
+    state = State()
+    for event in events:
+        state, _ = decide(state, event)
+    for _ in range(MAXIMUM_LOOKS):
+        share = plan.steps[state.step].share
+        before = tuple(zip(traffic.errors, traffic.requests, strict=True))
+        stratum, trips = traffic.look(look_s, share, plan.hard_limits)
+        champion, challenger = (
+            (errors - old_errors, requests - old_requests)
+            for errors, requests, (old_errors, old_requests) in zip(
+                traffic.errors, traffic.requests, before, strict=True
+            )
+        )
+        for other in others:
+            other.learn(champion, challenger, look_s)
+        if trips:
+            return _ended("hard_limit", "the server's own limit", traffic, share, others)
+        state, _ = decide(state, _look(traffic, (stratum,)))
+        if state.phase == "promoting":
+            state, _ = decide(state, PromotionDone(at_s=traffic.now_s))
+            return _ended("promoted", state.reason, traffic, share, others)
+        if state.phase == "rolled_back":
+            return _ended("rolled_back", state.reason, traffic, share, others)
+        if traffic.now_s >= maximum_s:
+            break
+    return _ended("undecided", "", traffic, share, others)
+
+
+def _look(traffic: Traffic, strata: tuple[Stratum, ...]) -> Looked:
+    champion, challenger = (
+        SlotCounts(version=version, requests=requests, errors=errors)
+        for version, requests, errors in zip((CHAMPION, CHALLENGER), traffic.requests, traffic.errors, strict=True)
+    )
+    observation = Observation(
+        server="simulated",
+        clock_s=traffic.now_s,
+        rollout=OFFER.rollout,
+        share=0.0,
+        shadow=False,
+        lease_left_s=1.0,
+        champion=champion,
+        challenger=challenger,
+        shadowed=None,
+        strata=strata,
+    )
+    return Looked(observation=observation, at_s=traffic.now_s)
+
+
+def _ended(end: Literal["promoted", "rolled_back", "hard_limit", "undecided"], reason: str, traffic: Traffic,
+           share: float, others: list[Peer]) -> Trial:  # fmt: skip
+    alarms = tuple(other.has_alarmed for other in others)
+    return Trial(end, reason, traffic.now_s, traffic.requests[1], share, alarms)

@@ -1,0 +1,79 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.tasks.asking import verdicts
+
+
+def look(t: float, share: float = 0.05, errors: int = 0, n: int = 100, **more: Any) -> str:
+    each = round((1 - share) / share)
+    champion = {"n": each * n, "errors": 2, "slow": 5 * each}
+    challenger = {"n": n, "errors": errors, "slow": 5}
+    return json.dumps({"t": t, "share": share, "champion": champion, "challenger": {**challenger, **more}})
+
+
+def asked(*lines: str, plan: Path | None = None) -> Iterator[dict[str, Any]]:
+    return (json.loads(line) for line in verdicts(plan, lines))
+
+
+def test_each_look_gets_one_verdict_with_its_evidence() -> None:
+    first, second, third = asked(look(5), "", look(11), look(12, errors=20))
+    assert (first["verdict"], first["reason"]) == ("wait", "100 of 200 requests in 5.0 s")
+    assert second["verdict"] == "advance"
+    assert third["verdict"] == "rollback"
+    assert third["reason"].startswith("errors for 20 of 300")
+    assert [finding["name"] for finding in third["findings"]][:2] == ["split", "errors"]
+
+
+def test_a_verdict_is_written_before_the_next_look_is_read() -> None:
+    read: list[int] = []
+
+    def lines() -> Iterator[str]:
+        for number in (1, 2):
+            read.append(number)
+            yield look(number)
+
+    found = verdicts(None, lines())
+    next(found)
+    assert read == [1]
+
+
+def test_a_share_says_in_which_step_of_the_plan_a_look_is(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("shadow: null\nsteps: [{share: 0.5, minimum_requests: 10, minimum_s: 1}, {share: 1.0}]\n")
+    (found,) = asked(look(2, share=0.5, n=300), plan=plan)
+    assert found["verdict"] == "advance"
+    with pytest.raises(ValueError, match=r"line 1 is no look .* share is 0.05, the plan has steps of 0.5, 1"):
+        list(asked(look(2), plan=plan))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1 is no look that can be judged: Input data was truncated"),
+        (look(1, slw=3), "unknown field `slw` - at `\\$.challenger`"),
+        (look(1, errors=200), "errors is at most n, found 200 of 100"),
+        (look(1, scores=[1, 2]), "scores has 10 counts, found 2"),
+        (look(-1), "at `\\$.t`"),
+    ],
+)
+def test_a_line_that_is_no_look_is_named_with_what_was_found(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(asked(line))
+
+
+def test_time_and_share_do_not_go_back() -> None:
+    with pytest.raises(ValueError, match=r"line 2 .* found t 3 and share 0.05 after 4 and 0.05"):
+        list(asked(look(4), look(3)))
+    with pytest.raises(ValueError, match=r"line 2 .* share 0.05 after 4 and 0.1"):
+        list(asked(look(4, share=0.1), look(5)))
+
+
+def test_a_file_without_a_plan_is_named(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("alfa: 0.1\n")
+    with pytest.raises(ValueError, match=r"plan.yaml is no plan of a rollout: .*`alfa`"):
+        list(asked(look(1), plan=plan))
