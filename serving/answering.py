@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from contracts.input_schema import InputSchema
 from serving.batching import Batcher
 from serving.cache import ScoreCache
+from serving.challenger import CHAMPION, Challenger, Slot, count_answers
 from serving.columns import Columns
 from serving.divided import DividedAnswerer, DividedRequest, is_for
 from serving.encoding import Record, encode
@@ -25,7 +26,7 @@ from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
-from serving.slots import CHAMPION, Challenger, Slot, Slots, count_answers
+from serving.slots import Slots
 from serving.tracing import Marks
 
 _NO_ERROR = (None,)

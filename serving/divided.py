@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from contracts.assignment import position
 from serving.batching import Batcher, DeadlineError, OverloadedError
+from serving.challenger import CHALLENGER, CHAMPION, Challenger, Slot, count_answer
 from serving.encoding import Record, encode, encode_what_fits, taken
 from serving.engine import ScoringError, problem_of
 from serving.metrics import Metrics, Totals
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
 from serving.shadow import Shadow, ShadowWork
-from serving.slots import CHALLENGER, CHAMPION, Challenger, Slot, Slots, count_answer
+from serving.slots import Slots
 
 MAXIMUM_CHALLENGER_S = 1.0
 

@@ -19,9 +19,10 @@ from contracts.prediction_row import API_VERSION
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, SlotCounts
 from serving.batching import SIZE_EDGES, WAIT_EDGES_S, Batcher
 from serving.cache import ScoreCache
+from serving.challenger import count_answer, count_answers
 from serving.gpu_memory import gpu_memory
 from serving.prediction_writer import PredictionWriter
-from serving.slots import Slots, count_answer, count_answers
+from serving.slots import Slots
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MAXIMUM_SERIES = 60  # versions × slots that are kept; the oldest go, so that a year of retrains does not pile up

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.encoder import InvalidRecordError
+from serving.challenger import Challenger, count_answer
 from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics
 from serving.prediction_writer import LogFullError, LoggedGroup, PredictionIds, PredictionWriter
-from serving.slots import Challenger, Slots, count_answer
+from serving.slots import Slots
 
 MAXIMUM_QUEUED_ROWS = 4_000
 logger = logging.getLogger(__name__)

@@ -6,34 +6,18 @@ monotonic and given from outside; a lease that has run out is noticed by whoever
 
 import logging
 import time
-from bisect import bisect_left
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from contracts.assignment import unit
-from contracts.slots import (
-    LATENCY_EDGES_S,
-    SCORE_BINS,
-    HardLimits,
-    LoadSlot,
-    Observation,
-    PromoteSlot,
-    RenewLease,
-    SetShare,
-    ShadowCounts,
-    SlotCounts,
-    Tripped,
-)
-from contracts.strata import ERRORS, STRATUM_S, PairCounts
+from contracts.slots import LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
+from contracts.strata import STRATUM_S
+from serving.challenger import Challenger, Slot, count_answer, late_text, limit_text, take_away
 from serving.champion_file import Remembered
 from serving.engine import Model
-from serving.units import Gathered, UnitBook
+from serving.units import UnitBook
 
 MAXIMUM_LEASE_S = 3600.0
-CHAMPION, CHALLENGER = 0, 1  # the arms of a stratum
-MAXIMUM_DISCORDANT = 100_000  # entities; long before, the shadow has ended
 _REMEMBERED_TRIPS = 1000
 logger = logging.getLogger(__name__)
 
@@ -44,91 +28,6 @@ class SlotConflictError(Exception):
 
 class SlotMessageError(ValueError):
     """A message with a value that no state of the slots allows."""
-
-
-@dataclass(eq=False)
-class Slot:
-    """A model in its place, with its counts since it came there."""
-
-    model: Model
-    counts: SlotCounts
-
-
-@dataclass(eq=False)
-class Challenger(Slot):
-    """The challenger, and everything that its rollout rests on; all of it goes when the challenger goes."""
-
-    rollout: str | None
-    hard_limits: HardLimits
-    share: float = 0.0
-    shadow: bool = False
-    lease_ends_s: float | None = None
-    tripped: Tripped | None = None
-    fault_share: float = 0.0
-    shadowed: ShadowCounts = field(default_factory=ShadowCounts)
-    recent: deque[int | None] = field(default_factory=deque)  # the entity that a request failed for, or None
-    recent_errors: int = 0
-    latency_floor_ms: float = 0.0
-    phase: int = 0
-    gathered: Gathered = field(default_factory=Gathered)
-    book: UnitBook | None = None
-    first_error_s: float | None = None
-    requests_since_first_error: int = 0
-    discordant: dict[int, str] = field(default_factory=dict)  # entities of the shadow that only one version failed
-
-    @property
-    def position_salt(self) -> str:
-        """What the sticky assignment is salted with: the rollout."""
-        return self.rollout or ""
-
-    def count_pair(self, entity: str, *, failed: bool, champion_failed: bool) -> None:
-        """A request that both versions were asked, in the shadow. Of an entity the first pair that differs counts."""
-        if failed != champion_failed and len(self.discordant) < MAXIMUM_DISCORDANT:
-            self.discordant.setdefault(unit(self.position_salt, entity), "challenger" if failed else "champion")
-
-    @property
-    def pairs(self) -> PairCounts:
-        """Entities whose pairs differ in who failed, by side."""
-        sides = Counter(self.discordant.values())
-        return PairCounts(challenger_only={ERRORS: sides["challenger"]}, champion_only={ERRORS: sides["champion"]})
-
-
-def count_answer(counts: SlotCounts | ShadowCounts, seconds: float, score: float) -> None:
-    """Adds one answer's latency and score to the histograms of `counts`."""
-    counts.latency[bisect_left(LATENCY_EDGES_S, seconds)] += 1
-    place = int(score * SCORE_BINS)
-    if not 0 <= place < SCORE_BINS:
-        place = 0 if place < 0 else SCORE_BINS - 1
-    counts.scores[place] += 1
-
-
-def count_answers(counts: SlotCounts, seconds: float, scores: Sequence[float]) -> None:
-    """As `count_answer`, for the rows of one request, whose answers took equally long."""
-    counts.requests += len(scores)
-    counts.latency[bisect_left(LATENCY_EDGES_S, seconds)] += len(scores)
-    bins = counts.scores
-    for score in scores:
-        place = int(score * SCORE_BINS)
-        bins[place if 0 <= place < SCORE_BINS else (0 if place < 0 else -1)] += 1
-
-
-def take_away(challenger: Challenger, tripped: Tripped) -> None:
-    """Share, shadow and lease of a challenger that has tripped."""
-    challenger.share, challenger.shadow, challenger.lease_ends_s = 0.0, False, None
-    challenger.tripped = tripped
-
-
-def limit_text(limits: HardLimits, errors: int, requests: int) -> str:
-    """Why a challenger has tripped that failed for too many entities, or on each of its last requests."""
-    if errors < limits.errors:
-        return f"an error in each of the last {requests} challenger requests"
-    return f"errors for {errors} entities in the last {requests} challenger requests >= limit {limits.errors}"
-
-
-def late_text(challenger: Challenger, late_s: float) -> str:
-    """Why a challenger has tripped whose lease ran out `late_s` seconds ago."""
-    had = "its shadow" if challenger.shadow else f"its share of {challenger.share:g}"
-    return f"the lease ran out {late_s:.3f} s ago and nobody renewed it; {had} is gone"
 
 
 class Slots:

@@ -8,12 +8,12 @@ from starlette.routing import Route
 
 from contracts.prediction_row import API_VERSION
 from serving.admission import RequestRefusedError
+from serving.challenger import Slot
 from serving.engine import Model
 from serving.metrics import Metrics
 from serving.protocols import open_inference
 from serving.routes.described import DescribedRoute, Endpoint, json_answer
 from serving.routes.ready import ReadySlots
-from serving.slots import Slot
 
 SERVER_NAME = "paceline"
 READY = "Is there a champion that answers?"

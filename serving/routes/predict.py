@@ -27,12 +27,13 @@ from serving.admission import (
 )
 from serving.answering import Answerer, NotReadyError
 from serving.batching import DeadlineError, OverloadedError
+from serving.challenger import Slot
 from serving.divided import ChampionFailedError
 from serving.encoding import Record
 from serving.metrics import Metrics
 from serving.prediction_writer import LogFailedError, LogFullError, PredictionIds
 from serving.protocols import binary_tensors, instances, invocations, media_types, open_inference, records
-from serving.slots import Slot, Slots
+from serving.slots import Slots
 from serving.tracing import Marks, Tracer
 
 PREDICT_PATH = "/v1/predict"

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from serving.admission import RequestRefusedError
-from serving.slots import Slot, Slots
+from serving.challenger import Slot
+from serving.slots import Slots
 
 
 class ReadySlots:

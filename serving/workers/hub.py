@@ -11,7 +11,7 @@ that starts again is told the same state, champion and challenger, and takes con
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +42,7 @@ from serving.workers.messages import (
     Seen,
     ToWorker,
 )
+from serving.workers.own_metrics import own_families
 from serving.workers.shared_slots import SharedSlots, named
 
 SCRAPE_S = 1.0
@@ -393,38 +394,13 @@ class Hub:
 
     def _metrics(self) -> _Command:
         yield _Request(lambda number: Scrape(round=number), SCRAPE_S, is_required=False)
-        return self._counted.metrics(self._own_metrics())
+        return self._counted.metrics(own_families(self._slots, self.serving, self.restarts, self.missed_scrapes))
 
     # -- the sums --------------------------------------------------------------------------------------------------
 
     def _observation(self) -> Observation:
         own = self._slots.observe()
         return self._counted.observation(msgspec.structs.replace(own, server=f"{own.server}.{self.restarts}"))
-
-    def _own_metrics(self) -> list[Family]:
-        self._slots.expire()
-        trips: Iterable[tuple[str, float]] = self._slots.trips.items()
-        return [
-            _family("paceline_workers", "gauge", "Workers that take connections", float(self.serving)),
-            _family("paceline_worker_restarts", "counter", "Workers that ended and were replaced", self.restarts),
-            _family(
-                "paceline_worker_scrapes_missed",
-                "counter",
-                "Times that a worker had no metrics within a second: what it said before stands for it",
-                self.missed_scrapes,
-            ),
-            Family(
-                name="paceline_trips",
-                kind="counter",
-                help="Shares that the server itself took away",
-                samples=[("paceline_trips_total", {"cause": cause}, float(count)) for cause, count in trips],
-            ),
-        ]
-
-
-def _family(name: str, kind: str, text: str, value: float) -> Family:
-    sample = f"{name}_total" if kind == "counter" else name
-    return Family(name=name, kind=kind, help=text, samples=[(sample, {}, float(value))])
 
 
 def _refusal_of(error: Exception) -> Refusal:

@@ -13,9 +13,10 @@ from typing import Literal, cast
 from contracts.assignment import unit
 from contracts.slots import LoadSlot, RenewLease, SetShare, SlotCounts, Tripped
 from contracts.strata import STRATUM_S
+from serving.challenger import Challenger, late_text, limit_text, take_away
 from serving.champion_file import Remembered
 from serving.engine import Model
-from serving.slots import Challenger, Slots, late_text, limit_text, take_away
+from serving.slots import Slots
 from serving.units import OpenStratum
 from serving.workers.board import Board
 from serving.workers.messages import ChallengerView, View
