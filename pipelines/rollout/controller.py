@@ -19,6 +19,7 @@ from pipelines.ledger import Ledger
 from pipelines.rollout.machine import (
     Aborted,
     Action,
+    Commanded,
     Drop,
     Event,
     Load,
@@ -86,12 +87,16 @@ async def run_rollout(
         return msgspec.convert(recorded, Outcome)
     state, actions = await asyncio.to_thread(story.begin, plan, clock())
     run = _Run(platform, ledger, on_look, clock, sleep)
+    event: Event | None = None
     while not state.is_final:
+        was_commanded = isinstance(event, Commanded)
         event = await run.perform(state, actions)
         await asyncio.to_thread(story.tell, state)
         if event is None:
-            await sleep(state.plan.look_every_s)
-            event = await run.abortion(should_stop) or await run.look()
+            await sleep(0 if was_commanded else state.plan.look_every_s)
+            # a look follows each command, so that many of them do not keep the judge or the lease waiting
+            wish = None if was_commanded else await run.wish(should_stop, story, state)
+            event = wish or await run.look()
         state, actions = await asyncio.to_thread(story.record, state, event)
         _give_up(state, clock())
     is_dropped = await run.drop(offer, state.plan, actions)
@@ -127,10 +132,13 @@ class _Run:
             self._on_look(observation)
         return Looked(observation=observation, at_s=self._clock())
 
-    async def abortion(self, should_stop: Callable[[], str | None] | None) -> Event | None:
-        """The wish of whoever runs the rollout to end it, if there is one."""
+    async def wish(self, should_stop: Callable[[], str | None] | None, story: Story, state: State) -> Event | None:
+        """What a person wants: whoever runs the rollout its end, or somebody what the ledger says, one at a time."""
         reason = None if should_stop is None else await asyncio.to_thread(should_stop)
-        return None if reason is None else Aborted(reason=reason, by="request", at_s=self._clock())
+        if reason is not None:
+            return Aborted(reason=reason, by="request", at_s=self._clock())
+        found = await asyncio.to_thread(story.next_command, state.last_command)
+        return None if found is None else Commanded(entry=found[0], command=found[1], at_s=self._clock())
 
     async def perform(self, state: State, actions: tuple[Action, ...]) -> Event | None:
         """Carries `actions` out in order, up to the first that something came of."""

@@ -196,6 +196,17 @@ def judge_shadow(memory: Memory, shadow: ShadowStep, plan: Plan, seconds: float)
     return Judgement(verdict="advance", reason=f"{seen}; {paired}; {flips}", findings=findings)
 
 
+def judge_held(memory: Memory, plan: Plan, shadow: ShadowStep | None) -> Judgement:
+    """The verdict while nothing may advance: in a pause, or while a person is asked. Only `wait` or `rollback`.
+
+    `shadow` is that of a challenger that answers in the shadow; None where it has a share, or nothing at all.
+    """
+    findings = _findings(memory, plan) if shadow is None else (_paired(memory, plan), _flips(memory, shadow, plan))
+    if bad := _bad(findings):
+        return Judgement(verdict="rollback", reason=bad, findings=findings)
+    return Judgement(verdict="wait", reason="held", findings=findings)
+
+
 def _lacking(seen: str, seconds: float, step: Step, requests: int, findings: tuple[Finding, ...]) -> Judgement:
     """Too little data is no verdict on the challenger; when the time for it has passed, the plan says what it means."""
     if seconds < step.maximum_s or step.on_timeout == "wait":

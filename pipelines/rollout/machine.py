@@ -4,189 +4,81 @@
                  ↓         ↓         ↓                 ↓
               refused   rolled back ←←←←←←←←←←←←←←←←←←←←
 
-Every look says again what should be in force (a share with its lease, a promotion), so an action that was lost is
-repeated by the next look; all actions are safe to repeat.
+A person may be asked before the first step and before 100 % (`approval`). All ways are in `state.TRANSITIONS`, which
+docs/rollouts.md draws. Every look says again what should be in force (a share with its lease, a promotion), so an
+action that was lost is repeated by the next look; all actions are safe to repeat.
 """
 
 from typing import Literal
 
 import msgspec
 
-from contracts.slots import HardLimits, Observation, Tripped
-from pipelines.rollout import judge
+from contracts.slots import Observation
+from pipelines.rollout import commands, judge
 from pipelines.rollout.comparisons import Finding
-from pipelines.rollout.judge import Judgement, Memory
-from pipelines.rollout.plan import Plan
-
-PhaseName = Literal["waiting", "loading", "shadow", "step", "promoting", "promoted", "rolled_back", "refused"]
-FINAL: frozenset[PhaseName] = frozenset({"promoted", "rolled_back", "refused"})
-
-
-class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A challenger that wants to lead: `version` of `project` in the bundle at `path`, against `expected_champion`.
-
-    `rollout` names this attempt and salts the assignment of entities. No `expected_champion` asks for the bootstrap.
-    """
-
-    rollout: str
-    project: str
-    version: str
-    bundle: str
-    path: str
-    expected_champion: str | None
-
-
-class Offered(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The rollout begins. The plan is part of it, so that a changed configuration does not change a running rollout."""
-
-    offer: Offer
-    plan: Plan
-    at_s: float
-
-
-class Loaded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The server has verified the challenger's bundle and holds it in the challenger's slot."""
-
-    at_s: float
-
-
-class LoadRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The server will not hold the challenger."""
-
-    reason: str
-    at_s: float
-
-
-class ShareRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The server will not give the share, or renew its lease, and has not tripped."""
-
-    reason: str
-    at_s: float
-
-
-class Looked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """What both slots show. `at_s` of all events is the controller's clock, seconds since the epoch."""
-
-    observation: Observation
-    at_s: float
-
-
-class Unreachable(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The server did not answer."""
-
-    reason: str
-    at_s: float
-
-
-class PromotionDone(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The ledger and the server both have the challenger as champion."""
-
-    at_s: float
-
-
-class PromotionRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The compare-and-swap failed; neither ledger nor server has the challenger as champion."""
-
-    reason: str
-    at_s: float
-
-
-class Aborted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Somebody wants the rollout to end. Comes too late for one that is being promoted."""
-
-    reason: str
-    by: str
-    at_s: float
-
-
-Event = (
-    Offered | Loaded | LoadRefused | ShareRefused | Looked | Unreachable | PromotionDone | PromotionRefused | Aborted
+from pipelines.rollout.events import (
+    Aborted,
+    Action,
+    Command,
+    Commanded,
+    Drop,
+    Event,
+    Load,
+    Loaded,
+    LoadRefused,
+    Looked,
+    Offer,
+    Offered,
+    Promote,
+    PromotionDone,
+    PromotionRefused,
+    RenewLease,
+    SetShare,
+    ShareRefused,
+    Unreachable,
 )
+from pipelines.rollout.judge import Judgement, Memory
+from pipelines.rollout.state import FINAL, Answer, Asked, PhaseName, PhaseRecord, State, is_allowed
 
-
-class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Put the challenger into its slot."""
-
-    offer: Offer
-    hard_limits: HardLimits
-
-
-class SetShare(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Give the challenger a share of the entities, or let it shadow, under a lease."""
-
-    share: float
-    shadow: bool
-    lease_s: float
-
-
-class RenewLease(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Keep the share that is in force."""
-
-    lease_s: float
-
-
-class Promote(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Swap the champion: first in the ledger, then on the server."""
-
-    version: str
-    expected: str | None
-
-
-class Drop(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """All traffic to the champion, the challenger's slot empty, the ledger as it was."""
-
-    reason: str
-
-
-Action = Load | SetShare | RenewLease | Promote | Drop
-
-
-class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How one phase ended: its share, how long it took, what it saw, and the verdict."""
-
-    name: str
-    share: float
-    shadow: bool
-    seconds: float
-    challenger_requests: int
-    champion_requests: int
-    pairs: int
-    verdict: Literal["advance", "rollback"]
-    reason: str
-    findings: tuple[Finding, ...] = ()
-
-
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a rollout stands. `step` counts from 0 and has a meaning in the phase `step` only."""
-
-    phase: PhaseName = "waiting"
-    step: int = 0
-    offer: Offer | None = None
-    plan: Plan = Plan()
-    memory: Memory | None = None
-    started_s: float = 0.0
-    phase_started_s: float = 0.0
-    ended_s: float | None = None
-    unreachable_since_s: float | None = None
-    records: tuple[PhaseRecord, ...] = ()
-    reason: str = ""
-    tripped: Tripped | None = None
-
-    @property
-    def is_final(self) -> bool:
-        return self.phase in FINAL
-
-    @property
-    def phase_label(self) -> str:
-        """The phase as people read it: `shadow`, `5 %`, `promoting`."""
-        return f"{self.plan.steps[self.step].share * 100:g} %" if self.phase == "step" else self.phase
-
+__all__ = [
+    "FINAL",
+    "Aborted",
+    "Action",
+    "Command",
+    "Commanded",
+    "Drop",
+    "Event",
+    "Load",
+    "LoadRefused",
+    "Loaded",
+    "Looked",
+    "Offer",
+    "Offered",
+    "PhaseRecord",
+    "Promote",
+    "PromotionDone",
+    "PromotionRefused",
+    "RenewLease",
+    "SetShare",
+    "ShareRefused",
+    "State",
+    "Unreachable",
+    "decide",
+    "fold",
+]
 
 Decision = tuple[State, tuple[Action, ...]]
 
 
 def decide(state: State, event: Event) -> Decision:
     """The state after `event`, and what is to be done now. Events that have no meaning in a state change nothing."""
+    after, actions = _decide(state, event)
+    name = type(event).__name__
+    assert is_allowed(state.phase, name, after.phase), f"no way from {state.phase} by {name} to {after.phase}"
+    return after, actions
+
+
+def _decide(state: State, event: Event) -> Decision:
     if state.is_final:
         return state, ()
     if isinstance(event, Offered):
@@ -195,6 +87,8 @@ def decide(state: State, event: Event) -> Decision:
         return state, ()
     if isinstance(event, Unreachable):
         return _unreachable(state, event)
+    if isinstance(event, Commanded):
+        return _commanded(state, event)
     state = msgspec.structs.replace(state, unreachable_since_s=None)
     if isinstance(event, Aborted):
         if state.phase == "promoting":  # the swap may be in force already: the way back is a rollback of the champion
@@ -247,10 +141,10 @@ def _loading(state: State, event: Event) -> Decision:
     if not isinstance(event, Loaded):
         return state, ()
     if offer.expected_champion is None:
-        return _enter(state, "promoting", 0, event.at_s)
+        return _go_on(state, "promoting", 0, event.at_s)
     if state.plan.shadow is not None:
         return _enter(state, "shadow", 0, event.at_s)
-    return _enter(state, "step", 0, event.at_s)
+    return _go_on(state, "step", 0, event.at_s)
 
 
 def _looked(state: State, event: Looked) -> Decision:
@@ -263,22 +157,101 @@ def _looked(state: State, event: Looked) -> Decision:
     if observation.tripped is not None:
         state = msgspec.structs.replace(state, memory=memory, tripped=observation.tripped)
         return _roll_back(state, observation.tripped.reason, event.at_s)
-    seconds = max(0.0, event.at_s - state.phase_started_s)
-    if state.phase == "shadow":
-        assert plan.shadow is not None
-        judgement = judge.judge_shadow(memory, plan.shadow, plan, seconds)
-    else:
-        judgement = judge.judge_step(memory, plan.steps[state.step], plan, seconds)
     state = msgspec.structs.replace(state, memory=memory)
+    judgement = _judge(state, memory, event.at_s)
     if judgement.verdict == "rollback":
         return _roll_back(state, judgement.reason, event.at_s, judgement.findings)
-    if judgement.verdict == "wait":
-        return state, (_keep(state, observation),)
-    state = msgspec.structs.replace(state, records=(*state.records, _record(state, judgement, "advance", event.at_s)))
+    if judgement.verdict == "advance":
+        return _advance(state, judgement, event.at_s)
+    if state.asked is not None and state.seconds(event.at_s) >= plan.approvals.timeout_s:
+        return _unanswered(state, event.at_s)
+    return state, _keep(state, observation)
+
+
+def _judge(state: State, memory: Memory, at_s: float) -> Judgement:
+    plan, seconds = state.plan, state.seconds(at_s)
+    if state.paused_since_s is not None and at_s - state.paused_since_s >= plan.maximum_pause_s:
+        reason = f"paused for {at_s - state.paused_since_s:.0f} s, at most {plan.maximum_pause_s:g} s"
+        return Judgement(verdict="rollback", reason=reason)
+    if state.paused_since_s is not None or state.asked is not None:
+        return judge.judge_held(memory, plan, plan.shadow if state.is_shadowing else None)
+    if state.phase == "shadow":
+        assert plan.shadow is not None
+        return judge.judge_shadow(memory, plan.shadow, plan, seconds)
+    return judge.judge_step(memory, plan.steps[state.step], plan, seconds)
+
+
+def _advance(state: State, judgement: Judgement, at_s: float) -> Decision:
+    """Ends this phase well, and goes on to the next."""
+    state = msgspec.structs.replace(state, records=(*state.records, _record(state, judgement, "advance", at_s)))
     following = 0 if state.phase == "shadow" else state.step + 1
-    if following < len(plan.steps):
-        return _enter(state, "step", following, event.at_s)
-    return _enter(state, "promoting", state.step, event.at_s)
+    if following < len(state.plan.steps):
+        return _go_on(state, "step", following, at_s)
+    return _enter(state, "promoting", state.step, at_s)
+
+
+def _go_on(state: State, phase: PhaseName, step: int, at_s: float) -> Decision:
+    """Enters the phase, or asks a person before, where the plan says so."""
+    # the first champion of a project gets everything at once: either question is about that
+    approvals, steps = state.plan.approvals, 1 if phase == "promoting" else len(state.plan.steps)
+    question = approvals.question(step, steps)
+    if question is None:
+        return _enter(state, phase, step, at_s)
+    asked = Asked(question=question, phase=phase, step=step)
+    state = msgspec.structs.replace(state, phase="approval", asked=asked, phase_started_s=at_s)
+    return state, () if phase == "promoting" else (_share(state),)
+
+
+def _unanswered(state: State, at_s: float) -> Decision:
+    approvals, asked = state.plan.approvals, state.asked
+    assert asked is not None
+    waited = f"nobody answered the {state.phase_label} in {approvals.timeout_s:g} s"
+    if approvals.on_timeout == "approve":
+        state = msgspec.structs.replace(state, reason=f"{waited}, and the plan approves then")
+        return _enter(state, asked.phase, asked.step, at_s)
+    return _roll_back(state, f"{waited}, and the plan rejects then", at_s)
+
+
+def _commanded(state: State, event: Commanded) -> Decision:
+    """Obeys or refuses, once: the answer is part of the state."""
+    if event.entry <= state.last_command:
+        return state, ()
+    command, at_s = event.command, event.at_s
+    refused = commands.refusal(state, command)
+    answer = Answer(
+        entry=event.entry,
+        command=command.command,
+        by=command.by,
+        obeyed=refused is None,
+        reason=refused or command.reason,
+        phase=state.phase_label,
+    )
+    state = msgspec.structs.replace(state, last_command=event.entry, answers=(*state.answers, answer))
+    if refused is not None:
+        return state, ()
+    return _obey(state, command, at_s)
+
+
+def _obey(state: State, command: Command, at_s: float) -> Decision:
+    by = f"by {command.by}: {command.reason}"
+    match command.command:
+        case "pause":
+            return msgspec.structs.replace(state, paused_since_s=at_s), ()
+        case "resume":
+            started_s = at_s - state.seconds(at_s)  # the pause is no time of this phase
+            return msgspec.structs.replace(state, paused_since_s=None, phase_started_s=started_s), ()
+        case "advance":
+            return _advance(state, Judgement(verdict="advance", reason=f"advanced {by}"), at_s)
+        case "approve":
+            asked = state.asked
+            assert asked is not None  # else it was refused
+            return _enter(msgspec.structs.replace(state, reason=f"approved {by}"), asked.phase, asked.step, at_s)
+        case "reject":
+            return _roll_back(state, f"rejected {by}", at_s)
+        case "abort":
+            return _roll_back(state, f"aborted {by}", at_s)
+        case "rollback":
+            return _roll_back(state, f"rolled back {by}", at_s)
 
 
 def _promoting(state: State, event: Event) -> Decision:
@@ -331,7 +304,9 @@ def _problem(state: State, observation: Observation) -> str | None:
 
 def _enter(state: State, phase: PhaseName, step: int, at_s: float) -> Decision:
     memory = None if state.memory is None else state.memory.next_phase()
-    state = msgspec.structs.replace(state, phase=phase, step=step, phase_started_s=at_s, memory=memory)
+    state = msgspec.structs.replace(
+        state, phase=phase, step=step, phase_started_s=at_s, memory=memory, asked=None, paused_since_s=None
+    )
     if phase == "promoting":
         offer = _offer(state)
         return state, (Promote(version=offer.version, expected=offer.expected_champion),)
@@ -339,25 +314,25 @@ def _enter(state: State, phase: PhaseName, step: int, at_s: float) -> Decision:
 
 
 def _share(state: State) -> SetShare:
-    shadow = state.phase == "shadow"
-    share = 0.0 if shadow else state.plan.steps[state.step].share
-    return SetShare(share=share, shadow=shadow, lease_s=state.plan.lease_s)
+    return SetShare(share=state.share, shadow=state.is_shadowing, lease_s=state.plan.lease_s)
 
 
-def _keep(state: State, observation: Observation) -> Action:
+def _keep(state: State, observation: Observation) -> tuple[Action, ...]:
+    if state.asked is not None and state.asked.phase == "promoting":  # no champion: nothing to share, no lease
+        return ()
     wanted = _share(state)
     if (observation.share, observation.shadow) != (wanted.share, wanted.shadow):  # an action was lost
-        return wanted
-    return RenewLease(lease_s=state.plan.lease_s)
+        return (wanted,)
+    return (RenewLease(lease_s=state.plan.lease_s),)
 
 
 def _record(state: State, judgement: Judgement, verdict: Literal["advance", "rollback"], at_s: float) -> PhaseRecord:
     memory = state.memory
     return PhaseRecord(
         name=state.phase_label,
-        share=state.plan.steps[state.step].share if state.phase == "step" else 0.0,
-        shadow=state.phase == "shadow",
-        seconds=max(0.0, at_s - state.phase_started_s),
+        share=state.share,
+        shadow=state.is_shadowing,
+        seconds=state.seconds(at_s),
         challenger_requests=0 if memory is None else memory.phase_requests,
         champion_requests=0 if memory is None else memory.phase_reference_requests,
         pairs=0 if memory is None else memory.phase_pairs,

@@ -1,5 +1,6 @@
 """The plan of a rollout: which steps a challenger takes, how long each lasts, and how much worse is too much."""
 
+from hashlib import sha256
 from itertools import pairwise
 from typing import Literal
 
@@ -58,6 +59,31 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         _check_times("steps", self.minimum_s, self.maximum_s)
 
 
+Question = Literal["first_step", "full"]
+
+
+class Approvals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a person is asked: before the first step, before 100 %, or never.
+
+    Meanwhile the share stays as it is, and the judge may roll back. Without an answer in `timeout_s`, `on_timeout`.
+    """
+
+    before_first_step: bool = False
+    before_full: bool = False
+    timeout_s: float = 86_400.0
+    on_timeout: Literal["approve", "reject"] = "reject"
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0:
+            raise ValueError(f"approvals.timeout_s is above 0, found {self.timeout_s}")
+
+    def question(self, step: int, steps: int) -> Question | None:
+        """What is asked before `step` (from 0) of `steps`, if anything; one question where it is first and last."""
+        if self.before_first_step and step == 0:
+            return "first_step"
+        return "full" if self.before_full and step == steps - 1 else None
+
+
 class AlphaShares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the plan's alpha is shared out over what the judge compares; at most 1 together. A share of 0 asks nothing.
 
@@ -93,7 +119,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     failure rate is shown to be at most `error_rate_margin` above the champion's; null asks for no such proof. An answer
     within `latency_floor_ms` is never slow. `hard_limits` are held by the server itself. `bootstrap` lets a project
     without a champion take its first one without traffic to compare with. `unreachable_s` bounds how long a silent
-    server is asked again.
+    server is asked again, `maximum_pause_s` how long a rollout stays paused before it is rolled back.
     """
 
     shadow: ShadowStep | None = ShadowStep()
@@ -106,11 +132,18 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     score_odds_margin: float = 10.0
     error_rate_margin: float | None = 0.05
     hard_limits: HardLimits = HardLimits()
+    approvals: Approvals = Approvals()
     lease_s: float = 15.0
     look_every_s: float = 1.0
     latency_floor_ms: float = 10.0
     bootstrap: bool = True
     unreachable_s: float = 60.0
+    maximum_pause_s: float = 86_400.0
+
+    @property
+    def identity(self) -> str:
+        """Names this version of the plan: twelve characters of the hash of its content."""
+        return sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
 
     def __post_init__(self) -> None:
         if not self.steps:
@@ -136,6 +169,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                 f"unreachable_s is at least lease_s, since a share lives that long without us; found "
                 f"{self.unreachable_s} with lease_s {self.lease_s}"
             )
+        if self.maximum_pause_s <= 0:
+            raise ValueError(f"maximum_pause_s is above 0, found {self.maximum_pause_s}")
         if self.look_every_s <= 0:
             raise ValueError(f"look_every_s is above 0, found {self.look_every_s}")
         if self.lease_s < LEASE_LOOKS_MIN * self.look_every_s:

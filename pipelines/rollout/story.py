@@ -5,21 +5,29 @@
 | `rollout.event` | each event that changed the state, histograms shortened |
 | `rollout.step` | the phase that was entered, with its share |
 | `rollout.verdict` | how a phase ended: a `PhaseRecord`, with the numbers it rested on |
+| `rollout.question` | a person is asked: what, how long, what follows without an answer, and the numbers |
+| `rollout.command` | what a person wants: a `Command`, written by whoever takes it |
+| `rollout.command.obeyed`, `rollout.command.refused` | what became of it, and why |
 | `rollout.promoted`, `rollout.rolled_back`, `rollout.refused` | the outcome |
 """
 
+import logging
 from typing import Any
 
 import msgspec
 
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS
 from pipelines.ledger import Ledger
-from pipelines.rollout.machine import FINAL, Decision, Event, Looked, Offer, Offered, State, decide, fold
+from pipelines.rollout.events import Command, Event, Looked, Offer, Offered
+from pipelines.rollout.machine import Decision, decide, fold
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.state import FINAL, Asked, State
 
 EVENT, STEP, VERDICT = "rollout.event", "rollout.step", "rollout.verdict"
+COMMAND, QUESTION = "rollout.command", "rollout.question"
 OUTCOMES = tuple(f"rollout.{phase}" for phase in sorted(FINAL))
 _HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS}
+_log = logging.getLogger(__name__)
 _SLOTS = ("champion", "challenger", "shadowed")
 
 
@@ -71,13 +79,28 @@ class Story:
         self._events += 1
         return after, actions
 
+    def next_command(self, after: int) -> tuple[int, Command] | None:
+        """The first command whose entry has a number above `after`, with that number."""
+        project, subject = self._offer.project, self._offer.rollout
+        for entry in self._ledger.entries(project, [COMMAND], subject, after=after):
+            try:
+                return entry.id, msgspec.convert(entry.body, Command)
+            except msgspec.ValidationError as error:  # nobody can obey it, and nothing may hang on it
+                _log.error("the entry %d of %s is no command: %s", entry.id, subject, error)
+        return None
+
     def tell(self, state: State) -> None:
-        """Writes what people read: the verdicts so far, and the phase that the rollout is in. Once each."""
+        """Writes what people read: verdicts, answers to commands, the phase, and what it asks. Once each."""
         for position, record in enumerate(state.records):
             self._tell(VERDICT, str(position), msgspec.to_builtins(record))
+        for answer in state.answers:
+            kind = f"{COMMAND}.{'obeyed' if answer.obeyed else 'refused'}"
+            self._tell(kind, str(answer.entry), msgspec.to_builtins(answer))
         if state.phase in ("shadow", "step"):
-            share = state.plan.steps[state.step].share if state.phase == "step" else 0.0
-            self._tell(STEP, state.phase_label, {"name": state.phase_label, "share": share, "version": self._version})
+            body = {"name": state.phase_label, "share": state.share, "version": self._version}
+            self._tell(STEP, state.phase_label, {**body, "plan": state.plan.identity})
+        if state.asked is not None:
+            self._tell(QUESTION, state.asked.question, self._question(state, state.asked))
 
     def end(self, state: str, outcome: msgspec.Struct) -> dict[str, Any]:
         """Writes the outcome, and returns the one that counts: the first."""
@@ -88,6 +111,17 @@ class Story:
     @property
     def _version(self) -> str:
         return self._offer.version
+
+    def _question(self, state: State, asked: Asked) -> dict[str, Any]:
+        approvals = state.plan.approvals
+        return {
+            "question": asked.question,
+            "phase": state.phase_label,
+            "version": self._version,
+            "timeout_s": approvals.timeout_s,
+            "on_timeout": approvals.on_timeout,
+            "evidence": msgspec.to_builtins(state.records[-1]) if state.records else {},
+        }
 
     def _resume(self) -> Decision:
         entries = self._ledger.entries(self._offer.project, [EVENT], self._offer.rollout)

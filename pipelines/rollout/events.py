@@ -1,0 +1,163 @@
+"""What happens in a rollout, and what is to be done about it: the events and actions of the machine. Frozen values."""
+
+from typing import Literal
+
+import msgspec
+
+from contracts.slots import HardLimits, Observation
+from pipelines.rollout.plan import Plan
+
+CommandName = Literal["pause", "resume", "advance", "abort", "rollback", "approve", "reject"]
+
+
+class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A challenger that wants to lead: `version` of `project` in the bundle at `path`, against `expected_champion`.
+
+    `rollout` names this attempt and salts the assignment of entities. No `expected_champion` asks for the bootstrap.
+    """
+
+    rollout: str
+    project: str
+    version: str
+    bundle: str
+    path: str
+    expected_champion: str | None
+
+
+class Offered(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The rollout begins. The plan is part of it, so that a changed configuration does not change a running rollout."""
+
+    offer: Offer
+    plan: Plan
+    at_s: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The server has verified the challenger's bundle and holds it in the challenger's slot."""
+
+    at_s: float
+
+
+class LoadRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The server will not hold the challenger."""
+
+    reason: str
+    at_s: float
+
+
+class ShareRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The server will not give the share, or renew its lease, and has not tripped."""
+
+    reason: str
+    at_s: float
+
+
+class Looked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What both slots show. `at_s` of all events is the controller's clock, seconds since the epoch."""
+
+    observation: Observation
+    at_s: float
+
+
+class Unreachable(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The server did not answer."""
+
+    reason: str
+    at_s: float
+
+
+class PromotionDone(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The ledger and the server both have the challenger as champion."""
+
+    at_s: float
+
+
+class PromotionRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The compare-and-swap failed; neither ledger nor server has the challenger as champion."""
+
+    reason: str
+    at_s: float
+
+
+class Aborted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Somebody wants the rollout to end. Comes too late for one that is being promoted."""
+
+    reason: str
+    by: str
+    at_s: float
+
+
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a person wants of a running rollout: the body of a ledger entry `rollout.command`.
+
+    `phase` is the label of the phase that the person saw; None where it does not matter.
+    """
+
+    command: CommandName
+    by: str
+    reason: str
+    phase: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("by", "reason"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"a command says `{name}`: who wants it, and why; found nothing")
+
+
+class Commanded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Somebody wants something; `entry` is the ledger's number of the command, by which it is obeyed once."""
+
+    entry: int
+    command: Command
+    at_s: float
+
+
+Event = (
+    Offered
+    | Loaded
+    | LoadRefused
+    | ShareRefused
+    | Looked
+    | Unreachable
+    | PromotionDone
+    | PromotionRefused
+    | Aborted
+    | Commanded
+)
+
+
+class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Put the challenger into its slot."""
+
+    offer: Offer
+    hard_limits: HardLimits
+
+
+class SetShare(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Give the challenger a share of the entities, or let it shadow, under a lease."""
+
+    share: float
+    shadow: bool
+    lease_s: float
+
+
+class RenewLease(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Keep the share that is in force."""
+
+    lease_s: float
+
+
+class Promote(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Swap the champion: first in the ledger, then on the server."""
+
+    version: str
+    expected: str | None
+
+
+class Drop(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """All traffic to the champion, the challenger's slot empty, the ledger as it was."""
+
+    reason: str
+
+
+Action = Load | SetShare | RenewLease | Promote | Drop
