@@ -4,7 +4,8 @@ All counts are of entities (`contracts.strata`). `UnitComparison` is of somethin
 slow answer), `RankComparison` and `BinComparison` are of scores, `SplitComparison` of how entities are divided.
 """
 
-from math import exp, inf, log
+import sys
+from math import exp, log
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from pipelines.statistics.split import SplitEvidence
 WHOLE_SHARE, PHASES_SHARE = 0.8, 0.2
 _RANKS = tuple((place + 0.5) / UNIT_SCORE_BINS for place in range(UNIT_SCORE_BINS))
 _NONE = Exposure()
+NEVER = sys.float_info.max  # the limit of what is not asked: no e-value exceeds it, and JSON has no infinity
 _BOUND_ALPHA = 0.025  # of each of the two bounds that show that a challenger is not much worse
 
 
@@ -36,6 +38,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return self.e_value > self.limit
 
     def __str__(self) -> str:
+        if self.limit == NEVER:
+            return f"{self.what}: not asked"
         relation = ">" if self.exceeded else "<="
         return f"{self.what}: e-value {_show(self.e_value)} {relation} {_show(self.limit)}"
 
@@ -205,7 +209,7 @@ def finding(name: str, what: str, log_e_value: float, limit: float) -> Finding:
 
 def limit_of(alpha: float) -> float:
     """What an e-value must exceed at level `alpha`; nothing does at 0."""
-    return 1 / alpha if alpha > 0 else inf
+    return 1 / alpha if alpha > 0 else NEVER
 
 
 def _after(

@@ -16,6 +16,7 @@ import msgspec
 from contracts import slots
 from contracts.slots import LoadSlot, Observation, PromoteSlot, Tripped
 from pipelines.ledger import Ledger
+from pipelines.rollout import features
 from pipelines.rollout.machine import (
     Aborted,
     Action,
@@ -179,6 +180,8 @@ class _Run:
         offer = state.offer
         assert offer is not None  # there is no action before an offer
         if isinstance(action, Load):
+            if (reason := features.refusal(state.plan, self._platform.supports())) is not None:
+                return LoadRefused(reason=reason, at_s=self._clock())
             try:
                 await self._platform.load(_load_slot(offer, state.plan, offer.rollout))
             except SlotRefusedError as error:

@@ -173,7 +173,8 @@ def judge_step(memory: Memory, step: Step, plan: Plan, seconds: float) -> Judgem
             seen += f", failures at most {worst:.2%} above the champion's > {plan.error_rate_margin:.2%}: not shown yet"
             lacks = True
     if lacks:
-        return _lacking(seen, seconds, step, requests, findings)
+        is_empty = requests == 0 or (reference_minimum > 0 and reference == 0)
+        return _lacking(seen, seconds, step, is_empty, findings)
     if seconds < step.minimum_s:
         return Judgement(verdict="wait", reason=f"{seen}, at least {step.minimum_s:g} s", findings=findings)
     return Judgement(verdict="advance", reason=f"{seen}; {_of(findings, ERRORS)}", findings=findings)
@@ -207,12 +208,12 @@ def judge_held(memory: Memory, plan: Plan, shadow: ShadowStep | None) -> Judgeme
     return Judgement(verdict="wait", reason="held", findings=findings)
 
 
-def _lacking(seen: str, seconds: float, step: Step, requests: int, findings: tuple[Finding, ...]) -> Judgement:
+def _lacking(seen: str, seconds: float, step: Step, is_empty: bool, findings: tuple[Finding, ...]) -> Judgement:
     """Too little data is no verdict on the challenger; when the time for it has passed, the plan says what it means."""
     if seconds < step.maximum_s or step.on_timeout == "wait":
         return Judgement(verdict="wait", reason=seen, findings=findings)
     if step.on_timeout == "advance":
-        if requests == 0:  # no data never advances
+        if is_empty:  # no data never advances
             return Judgement(verdict="wait", reason=f"{seen}: no request at all", findings=findings)
         reason = f"{seen}; {step.maximum_s:g} s have passed, and the plan advances then"
         return Judgement(verdict="advance", reason=reason, findings=findings)

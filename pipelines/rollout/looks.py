@@ -11,6 +11,7 @@ import msgspec
 from contracts.slots import Observation, SlotCounts
 from contracts.strata import ERRORS, SLOW_P50, SLOW_P95, SLOW_P99, UNIT_SCORE_BINS, Exposure, Stratum, UnitCounts
 from pipelines.rollout import judge
+from pipelines.rollout.comparisons import NEVER
 from pipelines.rollout.judge import Judgement, Memory
 from pipelines.rollout.plan import Plan
 
@@ -121,7 +122,7 @@ def ask(asked: Asked, look: Look, plan: Plan) -> tuple[Asked, Judgement]:
 def answer(look: Look, judgement: Judgement) -> dict[str, Any]:
     """The verdict as JSON values."""
     findings = [
-        {**msgspec.to_builtins(found), "limit": None if found.limit == float("inf") else found.limit}
+        {**msgspec.to_builtins(found), "limit": None if found.limit == NEVER else found.limit}
         for found in judgement.findings
     ]
     return {"t": look.t, "share": look.share, "verdict": judgement.verdict, "reason": judgement.reason,

@@ -299,6 +299,10 @@ def _problem(state: State, observation: Observation) -> str | None:
     champion = None if observation.champion is None else observation.champion.version
     if champion != offer.expected_champion:
         return f"the champion is version {champion}, this rollout compares with {offer.expected_champion}"
+    for stratum in observation.strata:
+        found = (stratum.champion.version, stratum.challenger.version)
+        if stratum.rollout == offer.rollout and found != (champion, offer.version):
+            return f"a sample is of versions {found[0]} and {found[1]}, expected {champion} and {offer.version}"
     return None
 
 

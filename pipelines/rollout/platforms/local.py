@@ -1,5 +1,6 @@
 """The model server at a URL, by its control routes."""
 
+from collections.abc import Set
 from types import TracebackType
 from typing import Any, Self
 
@@ -7,10 +8,12 @@ import httpx
 import msgspec
 
 from contracts.problem import Problem
-from contracts.slots import LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
+from contracts.slots import HardLimits, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
+from pipelines.rollout.features import FEATURES
 from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
 
 TIMEOUT_S = 5.0
+SUPPORTED = FEATURES | {f"hard_limits.{name}" for name in HardLimits.__struct_fields__}
 LOAD_TIMEOUT_S = 150.0  # hashing the bundle and replaying its golden rows; the server gives up before
 
 
@@ -48,6 +51,10 @@ class LocalPlatform:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+    def supports(self) -> Set[str]:
+        """All that a plan can ask for: `contracts.slots` is the server's own language."""
+        return SUPPORTED
 
     async def load(self, message: LoadSlot) -> None:
         """Puts a bundle into the challenger's slot, verified and without a share."""

@@ -5,6 +5,7 @@ PlatformError
 └── PlatformUnreachableError  no answer, or none that can be read: what was asked may have been done
 """
 
+from collections.abc import Set
 from typing import Protocol
 
 from contracts.slots import LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
@@ -29,6 +30,10 @@ class PlatformUnreachableError(PlatformError):
 
 class Platform(Protocol):
     """Both slots of one project's model server. All methods raise SlotRefusedError and PlatformUnreachableError."""
+
+    def supports(self) -> Set[str]:
+        """What it can do, by the names of `pipelines.rollout.features`; asked without a network."""
+        ...
 
     async def load(self, message: LoadSlot) -> None:
         """Puts a bundle into the challenger's slot, verified and without a share."""
