@@ -117,14 +117,14 @@ def find_project(name: str) -> "Project":
     return found[name]
 
 
-def open_ledger() -> "Ledger":
+def open_ledger(*, creates: bool = True) -> "Ledger":
+    """The ledger; without `creates` only one that is there: for whoever goes on with what it has."""
     from pipelines.ledger import Ledger
 
     url = os.environ.get("PACELINE_LEDGER_URL")
     if not url:
-        home().root.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{home().root / 'ledger.db'}"
-    return Ledger.open(url)
+    return Ledger.open(url, creates=creates)
 
 
 def registry_uri() -> str:

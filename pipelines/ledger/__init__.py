@@ -3,6 +3,6 @@
 SQL by SQLAlchemy, its schema by Alembic: SQLite embedded, PostgreSQL by URL.
 """
 
-from pipelines.ledger.ledger import Champion, Entry, Ledger, LedgerError
+from pipelines.ledger.ledger import Champion, Entry, Ledger, LedgerError, LedgerUnavailableError
 
-__all__ = ["Champion", "Entry", "Ledger", "LedgerError"]
+__all__ = ["Champion", "Entry", "Ledger", "LedgerError", "LedgerUnavailableError"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import sqlalchemy as sa
@@ -22,11 +23,19 @@ class LedgerError(ValueError):
     """The ledger cannot be opened, or was asked for something that cannot be: what was found, and what to do."""
 
 
-def open_engine(url: str) -> sa.Engine:
+class LedgerUnavailableError(LedgerError):
+    """The ledger takes or gives nothing now: locked, its disk full, its folder or its server away. Later it may."""
+
+
+def open_engine(url: str, *, creates: bool = True) -> sa.Engine:
     """An engine on the database at `url`, migrated; safe to call from many processes at once.
+
+    Without `creates` a SQLite database that is not there is not made: whoever goes on with something that a ledger
+    has would go on in an empty one.
 
     Raises:
         LedgerError: the URL is of a database that is not supported, or the database is newer than this code.
+        LedgerUnavailableError: it cannot be reached now, or is not there and is not to be made.
     """
     try:
         parsed = sa.engine.make_url(url)
@@ -36,7 +45,7 @@ def open_engine(url: str) -> sa.Engine:
     if dialect == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise LedgerError("the ledger outlives its process: name a file, as in sqlite:////path/ledger.db")
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        _require_file(Path(parsed.database), creates)
         engine = _sqlite_engine(parsed)
     elif dialect == "postgresql":
         engine = sa.create_engine(
@@ -52,18 +61,40 @@ def open_engine(url: str) -> sa.Engine:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection that waits for no writer."""
-    with engine.connect().execution_options(reads_only=True) as connection:
+    """A connection that waits for no writer. Raises LedgerUnavailableError."""
+    with _telling_what_is_away(engine), engine.connect().execution_options(reads_only=True) as connection:
         yield connection
 
 
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that writes alone, so that ids appear in the order in which they were given."""
-    with engine.begin() as connection:  # BEGIN IMMEDIATE on SQLite
+    """A transaction that writes alone, so that ids appear in the order in which they were given.
+
+    Raises LedgerUnavailableError; what was written may be there then, when it was the answer that got lost.
+    """
+    with _telling_what_is_away(engine), engine.begin() as connection:  # BEGIN IMMEDIATE on SQLite
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text(f"LOCK TABLE {ENTRIES.name} IN SHARE ROW EXCLUSIVE MODE"))
         yield connection
+
+
+@contextmanager
+def _telling_what_is_away(engine: sa.Engine) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise LedgerUnavailableError(f"the ledger at {engine.url.render_as_string()} is away: {error.orig}") from error
+
+
+def _require_file(path: Path, creates: bool) -> None:
+    try:
+        if creates:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        elif not path.exists():
+            raise LedgerUnavailableError(f"there is no ledger at {path}: is its folder mounted?")
+    except OSError as error:
+        raise LedgerUnavailableError(f"the ledger at {path} cannot be opened: {error}") from error
 
 
 def _to_json(value: Any) -> str:
@@ -71,8 +102,10 @@ def _to_json(value: Any) -> str:
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
+    # a file that is gone must not come back as an empty ledger: SQLite would make it
+    file = url.set(database=f"file:{quote(str(Path(url.database or '').resolve()))}")
     engine = sa.create_engine(
-        url,
+        file.update_query_dict({"mode": "rw", "uri": "true"}),
         # a connection a use: nothing is shared over a fork, nor between threads
         poolclass=sa.NullPool,
         connect_args={"timeout": BUSY_TIMEOUT_S},

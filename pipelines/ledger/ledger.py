@@ -8,12 +8,12 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pipelines.ledger.database import LedgerError, open_engine, reading, writing
+from pipelines.ledger.database import LedgerError, LedgerUnavailableError, open_engine, reading, writing
 from pipelines.ledger.tables import CHAMPIONS, ENTRIES
 
 SWAPPED, RESTORED = "champion.swapped", "champion.restored"
 
-__all__ = ["RESTORED", "SWAPPED", "Champion", "Entry", "Ledger", "LedgerError"]
+__all__ = ["RESTORED", "SWAPPED", "Champion", "Entry", "Ledger", "LedgerError", "LedgerUnavailableError"]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,20 +42,24 @@ def _now() -> datetime:
 
 
 class Ledger:
-    """The append-only record of one installation. Safe to use from many threads and processes."""
+    """The append-only record of one installation. Safe to use from many threads and processes.
+
+    Every method raises LedgerUnavailableError where the database cannot be reached; all may be asked again.
+    """
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], datetime] = _now) -> None:
         self._engine = engine
         self._clock = clock
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], datetime] = _now) -> Self:
-        """The ledger at `url` (`sqlite:////path/ledger.db`, `postgresql+driver://…`), created or upgraded at need.
+    def open(cls, url: str, clock: Callable[[], datetime] = _now, *, creates: bool = True) -> Self:
+        """The ledger at `url` (`sqlite:////path/ledger.db`, `postgresql+driver://…`), upgraded and created at need.
 
         Raises:
             LedgerError: another kind of database, or one that a newer version of this code has written.
+            LedgerUnavailableError: it cannot be reached now, or is not there and `creates` is False.
         """
-        return cls(open_engine(url), clock)
+        return cls(open_engine(url, creates=creates), clock)
 
     def close(self) -> None:
         """Gives the connections back; the ledger must not be used afterwards."""

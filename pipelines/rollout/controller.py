@@ -2,7 +2,7 @@
 
 The ledger holds every event that changed the state. Whoever calls `run_rollout` with the same offer again — after a
 crash, on another host, beside one that still runs — folds them and goes on from there: the actions of the last event
-are carried out again, which all of them bear.
+are carried out again, which all of them bear. While the ledger is away nothing is decided and no lease is renewed.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ from pipelines.rollout.machine import (
     State,
     Unreachable,
 )
+from pipelines.rollout.patience import Patience
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.platforms.port import Platform, PlatformUnreachableError, SlotRefusedError
 from pipelines.rollout.story import Story
@@ -82,28 +83,31 @@ async def run_rollout(
         ValueError: the ledger has another version under this rollout's name.
         PlatformUnreachableError: the server is silent for longer than the plan bears while it was to promote, so
             nobody knows whether it did. Running the same offer again finishes or undoes it.
+        LedgerUnavailableError: the ledger is away for longer than the plan's `unreachable_s`. Running the same offer
+            again goes on.
     """
     story = Story(ledger, offer)
-    if (recorded := await asyncio.to_thread(story.outcome)) is not None:
+    patience = Patience(plan.look_every_s, plan.unreachable_s, clock, sleep)
+    if (recorded := await patience.ask(story.outcome)) is not None:
         return msgspec.convert(recorded, Outcome)
-    state, actions = await asyncio.to_thread(story.begin, plan, clock())
-    run = _Run(platform, ledger, on_look, clock, sleep)
+    state, actions = await patience.ask(story.begin, plan, clock())
+    run = _Run(platform, ledger, on_look, clock, sleep, patience)
     event: Event | None = None
     while not state.is_final:
         was_commanded = isinstance(event, Commanded)
         event = await run.perform(state, actions)
-        await asyncio.to_thread(story.tell, state)
+        await patience.ask(story.tell, state)
         if event is None:
             await sleep(0 if was_commanded else state.plan.look_every_s)
             # a look follows each command, so that many of them do not keep the judge or the lease waiting
             wish = None if was_commanded else await run.wish(should_stop, story, state)
             event = wish or await run.look()
-        state, actions = await asyncio.to_thread(story.record, state, event)
+        state, actions = await patience.ask(story.record, state, event)
         _give_up(state, clock())
     is_dropped = await run.drop(offer, state.plan, actions)
     outcome = _outcome(state, is_dropped)
-    await asyncio.to_thread(story.tell, state)
-    return msgspec.convert(await asyncio.to_thread(story.end, outcome.state, outcome), Outcome)
+    await patience.ask(story.tell, state)
+    return msgspec.convert(await patience.ask(story.end, outcome.state, outcome), Outcome)
 
 
 class _Run:
@@ -116,12 +120,14 @@ class _Run:
         on_look: Callable[[Observation], None] | None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        patience: Patience,
     ) -> None:
         self._platform = platform
         self._ledger = ledger
         self._on_look = on_look
         self._clock = clock
         self._sleep = sleep
+        self._patience = patience
 
     async def look(self) -> Event:
         """An observation, or that there is none."""
@@ -138,7 +144,7 @@ class _Run:
         reason = None if should_stop is None else await asyncio.to_thread(should_stop)
         if reason is not None:
             return Aborted(reason=reason, by="request", at_s=self._clock())
-        found = await asyncio.to_thread(story.next_command, state.last_command)
+        found = await self._patience.ask(story.next_command, state.last_command)
         return None if found is None else Commanded(entry=found[0], command=found[1], at_s=self._clock())
 
     async def perform(self, state: State, actions: tuple[Action, ...]) -> Event | None:
@@ -156,10 +162,9 @@ class _Run:
         """Carries out the final Drop, if there is one; False when the server did not confirm it."""
         for action in actions:
             if isinstance(action, Drop):
-                await asyncio.to_thread(
-                    self._ledger.restore_champion, offer.project, offer.version, offer.rollout, action.reason
-                )
-                return await self._drop(offer, plan)
+                is_dropped = await self._drop(offer, plan)  # first: it takes traffic away, and the ledger may be away
+                await self._restore(offer, action.reason)
+                return is_dropped
         return True
 
     async def _drop(self, offer: Offer, plan: Plan) -> bool:
@@ -212,7 +217,7 @@ class _Run:
 
     async def _promote(self, offer: Offer, plan: Plan, reason: str) -> Event:
         """Swaps the champion in the ledger, then on the server; both, or neither when the server refuses."""
-        swapped = await asyncio.to_thread(
+        swapped = await self._patience.ask(
             self._ledger.swap_champion,
             offer.project,
             offer.expected_champion,
@@ -222,7 +227,7 @@ class _Run:
             reason,
         )
         if not swapped:
-            found = await asyncio.to_thread(self._ledger.champion, offer.project)
+            found = await self._patience.ask(self._ledger.champion, offer.project)
             leads = "nobody" if found is None else f"version {found.version}"
             expected = offer.expected_champion or "nobody"
             return PromotionRefused(reason=f"the ledger's champion is {leads}, expected {expected}", at_s=self._clock())
@@ -240,10 +245,11 @@ class _Run:
                 return PromotionDone(at_s=self._clock())
             except SlotRefusedError as error:
                 refused = error.detail
-        await asyncio.to_thread(
-            self._ledger.restore_champion, offer.project, offer.version, offer.rollout, f"the server refused: {refused}"
-        )
+        await self._restore(offer, f"the server refused: {refused}")
         return PromotionRefused(reason=refused, at_s=self._clock())
+
+    async def _restore(self, offer: Offer, reason: str) -> None:
+        await self._patience.ask(self._ledger.restore_champion, offer.project, offer.version, offer.rollout, reason)
 
     async def _place_again(self, offer: Offer, plan: Plan) -> None:
         """Brings a challenger back whose promotion is decided and whose slot was lost: a restart, an expired lease.

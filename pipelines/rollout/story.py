@@ -3,6 +3,7 @@
 | kind | body |
 | --- | --- |
 | `rollout.event` | each event that changed the state, histograms shortened |
+| `rollout.resumed` | somebody goes on with it, after a crash or on another host |
 | `rollout.step` | the phase that was entered, with its share |
 | `rollout.verdict` | how a phase ended: a `PhaseRecord`, with the numbers it rested on |
 | `rollout.question` | a person is asked: what, how long, what follows without an answer, and the numbers |
@@ -23,7 +24,7 @@ from pipelines.rollout.machine import Decision, decide, fold
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.state import FINAL, Asked, State
 
-EVENT, STEP, VERDICT = "rollout.event", "rollout.step", "rollout.verdict"
+EVENT, RESUMED, STEP, VERDICT = "rollout.event", "rollout.resumed", "rollout.step", "rollout.verdict"
 COMMAND, QUESTION = "rollout.command", "rollout.question"
 OUTCOMES = tuple(f"rollout.{phase}" for phase in sorted(FINAL))
 _HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS}
@@ -60,6 +61,8 @@ class Story:
                 f"{state.offer.bundle[:12]}), offered was {self._offer.version} (bundle {self._offer.bundle[:12]}): "
                 "another version needs a rollout of another name"
             )
+        # before the last event's actions are carried out again: a ledger that takes nothing renews no lease
+        self._ledger.append(self._offer.project, RESUMED, self._offer.rollout, {"phase": state.phase_label})
         return state, actions
 
     def record(self, state: State, event: Event) -> Decision:

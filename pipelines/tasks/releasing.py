@@ -10,13 +10,15 @@ import msgspec
 
 from contracts.slots import LoadSlot, Observation, PromoteSlot
 from pipelines.governance.archive import Archive
-from pipelines.ledger import Ledger
+from pipelines.ledger import Ledger, LedgerUnavailableError
 from pipelines.projects import Project
 from pipelines.registry.port import Registry, Version
 from pipelines.rollout.controller import Offer, run_rollout
 from pipelines.tasks.archiving import ensure_at_hand
 from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry
 
+LEDGER_AWAY_S_MAX = 6 * 86_400.0  # below the seven days for which Airflow waits for a rollout
+LEDGER_ASK_AGAIN_S = 5.0
 logger = logging.getLogger("paceline")
 
 
@@ -99,9 +101,30 @@ def _distrust(ledger: Ledger, project: str, version: str) -> str | None:
 async def roll_out(
     project: str, offer: dict[str, Any], on_look: Callable[[Observation], None] | None = None
 ) -> dict[str, Any]:
-    """Runs the rollout of `offer` to its end, from wherever the ledger says that it is, and returns how it went."""
+    """Runs the rollout of `offer` to its end, from wherever the ledger says that it is, and returns how it went.
+
+    A ledger that is away ends nothing: the share falls with its lease, and the rollout goes on when the ledger is back.
+
+    Raises:
+        LedgerUnavailableError: it was away for LEDGER_AWAY_S_MAX.
+    """
+    clock = asyncio.get_running_loop().time
+    ends_s = clock() + LEDGER_AWAY_S_MAX
+    while True:
+        try:
+            return await _roll_out(project, offer, on_look)
+        except LedgerUnavailableError as error:
+            if clock() >= ends_s:
+                raise
+            logger.warning("the rollout %s waits for the ledger: %s", offer["rollout"], error)
+            await asyncio.sleep(LEDGER_ASK_AGAIN_S)
+
+
+async def _roll_out(
+    project: str, offer: dict[str, Any], on_look: Callable[[Observation], None] | None
+) -> dict[str, Any]:
     found = await asyncio.to_thread(find_project, project)
-    ledger = await asyncio.to_thread(open_ledger)
+    ledger = await asyncio.to_thread(open_ledger, creates=False)  # the offer is in it
     parsed = msgspec.convert({key: offer[key] for key in Offer.__struct_fields__}, Offer)
     async with open_platform(found) as platform:
         outcome = await run_rollout(platform, ledger, found.rollout, parsed, on_look=on_look)
