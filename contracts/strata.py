@@ -13,6 +13,7 @@ UNIT_METRICS = (ERRORS, SLOW_P50, SLOW_P95, SLOW_P99)
 QUANTILES = (0.5, 0.95, 0.99)  # of the champion's latency, for the metrics slow_p50, slow_p95 and slow_p99
 STRATUM_S = 1.0
 KEPT_STRATA = 120  # closed strata that an observation carries: a judge that missed more has lost them
+DIFFERENCE_BINS = 64  # of differences of scores in the shadow
 UNIT_SCORE_BINS = 10  # by the champion's own deciles of earlier strata
 
 
@@ -67,8 +68,10 @@ class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Cumulative counts of pairs of answers to the same request in the shadow.
 
     `challenger_only` and `champion_only` are the discordant pairs of each metric: it happened on that side and not on
-    the other; of each entity only the first counts.
+    the other; of each entity only the first counts. `differences` counts the challenger's score less the champion's, of
+    each entity's first pair in which both have one, in `DIFFERENCE_BINS` bins of equal width over [-1, 1].
     """
 
     challenger_only: dict[str, int] = {}
     champion_only: dict[str, int] = {}
+    differences: tuple[int, ...] = (0,) * DIFFERENCE_BINS

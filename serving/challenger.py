@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from contracts.assignment import unit
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, HardLimits, ShadowCounts, SlotCounts, Tripped
-from contracts.strata import ERRORS, PairCounts
+from contracts.strata import DIFFERENCE_BINS, ERRORS, PairCounts
 from serving.engine import Model
 from serving.units import Gathered, UnitBook
 
 CHAMPION, CHALLENGER = 0, 1  # the arms of a stratum
 MAXIMUM_DISCORDANT = 100_000  # entities; long before, the shadow has ended
+MAXIMUM_COMPARED = 100_000  # entities
 
 
 @dataclass(eq=False)
@@ -43,6 +44,8 @@ class Challenger(Slot):
     book: UnitBook | None = None
     first_error_s: float | None = None
     requests_since_first_error: int = 0
+    compared: set[int] = field(default_factory=set)  # entities of the shadow whose scores were compared
+    differences: list[int] = field(default_factory=lambda: [0] * DIFFERENCE_BINS)
     discordant: dict[int, str] = field(default_factory=dict)  # entities of the shadow that only one version failed
 
     @property
@@ -55,11 +58,23 @@ class Challenger(Slot):
         if failed != champion_failed and len(self.discordant) < MAXIMUM_DISCORDANT:
             self.discordant.setdefault(unit(self.position_salt, entity), "challenger" if failed else "champion")
 
+    def count_difference(self, entity: str, difference: float) -> None:
+        """The challenger's score less the champion's for one request. Of an entity the first counts."""
+        position = unit(self.position_salt, entity)
+        if position not in self.compared and len(self.compared) < MAXIMUM_COMPARED:
+            self.compared.add(position)
+            place = int((difference + 1) / 2 * DIFFERENCE_BINS)
+            self.differences[min(max(place, 0), DIFFERENCE_BINS - 1)] += 1
+
     @property
     def pairs(self) -> PairCounts:
-        """Entities whose pairs differ in who failed, by side."""
+        """Entities whose pairs differ in who failed, by side, and how the scores of pairs differ."""
         sides = Counter(self.discordant.values())
-        return PairCounts(challenger_only={ERRORS: sides["challenger"]}, champion_only={ERRORS: sides["champion"]})
+        return PairCounts(
+            challenger_only={ERRORS: sides["challenger"]},
+            champion_only={ERRORS: sides["champion"]},
+            differences=tuple(self.differences),
+        )
 
 
 def count_answer(counts: SlotCounts | ShadowCounts, seconds: float, score: float) -> None:

@@ -120,6 +120,7 @@ class Shadow:
             counts.flips += is_flip
             self._metrics.shadow_flips += is_flip
             counts.absolute_difference_sum += abs(score - theirs)
+            challenger.count_difference(entity, score - theirs)
             count_answer(counts, shadowed.seconds, score)
             totals.answered(shadowed.seconds, score)
         group = LoggedGroup(  # without features: the champion's row has the flags of the same inputs

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.rollout import pairs
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.simulation.study import Detection, FalseAlarms
 from pipelines.tasks.simulating import METHODS, alarms_table, detection_table, simulate_rollouts
@@ -66,6 +67,12 @@ def _text(plan: Plan, rollouts: int, alarms: Sequence[FalseAlarms], found: Seque
         "Versions that are worse: 0.5 % of failures become more.",
         "",
         *_markdown(detection_table(found)),
+        "",
+        "Scores that shift, found in pairs of the same requests and by two samples of different ones: requests of the",
+        f"challenger at a margin of {pairs.MARGIN:g} and the level {pairs.ALPHA:g}, by z-tests of a power of 90 %",
+        "that look once, and by the judge's test at any time (median, and what that one saves).",
+        "",
+        *pairs.table(pairs.savings()),
         "",
     ]
     return "\n".join(lines)

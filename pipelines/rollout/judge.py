@@ -22,7 +22,7 @@ from pipelines.rollout.comparisons import (
     limit_of,
 )
 from pipelines.rollout.plan import Plan, ShadowStep, Step
-from pipelines.statistics import single_rate
+from pipelines.statistics import paired_shift, single_rate
 from pipelines.statistics.mean_difference import MeanEvidence
 
 Verdict = Literal["advance", "wait", "rollback"]
@@ -182,8 +182,7 @@ def judge_step(memory: Memory, step: Step, plan: Plan, seconds: float) -> Judgem
 
 def judge_shadow(memory: Memory, shadow: ShadowStep, plan: Plan, seconds: float) -> Judgement:
     """The verdict on the shadow phase after `seconds`, after `learn`."""
-    paired, flips = _paired(memory, plan), _flips(memory, shadow, plan)
-    findings = (paired, flips)
+    findings = _shadow_findings(memory, shadow, plan)
     if bad := _bad(findings):
         return Judgement(verdict="rollback", reason=bad, findings=findings)
     seen = f"{memory.phase_pairs:,} of {shadow.minimum_pairs:,} pairs in {seconds:.1f} s"
@@ -194,7 +193,7 @@ def judge_shadow(memory: Memory, shadow: ShadowStep, plan: Plan, seconds: float)
         return Judgement(verdict="rollback", reason=reason, findings=findings)
     if seconds < shadow.minimum_s:
         return Judgement(verdict="wait", reason=f"{seen}, at least {shadow.minimum_s:g} s", findings=findings)
-    return Judgement(verdict="advance", reason=f"{seen}; {paired}; {flips}", findings=findings)
+    return Judgement(verdict="advance", reason="; ".join([seen, *map(str, findings[:2])]), findings=findings)
 
 
 def judge_held(memory: Memory, plan: Plan, shadow: ShadowStep | None) -> Judgement:
@@ -202,7 +201,7 @@ def judge_held(memory: Memory, plan: Plan, shadow: ShadowStep | None) -> Judgeme
 
     `shadow` is that of a challenger that answers in the shadow; None where it has a share, or nothing at all.
     """
-    findings = _findings(memory, plan) if shadow is None else (_paired(memory, plan), _flips(memory, shadow, plan))
+    findings = _findings(memory, plan) if shadow is None else _shadow_findings(memory, shadow, plan)
     if bad := _bad(findings):
         return Judgement(verdict="rollback", reason=bad, findings=findings)
     return Judgement(verdict="wait", reason="held", findings=findings)
@@ -288,6 +287,23 @@ def _paired(memory: Memory, plan: Plan) -> Finding:
     what = f"errors of one version alone: {mine:,} of the challenger against {theirs:,} of the champion"
     limit = limit_of(plan.alpha * plan.alpha_shares.errors * PHASES_SHARE / _phases(plan))
     return finding("errors in pairs", what, single_rate.log_e_value(mine, mine + theirs, 0.5), limit)
+
+
+def _shadow_findings(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, ...]:
+    return (_paired(memory, plan), _flips(memory, shadow, plan), *_shifts(memory, shadow, plan))
+
+
+def _shifts(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, Finding]:
+    """Scores of the same requests, in both directions, with the part of the scores' alpha that is this phase's."""
+    counts = memory.discordant.differences
+    limit = limit_of(plan.alpha * plan.alpha_shares.scores / _phases(plan) / 2)
+    shift, n = paired_shift.mean_of(counts), sum(counts)
+
+    def found(name: str, differences: tuple[int, ...]) -> Finding:
+        what = f"scores of the same {n:,} requests differ by {shift:+.3f}, more than {shadow.maximum_shift:g} {name}"
+        return finding(f"pairs {name}", what, paired_shift.log_e_value(differences, shadow.maximum_shift), limit)
+
+    return found("higher", counts), found("lower", counts[::-1])
 
 
 def _flips(memory: Memory, shadow: ShadowStep, plan: Plan) -> Finding:

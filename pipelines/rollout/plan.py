@@ -25,19 +25,23 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The challenger answers in the shadow of the champion until `minimum_pairs` and `minimum_s` are reached.
 
     Seconds are counted from the phase's start. More than `maximum_flip_share` of the decisions turned
-    over, or `maximum_s` without the pairs, ends the rollout.
+    over, a mean score more than `maximum_shift` above or below the champion's for the same requests, or `maximum_s`
+    without the pairs, ends the rollout.
     """
 
     minimum_pairs: int = 200
     minimum_s: float = 10.0
     maximum_s: float = 3600.0
     maximum_flip_share: float = 0.35
+    maximum_shift: float = 0.2
 
     def __post_init__(self) -> None:
         _check_times("shadow", self.minimum_s, self.maximum_s)
         _at_least("shadow.minimum_pairs", self.minimum_pairs, 1)
         if not 0 < self.maximum_flip_share <= 1:
             raise ValueError(f"shadow.maximum_flip_share lies in (0, 1], found {self.maximum_flip_share}")
+        if not 0 < self.maximum_shift < 1:
+            raise ValueError(f"shadow.maximum_shift is a difference of means in (0, 1), found {self.maximum_shift}")
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

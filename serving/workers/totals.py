@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import add
 
 import msgspec
 from prometheus_client.core import Metric
@@ -75,6 +76,7 @@ def _add_pairs(total: PairCounts | None, more: PairCounts | None) -> PairCounts 
     return PairCounts(
         challenger_only=dict(Counter(total.challenger_only) + Counter(more.challenger_only)),
         champion_only=dict(Counter(total.champion_only) + Counter(more.champion_only)),
+        differences=tuple(map(add, total.differences, more.differences)),
     )
 
 

@@ -14,6 +14,7 @@ from contracts.assignment import position
 from contracts.bundle import Bundle
 from contracts.encoder import InvalidRecordError
 from contracts.slots import HardLimits, LoadSlot, PromoteSlot, SetShare
+from pipelines.statistics import paired_shift
 from serving import divided
 from serving.answering import Answerer, NotReadyError, entity_of
 from serving.cache import ScoreCache
@@ -295,6 +296,10 @@ def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_pa
     assert (shadowed.pairs, shadowed.flips, shadowed.errors) == (3, 2, 1)
     expected = sum(sigmoid(logit + 0.5) - sigmoid(logit) for logit in (0.10, 0.11))
     assert shadowed.absolute_difference_sum == pytest.approx(expected, abs=1e-6)
+    pairs = parts.slots.observe().pairs
+    assert pairs is not None
+    assert 1 <= sum(pairs.differences) <= 2, "of each entity the first pair in which both have a score"
+    assert paired_shift.mean_of(pairs.differences) == pytest.approx(expected / 2, abs=1 / 64)
     assert [row for row in parts.log.rows() if row[0] == "shadow"] == [
         ("shadow", "2", None),
         ("shadow", "2", None),

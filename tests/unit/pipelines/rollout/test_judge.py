@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import msgspec
@@ -6,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from contracts.slots import Observation, ShadowCounts, SlotCounts
-from contracts.strata import UNIT_METRICS, Exposure, PairCounts, Stratum, UnitCounts
+from contracts.strata import DIFFERENCE_BINS, UNIT_METRICS, Exposure, PairCounts, Stratum, UnitCounts
 from pipelines.rollout.judge import Judgement, Memory, Tally, judge_shadow, judge_step, learn
 from pipelines.rollout.plan import AlphaShares, Plan, ShadowStep, Step
 
@@ -235,10 +236,17 @@ def test_alpha_is_shared_out_and_a_share_of_zero_asks_nothing() -> None:
 SHADOW = ShadowStep(minimum_pairs=100, minimum_s=5, maximum_s=50, maximum_flip_share=0.3)
 
 
-def shadowed(pairs: int, flips: int = 0, mine: int = 0, theirs: int = 0, seconds: float = 10) -> Judgement:
+def shadowed(
+    pairs: int, flips: int = 0, mine: int = 0, theirs: int = 0, seconds: float = 10, shift: float = 0
+) -> Judgement:
     traffic = Traffic()
     memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
-    observation = traffic.observe(pairs=PairCounts(challenger_only={"errors": mine}, champion_only={"errors": theirs}))
+    differences = [0] * DIFFERENCE_BINS
+    differences[int((shift + 1) / 2 * DIFFERENCE_BINS)] = pairs
+    found = PairCounts(
+        challenger_only={"errors": mine}, champion_only={"errors": theirs}, differences=tuple(differences)
+    )
+    observation = traffic.observe(pairs=found)
     counts = ShadowCounts(pairs=pairs, flips=flips, errors=mine)
     memory = learn(memory, msgspec.structs.replace(observation, shadowed=counts), PLAN)
     return judge_shadow(memory, SHADOW, PLAN, seconds)
@@ -260,6 +268,14 @@ def test_pairs_that_only_the_challenger_fails_roll_back_and_those_of_both_sides_
 def test_decisions_that_turn_over_too_often_roll_back() -> None:
     assert shadowed(200, flips=150).verdict == "rollback"
     assert shadowed(200, flips=55).verdict == "advance"
+
+
+@pytest.mark.parametrize(("shift", "name"), [(0.4, "higher"), (-0.4, "lower")])
+def test_scores_of_the_same_requests_that_shift_roll_back_after_a_few_pairs(shift: float, name: str) -> None:
+    bad = shadowed(40, shift=shift)
+    assert bad.verdict == "rollback"
+    assert re.fullmatch(rf"scores of the same 40 requests differ by .0.\d+, more than 0.2 {name}: .*", bad.reason)
+    assert shadowed(400, shift=shift / 4).verdict == "advance"
 
 
 def test_counts_that_started_anew_compare_nothing() -> None:
