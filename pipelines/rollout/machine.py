@@ -65,6 +65,7 @@ __all__ = [
     "Unreachable",
     "decide",
     "fold",
+    "judge_at",
 ]
 
 Decision = tuple[State, tuple[Action, ...]]
@@ -158,7 +159,7 @@ def _looked(state: State, event: Looked) -> Decision:
         state = msgspec.structs.replace(state, memory=memory, tripped=observation.tripped)
         return _roll_back(state, observation.tripped.reason, event.at_s)
     state = msgspec.structs.replace(state, memory=memory)
-    judgement = _judge(state, memory, event.at_s)
+    judgement = judge_at(state, memory, event.at_s)
     if judgement.verdict == "rollback":
         return _roll_back(state, judgement.reason, event.at_s, judgement.findings)
     if judgement.verdict == "advance":
@@ -168,7 +169,8 @@ def _looked(state: State, event: Looked) -> Decision:
     return state, _keep(state, observation)
 
 
-def _judge(state: State, memory: Memory, at_s: float) -> Judgement:
+def judge_at(state: State, memory: Memory, at_s: float) -> Judgement:
+    """The verdict on a shadow, a step, or a rollout that is held, as `memory` has it at `at_s`."""
     plan, seconds = state.plan, state.seconds(at_s)
     if state.paused_since_s is not None and at_s - state.paused_since_s >= plan.maximum_pause_s:
         reason = f"paused for {at_s - state.paused_since_s:.0f} s, at most {plan.maximum_pause_s:g} s"

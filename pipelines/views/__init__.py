@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipelines.views.exchanging import exchange
+from pipelines.views.rollouts import RolloutWatch, rollouts, rollouts_text
 from pipelines.views.tracing import (
     lineage,
     lineage_links,
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from pipelines.projects import Project
 
 __all__ = [
+    "RolloutWatch",
     "exchange",
     "lineage",
     "lineage_links",
     "lineage_text",
     "projects",
+    "rollouts",
+    "rollouts_text",
     "status",
     "status_text",
     "trace",

@@ -1,0 +1,83 @@
+"""What a person tells a running rollout: pause, resume, advance, abort, rollback, approve, reject.
+
+Every front (command line, API, page, Airflow's approval) calls `command`. It checks, and writes into the ledger;
+whoever runs the rollout reads it before the next look, checks again, and says there whether it was obeyed.
+"""
+
+import time
+from typing import Any, get_args
+
+from pipelines.ledger import Entry, Ledger
+from pipelines.rollout.commands import refusal
+from pipelines.rollout.events import Command, CommandName
+from pipelines.rollout.following import OBEYED, REFUSED, Follower
+from pipelines.rollout.story import COMMAND
+from pipelines.wiring import find_project, open_ledger
+
+COMMANDS: tuple[str, ...] = get_args(CommandName)
+CHARACTERS_MAX = 1000  # of a reason
+WAIT_S_MAX = 300.0
+_POLL_S = 0.2
+
+
+class CommandRefusedError(ValueError):
+    """The rollout is not in a state in which this can be asked of it; the text says why."""
+
+
+def command(
+    project: str,
+    name: str,
+    *,
+    by: str,
+    reason: str,
+    phase: str | None = None,
+    wait_s: float = 0.0,
+) -> dict[str, Any]:
+    """Tells the running rollout of `project` to `name`, and returns what was written, with the answer to it.
+
+    `phase` is the phase that whoever commands has seen: one that has passed refuses `advance`, `approve` and `reject`.
+    With `wait_s` the answer is waited for, for so many seconds at most; `answer` is `obeyed`, `refused`, or None when
+    there was none yet.
+
+    Raises:
+        LookupError: there is no such project, or no rollout of it runs.
+        CommandRefusedError: this cannot be asked of the rollout as it is now; nothing was written.
+        ValueError: an unknown command, no name or no reason, or a wait that is too long.
+    """
+    find_project(project)
+    _check(name, by, reason, wait_s)
+    ledger = open_ledger()
+    follower = Follower(ledger)
+    rollout = follower.running(project)
+    if rollout is None:
+        raise LookupError(f"no rollout of {project} runs, nothing to {name}: see paceline rollout show {project}")
+    asked = Command(command=name, by=by.strip(), reason=reason.strip(), phase=phase)  # type: ignore[arg-type]
+    if why := refusal(follower.follow(project, rollout).state, asked):
+        raise CommandRefusedError(f"{rollout} cannot {name} now: {why}")
+    body = {"command": asked.command, "by": asked.by, "reason": asked.reason, "phase": asked.phase}
+    entry = ledger.append(project, COMMAND, rollout, body)
+    return {"project": project, "rollout": rollout, "entry": entry.id, **body, **_answer(ledger, entry, wait_s)}
+
+
+def _check(name: str, by: str, reason: str, wait_s: float) -> None:
+    if name not in COMMANDS:
+        raise ValueError(f"no command {name!r}; there are: {', '.join(COMMANDS)}")
+    for what, text in (("by", by), ("reason", reason)):
+        if not text.strip():
+            raise ValueError(f"a command says {what}, for the ledger; found nothing")
+        if len(text) > CHARACTERS_MAX:
+            raise ValueError(f"{what} has at most {CHARACTERS_MAX} characters, found {len(text)}")
+    if not 0 <= wait_s <= WAIT_S_MAX:
+        raise ValueError(f"wait_s lies between 0 and {WAIT_S_MAX:g}, found {wait_s:g}")
+
+
+def _answer(ledger: Ledger, entry: Entry, wait_s: float) -> dict[str, Any]:
+    """What the controller said to `entry`, waited for at most `wait_s` seconds."""
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        for answer in ledger.entries(entry.project, (OBEYED, REFUSED), entry.subject, after=entry.id):
+            if answer.body["entry"] == entry.id:
+                return {"answer": "obeyed" if answer.kind == OBEYED else "refused", "why": answer.body["reason"]}
+        if (left_s := deadline_s - time.monotonic()) <= 0:
+            return {"answer": None, "why": None}
+        time.sleep(min(_POLL_S, left_s))
