@@ -3,6 +3,7 @@
 SQL by SQLAlchemy, its schema by Alembic: SQLite embedded, PostgreSQL by URL.
 """
 
+from pipelines.ledger.evidence import Evidence
 from pipelines.ledger.ledger import Champion, Entry, Ledger, LedgerError, LedgerUnavailableError
 
-__all__ = ["Champion", "Entry", "Ledger", "LedgerError", "LedgerUnavailableError"]
+__all__ = ["Champion", "Entry", "Evidence", "Ledger", "LedgerError", "LedgerUnavailableError"]

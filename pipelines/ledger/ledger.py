@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipelines.ledger.database import LedgerError, LedgerUnavailableError, open_engine, reading, writing
+from pipelines.ledger.evidence import COMMAND, COMMAND_REFUSED, ENDING_COMMANDS, ENDS, EVENT, Evidence
 from pipelines.ledger.tables import CHAMPIONS, ENTRIES
 
 SWAPPED, RESTORED = "champion.swapped", "champion.restored"
@@ -117,12 +118,20 @@ class Ledger:
         return versions
 
     def swap_champion(
-        self, project: str, expected: str | None, version: str, bundle: str, subject: str, reason: str
+        self,
+        project: str,
+        expected: str | None,
+        version: str,
+        bundle: str,
+        subject: str,
+        reason: str,
+        reign: int | None = None,
     ) -> bool:
         """Makes `version` the champion if the champion is still `expected`; one transaction with its entry.
 
-        A `subject` (a rollout, a rollback's run) swaps to a version once: the same swap again is True while it is in
-        force, without a second entry, and False when it was undone or somebody has swapped since.
+        With `reign` its reign has to be the same as well: the entry since which it leads. A `subject` (a rollback's
+        run) swaps to a version once: the same swap again is True while it is in force, without a second entry, and
+        False when it was undone or somebody has swapped since. A rollout uses `promote`.
         """
         key = _swap_key(subject, version)
         with writing(self._engine) as connection:
@@ -131,15 +140,66 @@ class Ledger:
                 return current is not None and current.since_entry == done.id
             if (None if current is None else current.version) != expected:
                 return False
-            body = {
-                "version": version,
-                "bundle": bundle,
-                "previous": None if current is None else {"version": current.version, "bundle": current.bundle},
-                "reason": reason,
-            }
-            entry = self._append(connection, project, SWAPPED, subject, body, key)
-            _set_champion(connection, project, version, bundle, entry.id)
+            if reign is not None and (current is None or current.since_entry != reign):
+                return False
+            self._swap(connection, project, current, version, bundle, subject, {"reason": reason})
             return True
+
+    def promote(
+        self,
+        project: str,
+        expected: str | None,
+        version: str,
+        bundle: str,
+        rollout: str,
+        reason: str,
+        evidence: Evidence,
+    ) -> str | None:
+        """Makes `version` the champion by the `evidence` of `rollout`, or says why not; one transaction.
+
+        Refused when the champion is not `expected`, or leads only since after the evidence was begun (it was replaced
+        and came back: the evidence is against another reign); when the rollout has ended or somebody wants it to; when
+        the ledger holds other events of it than the evidence was made of. The same promotion again is fine while it is
+        in force, without a second entry.
+        """
+        known = self.evidence(project, rollout)  # all but the last events, outside of the transaction that all wait for
+        with writing(self._engine) as connection:
+            current = _champion(connection, project)
+            if (done := _by_key(connection, project, _swap_key(rollout, version))) is not None:
+                if current is not None and current.since_entry == done.id:
+                    return None
+                return f"the promotion of version {version} was undone, or another champion was made since"
+            held = _evidence(connection, project, rollout, known)
+            refusal = _ended(connection, project, rollout) or _stale(connection, project, current, expected, held)
+            if refusal is None and held != evidence:
+                refusal = f"the evidence is of {evidence}, the ledger holds {held}: it is not the rollout's last word"
+            if refusal is not None:
+                return refusal
+            reign = None if current is None else current.since_entry
+            named = {"reign": reign, "events": evidence.events, "sha256": evidence.sha256}
+            why = {"reason": reason, "evidence": named}
+            self._swap(connection, project, current, version, bundle, rollout, why)
+            return None
+
+    def evidence(self, project: str, rollout: str) -> Evidence:
+        """What the ledger holds of `rollout` now."""
+        with reading(self._engine) as connection:
+            return _evidence(connection, project, rollout, Evidence())
+
+    def _swap(
+        self,
+        connection: sa.Connection,
+        project: str,
+        current: Champion | None,
+        version: str,
+        bundle: str,
+        subject: str,
+        why: Mapping[str, Any],
+    ) -> None:
+        previous = None if current is None else {"version": current.version, "bundle": current.bundle}
+        body = {"version": version, "bundle": bundle, "previous": previous, **why}
+        entry = self._append(connection, project, SWAPPED, subject, body, _swap_key(subject, version))
+        _set_champion(connection, project, version, bundle, entry.id)
 
     def restore_champion(self, project: str, version: str, subject: str, reason: str) -> bool:
         """Undoes the swap to `version` by `subject`, if it is in force: the champion before it leads again.
@@ -187,6 +247,50 @@ def _by_key(connection: sa.Connection, project: str, key: str) -> Entry | None:
     query = sa.select(ENTRIES).where(ENTRIES.c.project == project, ENTRIES.c.key == key)
     row = connection.execute(query).one_or_none()
     return None if row is None else _entry(row)
+
+
+def _subjects(project: str, subject: str, *kinds: str) -> sa.Select[Any]:
+    return (
+        sa.select(ENTRIES)
+        .where(ENTRIES.c.project == project, ENTRIES.c.subject == subject, ENTRIES.c.kind.in_(kinds))
+        .order_by(ENTRIES.c.id)
+    )
+
+
+def _evidence(connection: sa.Connection, project: str, rollout: str, known: Evidence) -> Evidence:
+    for row in connection.execute(_subjects(project, rollout, EVENT).offset(known.events)):
+        known = known.followed_by(row.id, row.body)
+    return known
+
+
+def _ended(connection: sa.Connection, project: str, rollout: str) -> str | None:
+    """Why `rollout` promotes nobody any more: it has ended, or was told to and has not refused that."""
+    refused = {row.body["entry"] for row in connection.execute(_subjects(project, rollout, COMMAND_REFUSED))}
+    for row in connection.execute(_subjects(project, rollout, COMMAND, *ENDS)):
+        if row.kind != COMMAND:
+            return f"the rollout has ended already: {row.body.get('reason') or row.kind}"
+        if row.body["command"] in ENDING_COMMANDS and row.id not in refused:
+            return f"{row.body['command']} by {row.body['by']}: {row.body['reason']}"
+    return None
+
+
+def _stale(
+    connection: sa.Connection, project: str, current: Champion | None, expected: str | None, held: Evidence
+) -> str | None:
+    """Why what `held` compares with does not lead any more, or leads anew."""
+    if (None if current is None else current.version) != expected:
+        leads = "nobody" if current is None else f"version {current.version}"
+        return f"the ledger's champion is {leads}, expected {expected or 'nobody'}"
+    changes = sa.select(sa.func.max(ENTRIES.c.id)).where(
+        ENTRIES.c.project == project, ENTRIES.c.kind.in_((SWAPPED, RESTORED))
+    )
+    changed = connection.scalar(changes) or 0
+    if held.first_entry is not None and changed > held.first_entry:
+        return (
+            f"the champion changed in entry {changed} and the evidence was begun in entry {held.first_entry}: "
+            f"it is against an earlier reign of {expected or 'nobody'}"
+        )
+    return None
 
 
 def _champion(connection: sa.Connection, project: str) -> Champion | None:

@@ -46,7 +46,7 @@ from pipelines.rollout.story import Story
 __all__ = ["Offer", "Outcome", "run_rollout"]
 
 DROP_ATTEMPTS = 5
-PROMOTION_ATTEMPTS = 2
+PROMOTION_ATTEMPTS = 3
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ async def run_rollout(
     if (recorded := await patience.ask(story.outcome)) is not None:
         return msgspec.convert(recorded, Outcome)
     state, actions = await patience.ask(story.begin, plan, clock())
-    run = _Run(platform, ledger, on_look, clock, sleep, patience)
+    run = _Run(platform, ledger, story, on_look, clock, sleep, patience)
     event: Event | None = None
     while not state.is_final:
         was_commanded = isinstance(event, Commanded)
@@ -117,6 +117,7 @@ class _Run:
         self,
         platform: Platform,
         ledger: Ledger,
+        story: Story,
         on_look: Callable[[Observation], None] | None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
@@ -124,6 +125,7 @@ class _Run:
     ) -> None:
         self._platform = platform
         self._ledger = ledger
+        self._story = story
         self._on_look = on_look
         self._clock = clock
         self._sleep = sleep
@@ -216,37 +218,42 @@ class _Run:
         return None
 
     async def _promote(self, offer: Offer, plan: Plan, reason: str) -> Event:
-        """Swaps the champion in the ledger, then on the server; both, or neither when the server refuses."""
-        swapped = await self._patience.ask(
-            self._ledger.swap_champion,
+        """Swaps the champion in the ledger by the rollout's evidence, then on the server.
+
+        When one refuses, the drop undoes the other, after the refusal is recorded. Each time before the server is
+        asked, the ledger is: meanwhile somebody may have put another champion there.
+        """
+        refused = "the challenger does not stay in its slot"
+        for _ in range(PROMOTION_ATTEMPTS):
+            observation = await self._platform.observe()
+            is_promoted = observation.champion is not None and observation.champion.version == offer.version
+            if not is_promoted and observation.tripped is not None and observation.tripped.cause == "hard_limit":
+                return Looked(observation=observation, at_s=self._clock())
+            if (unfit := await self._swap(offer, reason)) is not None:
+                return PromotionRefused(reason=unfit, at_s=self._clock())
+            if is_promoted:
+                return PromotionDone(at_s=self._clock())
+            try:
+                if not _is_ready(observation, offer, offer.rollout, _finishing(offer)):
+                    await self._place_again(offer, plan)
+                    continue
+                await self._platform.promote(PromoteSlot(version=offer.version, expected=offer.expected_champion))
+                return PromotionDone(at_s=self._clock())
+            except SlotRefusedError as error:
+                refused = error.detail
+        return PromotionRefused(reason=refused, at_s=self._clock())
+
+    async def _swap(self, offer: Offer, reason: str) -> str | None:
+        return await self._patience.ask(
+            self._ledger.promote,
             offer.project,
             offer.expected_champion,
             offer.version,
             offer.bundle,
             offer.rollout,
             reason,
+            self._story.evidence,
         )
-        if not swapped:
-            found = await self._patience.ask(self._ledger.champion, offer.project)
-            leads = "nobody" if found is None else f"version {found.version}"
-            expected = offer.expected_champion or "nobody"
-            return PromotionRefused(reason=f"the ledger's champion is {leads}, expected {expected}", at_s=self._clock())
-        refused = ""
-        for _ in range(PROMOTION_ATTEMPTS):
-            observation = await self._platform.observe()
-            if observation.champion is not None and observation.champion.version == offer.version:
-                return PromotionDone(at_s=self._clock())
-            if observation.tripped is not None and observation.tripped.cause == "hard_limit":
-                return Looked(observation=observation, at_s=self._clock())
-            try:
-                if not _is_ready(observation, offer, offer.rollout, _finishing(offer)):
-                    await self._place_again(offer, plan)
-                await self._platform.promote(PromoteSlot(version=offer.version, expected=offer.expected_champion))
-                return PromotionDone(at_s=self._clock())
-            except SlotRefusedError as error:
-                refused = error.detail
-        await self._restore(offer, f"the server refused: {refused}")
-        return PromotionRefused(reason=refused, at_s=self._clock())
 
     async def _restore(self, offer: Offer, reason: str) -> None:
         await self._patience.ask(self._ledger.restore_champion, offer.project, offer.version, offer.rollout, reason)

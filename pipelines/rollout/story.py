@@ -18,14 +18,14 @@ from typing import Any
 import msgspec
 
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS
-from pipelines.ledger import Ledger
+from pipelines.ledger import Evidence, Ledger
+from pipelines.ledger.evidence import COMMAND, EVENT
 from pipelines.rollout.events import Command, Event, Looked, Offer, Offered
 from pipelines.rollout.machine import Decision, decide, fold
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.state import FINAL, Asked, State
 
-EVENT, RESUMED, STEP, VERDICT = "rollout.event", "rollout.resumed", "rollout.step", "rollout.verdict"
-COMMAND, QUESTION = "rollout.command", "rollout.question"
+RESUMED, STEP, VERDICT, QUESTION = "rollout.resumed", "rollout.step", "rollout.verdict", "rollout.question"
 OUTCOMES = tuple(f"rollout.{phase}" for phase in sorted(FINAL))
 _HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS}
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Story:
     def __init__(self, ledger: Ledger, offer: Offer) -> None:
         self._ledger = ledger
         self._offer = offer
-        self._events = 0
+        self.evidence = Evidence()  # what the state is folded from
         self._told: set[str] = set()
 
     def outcome(self) -> dict[str, Any] | None:
@@ -75,11 +75,11 @@ class Story:
         if after == state:
             return state, actions
         body = shorten(event)
-        key = f"{self._offer.rollout}/event/{self._events}"
+        key = f"{self._offer.rollout}/event/{self.evidence.events}"
         entry = self._ledger.append(self._offer.project, EVENT, self._offer.rollout, body, key)
         if entry.body != msgspec.json.decode(msgspec.json.encode(body)):
             return self._resume()
-        self._events += 1
+        self.evidence = self.evidence.followed_by(entry.id, entry.body)
         return after, actions
 
     def next_command(self, after: int) -> tuple[int, Command] | None:
@@ -128,7 +128,9 @@ class Story:
 
     def _resume(self) -> Decision:
         entries = self._ledger.entries(self._offer.project, [EVENT], self._offer.rollout)
-        self._events = len(entries)
+        self.evidence = Evidence()
+        for entry in entries:
+            self.evidence = self.evidence.followed_by(entry.id, entry.body)
         return fold([lengthen(entry.body) for entry in entries])
 
     def _tell(self, kind: str, name: str, body: dict[str, Any]) -> None:

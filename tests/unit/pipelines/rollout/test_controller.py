@@ -24,7 +24,7 @@ PLAN = Plan(
 )
 OFFER = Offer(rollout="flights-v2-1", project="flights", version="2", bundle="b2", path="/b2", expected_champion="1")
 PLATFORM_CALLS = {"load", "set_share", "renew_lease", "promote", "drop", "observe"}
-LEDGER_CALLS = {"append", "swap_champion", "restore_champion"}
+LEDGER_CALLS = {"append", "promote", "restore_champion"}
 
 
 @pytest.fixture(scope="module")
@@ -374,3 +374,50 @@ def test_a_rollout_that_has_begun_keeps_its_plan(ledger: Ledger) -> None:
         run(Fuse(4).guard(platform, PLATFORM_CALLS), ledger)
     other = Plan(shadow=None, steps=(Step(share=1.0, minimum_requests=1, minimum_s=0),))
     assert [step.name for step in run(platform, ledger, other).steps] == ["shadow", "20 %", "100 %"]
+
+
+def test_evidence_of_an_earlier_reign_does_not_promote_although_the_champion_is_the_same_again(ledger: Ledger) -> None:
+    platform = SimulatedPlatform(SimulatedClock())
+
+    def come_and_go(observation: Observation) -> None:
+        if observation.share == 1 and len(ledger.reigns("flights")) == 1:
+            ledger.swap_champion("flights", "1", "9", "b9", "another", "was first")
+            ledger.swap_champion("flights", "9", "1", "b1", "rollback-by-hand", "numbers look odd")
+
+    outcome = run(platform, ledger, on_look=come_and_go)
+    assert outcome.state == "rolled_back"
+    assert "an earlier reign of 1" in outcome.reason
+    assert (leads(ledger), platform.promotions, platform.challenger) == ("1", [], None)
+
+
+def test_an_abort_that_the_ledger_has_before_the_swap_is_final(ledger: Ledger) -> None:
+    platform = SimulatedPlatform(SimulatedClock())
+    with pytest.raises(CrashedError):
+        run(platform, Fuse(0).guard(ledger, {"promote"}))
+    body = {"command": "abort", "by": "ada", "reason": "freeze", "phase": None}
+    ledger.append("flights", "rollout.command", OFFER.rollout, body)
+    outcome = run(platform, ledger)
+    assert outcome.state == "rolled_back"
+    assert "abort by ada: freeze" in outcome.reason
+    assert (leads(ledger), platform.promotions, platform.challenger) == ("1", [], None)
+
+
+def test_a_controller_that_slept_while_another_ended_the_rollout_promotes_nobody(ledger: Ledger) -> None:
+    platform = SimulatedPlatform(SimulatedClock())
+
+    class Sleeps:
+        """At its promotion everything else happens: the challenger trips, and another controller ends the rollout."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ledger, name)
+
+        def promote(self, *arguments: Any) -> str | None:
+            if not ledger.entries(kinds=["rollout.rolled_back"]):
+                platform.trip("hard_limit", "8 errors in the last 20 challenger requests")
+                run(platform, ledger)
+            return ledger.promote(*arguments)
+
+    outcome = run(platform, Sleeps())
+    assert (outcome.state, outcome.reason) == ("rolled_back", "8 errors in the last 20 challenger requests")
+    assert (leads(ledger), platform.promotions, platform.challenger) == ("1", [], None)
+    assert ledger.entries(kinds=["champion.swapped"])[-1].body["version"] == "1"
