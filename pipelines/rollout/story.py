@@ -18,13 +18,13 @@ from typing import Any
 import msgspec
 
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS
-from pipelines.ledger import Evidence, Ledger
-from pipelines.ledger.evidence import COMMAND, EVENT
+from pipelines.ledger import Evidence, Ledger, evidence
 from pipelines.rollout.events import Command, Event, Looked, Offer, Offered
 from pipelines.rollout.machine import Decision, decide, fold
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.state import FINAL, Asked, State
 
+EVENT, COMMAND = evidence.EVENT, evidence.COMMAND
 RESUMED, STEP, VERDICT, QUESTION = "rollout.resumed", "rollout.step", "rollout.verdict", "rollout.question"
 OUTCOMES = tuple(f"rollout.{phase}" for phase in sorted(FINAL))
 _HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS}
