@@ -21,6 +21,8 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     who got the prediction (None: a server without keys, or a shadow's row, which nobody got). `unusual` has the flags
     of an unusual prediction, joined by commas: `extreme_score`, `outside_baseline:<field>`, `unseen_category:<field>`.
     `cached`: the score is that of an identical row some seconds before, and the judge does not count the answer.
+    `uncounted` is why a row says nothing in a comparison of versions, which are not given by chance then: `denied` and
+    `pinned` by the feature flags, `by_version` by the request's path.
     """
 
     prediction_id: str
@@ -42,3 +44,4 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     client: str | None = None
     unusual: str | None = None
     cached: bool | None = None
+    uncounted: str | None = None

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.input_schema import InputSchema
+from serving.assigned import Assigned, assign
 from serving.batching import Batcher
 from serving.cache import ScoreCache
 from serving.challenger import CHAMPION, Challenger, Slot, count_answers
 from serving.columns import Columns
-from serving.divided import DividedAnswerer, DividedRequest, is_for
+from serving.divided import DividedAnswerer, DividedRequest
 from serving.encoding import Record, encode
 from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics
@@ -63,6 +64,7 @@ class Asked(Protocol):
     client: str | None
     marks: Marks | None
     body: bytes
+    headers: dict[bytes, bytes]
 
 
 class Answerer:
@@ -106,13 +108,14 @@ class Answerer:
         champion = self._slots.champion
         if champion is None:
             raise NotReadyError("there is no champion yet: load a bundle and promote it")
-        challenger = None if champion_only else self._slots.sharing()
-        schema = champion.model.schema
-        entities = entities_of(schema, records)
-        if challenger is None or (len(records) == 1 and not is_for(challenger, entities[0])):
-            answer = await self._answer_plainly(
-                champion, challenger, records, entities, asked, is_counted=not champion_only
-            )
+        entities = entities_of(champion.model.schema, records)
+        if champion_only:
+            assigned = Assigned(None, entities, "by_version")
+        else:
+            assigned = assign(self._slots, records, entities, asked.client, asked.headers)
+        challenger = assigned.challenger
+        if assigned.is_all_champions():
+            answer = await self._answer_plainly(champion, assigned, records, entities, asked)
             if answer is not None:
                 return answer
         request = DividedRequest(
@@ -120,29 +123,28 @@ class Answerer:
             served_at_s=time.time(),
             records=records,
             entities=entities,
+            assigned=assigned,
             rollout=challenger.rollout if challenger else None,
             share=challenger.share if challenger else 0.0,
             deadline_s=asked.deadline_s,
             client=asked.client,
             size_bytes=len(asked.body),
-            is_counted=not champion_only,
             answers=[None] * len(records),
         )
-        return await self._divided.answer(request, champion, challenger)
+        return await self._divided.answer(request, champion)
 
     async def _answer_plainly(
         self,
         champion: Slot,
-        challenger: Challenger | None,
+        assigned: Assigned,
         records: Sequence[Record],
         entities: Sequence[str],
         asked: Asked,
-        *,
-        is_counted: bool,
     ) -> PredictResponse | None:
         """What most requests are, all the champion's; None where a score cannot be given, for the long way to tell."""
         model = champion.model
         version, threshold = model.version, model.threshold
+        challenger, is_counted = assigned.challenger, assigned.uncounted is None
         request_id, deadline_s, marks = asked.id, asked.deadline_s, asked.marks
         served_at_s, started = time.time(), time.perf_counter()
         is_one = len(records) == 1
@@ -191,6 +193,7 @@ class Answerer:
                 baseline=model.baseline,
                 client=asked.client,
                 cached=is_cached,
+                uncounted=assigned.uncounted,
                 size_bytes=len(asked.body),
             )
         )
@@ -199,7 +202,7 @@ class Answerer:
             await committed
         if not is_cached:
             if is_counted:
-                self._count(champion, challenger or shadowing, entities, seconds, scores)
+                self._count(champion, challenger or shadowing, assigned.keys, seconds, scores)
             self._metrics.of(version, "champion").answered_together(seconds, scores)
         if shadowing is not None:
             self._shadow.offer(ShadowWork(shadowing, request_id, records, entities, scores, threshold))
@@ -212,12 +215,12 @@ class Answerer:
         )
 
     def _count(
-        self, champion: Slot, tried: Challenger | None, entities: Sequence[str], seconds: float, scores: list[float]
+        self, champion: Slot, tried: Challenger | None, keys: Sequence[str], seconds: float, scores: list[float]
     ) -> None:
         """Requests for the counts of the champion; by entity as well, for the judge, while a challenger is `tried`."""
         count_answers(champion.counts, seconds, scores)
         if tried is not None:
-            self._slots.gather_answers(tried, CHAMPION, entities, seconds, scores)
+            self._slots.gather_answers(tried, CHAMPION, keys, seconds, scores)
 
     async def _score_pieces(self, model: Model, features: NDArray[np.float32], deadline_s: float) -> list[float]:
         scores: list[float] = []

@@ -28,6 +28,7 @@ from serving.batching import Batcher
 from serving.cache import ScoreCache
 from serving.champion_file import Remembered, StateError, read_champion, write_champion
 from serving.engine import ModelRefusedError, load_model
+from serving.flags import write_flags
 from serving.metrics import Metrics
 from serving.prediction_writer import Mask, PredictionIds, PredictionWriter
 from serving.routes.control import Commands, SlotCommands, control_refusal, control_routes
@@ -37,7 +38,7 @@ from serving.routes.openapi import docs_routes
 from serving.routes.predict import PredictionRoutes
 from serving.settings import PREFIX, Settings, SettingsError
 from serving.shadow import Shadow
-from serving.slots import Slots
+from serving.slots import Slots, adopt_remembered_flags
 from serving.tracing import open_tracer
 
 LEASE_CHECK_EVERY_S = 0.2
@@ -71,6 +72,8 @@ class ModelServer:
         remembered = self._read_state()
         self._remembered = remembered
         self.slots = member.slots if member else Slots(server=secrets.token_hex(6), remembered=remembered)
+        if member is None:
+            adopt_remembered_flags(self.slots, settings.state)
         batcher = Batcher(wait_s=settings.batch_wait_s)
         cache = ScoreCache(seconds=settings.cache_s, rows=settings.cache_rows) if settings.cache_s else None
         self.writer = PredictionWriter(
@@ -206,6 +209,7 @@ class ModelServer:
                 project=settings.project,
                 slots=self.slots,
                 remember=partial(write_champion, settings.state),
+                remember_flags=partial(write_flags, settings.state),
                 execution=settings.execution,
             )
         )
@@ -220,7 +224,7 @@ class ModelServer:
                 reason=reason,
             ),
             *model_status_routes(project=settings.project, slots=self.slots, reason=reason),
-            *control_routes(commands, token=settings.control_token, allow_faults=settings.allow_faults),
+            *control_routes(commands, self.slots, token=settings.control_token, allow_faults=settings.allow_faults),
         ]
         secured = partial(secure, access=self._access, has_control_token=settings.control_token is not None)
         return Starlette(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.assignment import position
+from serving.assigned import Assigned, is_for
 from serving.batching import Batcher, DeadlineError, OverloadedError
 from serving.challenger import CHALLENGER, CHAMPION, Challenger, Slot, count_answer
 from serving.encoding import Record, encode, encode_what_fits, taken
@@ -43,14 +43,19 @@ class DividedRequest:
     served_at_s: float
     records: Sequence[Record]
     entities: Sequence[str]
+    assigned: Assigned
     rollout: str | None
     share: float
     deadline_s: float
     client: str | None
     size_bytes: int
-    is_counted: bool
     answers: list[Prediction | None]
     failed: list[int] = field(default_factory=list)  # rows that the challenger failed on
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the judge counts it."""
+        return self.assigned.uncounted is None
 
 
 @dataclass(eq=False)
@@ -87,10 +92,11 @@ class DividedAnswerer:
         self._batcher = batcher
         self._chance = random.Random().random
 
-    async def answer(self, request: DividedRequest, champion: Slot, challenger: Challenger | None) -> PredictResponse:
+    async def answer(self, request: DividedRequest, champion: Slot) -> PredictResponse:
         """The rows in a group for each slot. Raises as `serving.answering.Answerer.answer` does."""
         records = request.records
-        own, others = _split(request.entities, challenger)
+        challenger = request.assigned.challenger
+        own, others = _split(request.assigned)
         started = time.perf_counter()
         features = await encode(champion.model, records, own)
         encoding_s = time.perf_counter() - started
@@ -128,17 +134,19 @@ class DividedAnswerer:
                 if error is None and self._chance() < challenger.fault_share:
                     group.errors[place] = "injected fault"
         kept: list[int] = []
+        is_counted, keys = request.is_counted, request.assigned.keys
         for place, error in enumerate(group.errors):
             # promoted, dropped or tripped meanwhile, perhaps by a row before this one: the rest is the champion's
             if not self._slots.is_asked(challenger):
                 break
             kept.append(place)
             if error is None:
-                self._slots.count_challenger_answer(challenger, group.seconds, group.scores[place])
-                entity, score = request.entities[group.rows[place]], group.scores[place]
-                self._slots.gather_answers(challenger, CHALLENGER, [entity], group.seconds, [score])
+                key, score = keys[group.rows[place]], group.scores[place]
+                self._slots.count_challenger_answer(challenger, group.seconds, score, is_counted=is_counted)
+                if is_counted:
+                    self._slots.gather_answers(challenger, CHALLENGER, [key], group.seconds, [score])
             else:
-                self._slots.count_challenger_error(challenger, request.entities[group.rows[place]])
+                self._slots.count_challenger_error(challenger, keys[group.rows[place]], is_counted=is_counted)
                 request.failed.append(group.rows[place])
         done = _Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
         done.scores = [group.scores[place] for place in kept]
@@ -172,8 +180,8 @@ class DividedAnswerer:
                     count_answer(champion.counts, group.seconds, group.scores[place])
                 else:
                     champion.counts.errors += 1
-            if challenger is not None:
-                self._gather(request, challenger, group, len(own))
+        if challenger is not None:
+            self._gather(request, challenger, group, len(own))
         totals = self._record(request, group)
         totals.retried += len(retried)
         shadowing = self._slots.shadowing() if request.is_counted else None
@@ -201,17 +209,19 @@ class DividedAnswerer:
 
         Rows that both fail on are counted on either side: left out on one, equal versions would not look equal.
         """
-        entities = request.entities
+        keys, slots = request.assigned.keys, self._slots
+        unanswered = {row for row, error in zip(group.rows, group.errors, strict=True) if error is not None}
+        for row in unanswered.intersection(request.failed):  # the request itself is wrong: no reason to trip
+            slots.forgive(challenger, keys[row])
+        if not request.is_counted:
+            return
         for row, score, error in zip(group.rows[:own], group.scores, group.errors, strict=False):
             if error is None:
-                self._slots.gather_answers(challenger, CHAMPION, [entities[row]], group.seconds, [score])
+                slots.gather_answers(challenger, CHAMPION, [keys[row]], group.seconds, [score])
             else:
-                self._slots.gather_failure(challenger, CHAMPION, entities[row])
-        unanswered = {row for row, error in zip(group.rows, group.errors, strict=True) if error is not None}
+                slots.gather_failure(challenger, CHAMPION, keys[row])
         for row in request.failed:
-            self._slots.gather_failure(challenger, CHALLENGER, entities[row])
-            if row in unanswered:  # the request itself is wrong: no reason to trip
-                self._slots.forgive(challenger, entities[row])
+            slots.gather_failure(challenger, CHALLENGER, keys[row])
 
     async def _score_or_fail(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
         """As `_score`; a challenger that is too slow has failed on these rows, and the champion answers them."""
@@ -280,23 +290,22 @@ class DividedAnswerer:
                     features=group.features,
                     baseline=model.baseline,
                     client=request.client,
+                    uncounted=request.assigned.uncounted,
                     size_bytes=request.size_bytes if group.name == "champion" else 0,
                 )
             )
         return totals
 
 
-def _split(entities: Sequence[str], challenger: Challenger | None) -> tuple[list[int], list[int]]:
+def _split(assigned: Assigned) -> tuple[list[int], list[int]]:
     """The champion's rows and the challenger's."""
+    challenger, rows = assigned.challenger, list(range(len(assigned.keys)))
     if challenger is None:
-        return list(range(len(entities))), []
+        return rows, []
+    if assigned.is_pinned:
+        return [], rows
     own: list[int] = []
     others: list[int] = []
-    for row, entity in enumerate(entities):
-        (others if is_for(challenger, entity) else own).append(row)
+    for row, key in enumerate(assigned.keys):
+        (others if is_for(challenger, key) else own).append(row)
     return own, others
-
-
-def is_for(challenger: Challenger, entity: str) -> bool:
-    """Whether the challenger answers `entity` at its present share."""
-    return position(challenger.position_salt, entity) < challenger.share

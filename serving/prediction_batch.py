@@ -61,7 +61,7 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
 
     `features` are the rows as encoded for that version (float32, rows × columns), `baseline` its bundle's: without both
     of them inputs, without the latter also scores are not looked at for what is unusual. `client` is who got the rows,
-    `cached` whether another request's run gave their scores,
+    `cached` whether another request's run gave their scores, `uncounted` why no comparison of versions has them,
     `size_bytes` the size of the request's body, for the bound on what waits.
     """
 
@@ -84,6 +84,7 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     baseline: Baseline | None = None
     client: str | None = None
     cached: bool = False
+    uncounted: str | None = None
     size_bytes: int = 0
 
 
@@ -268,6 +269,7 @@ class BatchBuilder:
         yield _text_or_null(each([group.client for group in groups]))
         yield self._unusual(groups, bundles, rows, scores, counted)
         yield _booleans(np.array(each([group.cached for group in groups]), dtype=np.float32))
+        yield _text_or_null(each([group.uncounted for group in groups]))
 
     def _entities(self, groups: Sequence[LoggedGroup], bundles: Sequence[str]) -> list[Sequence[str]]:
         masking = {bundle for bundle in set(bundles) if self._known[bundle].masks_entity}

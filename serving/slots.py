@@ -7,14 +7,17 @@ monotonic and given from outside; a lease that has run out is noticed by whoever
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from contracts.assignment import unit
+from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
 from contracts.strata import STRATUM_S
 from serving.challenger import Challenger, Slot, count_answer, late_text, limit_text, take_away
 from serving.champion_file import Remembered
 from serving.engine import Model
+from serving.flags import FlagFileError, FlagRules, read_flags, rules_of
 from serving.units import UnitBook
 
 MAXIMUM_LEASE_S = 3600.0
@@ -43,6 +46,9 @@ class Slots:
         self._clock = clock
         self._remembered = remembered
         self._tripped_rollouts: dict[str, str] = {}
+        self.flags = FlagsInForce()
+        self.flag_rules: FlagRules | None = None
+        self.flags_problem: str | None = None
 
     # -- what a request asks ---------------------------------------------------------------------------------------
 
@@ -66,17 +72,20 @@ class Slots:
         if challenger is not None:
             self._close_strata(challenger)
 
-    def count_challenger_answer(self, challenger: Challenger, seconds: float, score: float) -> None:
-        """A request that the challenger answered."""
-        count_answer(challenger.counts, seconds, score)
-        self._count_request(challenger, failed=None)
+    def count_challenger_answer(
+        self, challenger: Challenger, seconds: float, score: float, *, is_counted: bool = True
+    ) -> None:
+        """A request that the challenger answered; only for the hard limits where it is not counted."""
+        if is_counted:
+            count_answer(challenger.counts, seconds, score)
+        self._count_request(challenger, failed=None, is_counted=is_counted)
 
-    def count_challenger_error(self, challenger: Challenger, entity: str) -> None:
+    def count_challenger_error(self, challenger: Challenger, entity: str, *, is_counted: bool = True) -> None:
         """A request that the challenger failed on, and the champion answers; trips when the hard limit is reached."""
-        challenger.counts.errors += 1
+        challenger.counts.errors += is_counted
         if challenger.first_error_s is None:
             challenger.first_error_s = self._clock()
-        self._count_request(challenger, failed=unit(challenger.position_salt, entity))
+        self._count_request(challenger, failed=unit(challenger.position_salt, entity), is_counted=is_counted)
         limits = challenger.hard_limits
         if challenger.recent_errors < limits.errors or challenger.tripped is not None:
             return
@@ -93,8 +102,8 @@ class Slots:
                 challenger.recent_errors -= 1
                 return
 
-    def _count_request(self, challenger: Challenger, *, failed: int | None) -> None:
-        challenger.counts.requests += 1
+    def _count_request(self, challenger: Challenger, *, failed: int | None, is_counted: bool) -> None:
+        challenger.counts.requests += is_counted
         if challenger.first_error_s is not None:
             challenger.requests_since_first_error += 1
         challenger.recent.append(failed)
@@ -217,6 +226,8 @@ class Slots:
             raise SlotMessageError(f"a challenger shadows or has a share; found shadow with share {message.share:g}")
         if self.champion is None:
             raise SlotConflictError("there is no champion to fall back on: promote the first version instead")
+        if message.share > 0 and self.flags_problem is not None:
+            raise SlotConflictError(f"no share is given while nobody knows whom the flags deny: {self.flags_problem}")
         challenger = self._held_by(message.rollout)
         challenger.phase += (challenger.share, challenger.shadow) != (message.share, message.shadow)
         challenger.share, challenger.shadow = message.share, message.shadow
@@ -268,6 +279,32 @@ class Slots:
         self.challenger = None
         return True
 
+    def set_flags(self, message: SetFlags, remember: Callable[[FlagsInForce], None]) -> None:
+        """Puts other flags in force. `remember` makes them durable first.
+
+        Raises:
+            SlotConflictError: the flags in force have not the expected revision.
+            OSError: they cannot be remembered; nothing has changed then.
+        """
+        before = self.flags
+        if message.expected is not None and message.expected != before.revision:
+            raise SlotConflictError(
+                f"the flags have revision {before.revision}, set by {before.by!r}, expected was {message.expected}: "
+                "look at them again"
+            )
+        flags = FlagsInForce(flags=message.flags, revision=before.revision + 1, by=message.by, reason=message.reason)
+        remember(flags)
+        if self.challenger is not None and flags.flags.sticky_by != before.flags.sticky_by:
+            self.challenger.phase += 1  # what sticks is what is counted: it is other units from now on
+        self.adopt_flags(flags)
+        logger.info("flags: revision %d by %r, since %r: %r", flags.revision, flags.by, flags.reason, flags.flags)
+
+    def adopt_flags(self, flags: FlagsInForce) -> None:
+        """Goes by `flags` from the next request on."""
+        if flags != self.flags:
+            self.flag_rules = rules_of(flags.flags)
+        self.flags, self.flags_problem = flags, None
+
     def inject_fault(self, error_share: float) -> None:
         """The challenger fails on this share of its requests from now on."""
         if not 0 <= error_share <= 1:
@@ -310,6 +347,15 @@ class Slots:
                 f"rollout {rollout!r} has tripped and does not come back: {challenger.tripped.reason}"
             )
         return challenger
+
+
+def adopt_remembered_flags(slots: Slots, state: Path) -> None:
+    """Goes by the flags that the folder `state` remembers; where they cannot be read, no share is given."""
+    try:
+        slots.adopt_flags(read_flags(state))
+    except FlagFileError as error:
+        logger.error("%s", error)
+        slots.flags_problem = str(error)
 
 
 def _require_lease(lease_s: float) -> None:

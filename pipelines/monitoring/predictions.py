@@ -58,8 +58,9 @@ _TYPES = {
     "client": "VARCHAR",
     "unusual": "VARCHAR",
     "cached": "BOOLEAN",
+    "uncounted": "VARCHAR",
 }
-_LATER = frozenset({"client", "unusual", "cached"})  # columns that older files do not have
+_LATER = frozenset({"client", "unusual", "cached", "uncounted"})  # columns that older files do not have
 _ARROW = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "BIGINT": pa.int64()}
 PREDICTION_COLUMNS = pa.schema([(name, _ARROW[kind]) for name, kind in _TYPES.items()])
 STREAM_COLUMNS = pa.schema([pa.field(name, _ARROW[kind], name in _LATER) for name, kind in _TYPES.items()])

@@ -11,11 +11,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 from serving.admission import JSON_TYPE, RequestRefusedError
 from serving.champion_file import Remembered
 from serving.engine import ModelRefusedError, load_model
 from serving.execution import AS_BUNDLED, Execution
+from serving.flags import unknown_field
 from serving.routes.described import DescribedRoute, json_answer
 from serving.slots import SlotConflictError, SlotMessageError, Slots
 
@@ -48,6 +50,9 @@ class Commands(Protocol):
     async def inject_fault(self, message: InjectFault) -> Observation:
         """Makes the challenger fail."""
 
+    async def set_flags(self, message: SetFlags) -> FlagsInForce:
+        """Puts other flags in force; what is in force after it."""
+
 
 class SlotCommands:
     """The commands of one process. One at a time: a lock orders them, a bundle loads in a thread meanwhile."""
@@ -58,11 +63,13 @@ class SlotCommands:
         project: str,
         slots: Slots,
         remember: Callable[[Remembered], None],
+        remember_flags: Callable[[FlagsInForce], None],
         execution: Execution = AS_BUNDLED,
     ) -> None:
         self._project = project
         self._slots = slots
         self._remember = remember
+        self._remember_flags = remember_flags
         self._execution = execution
         self._lock = asyncio.Lock()
 
@@ -114,16 +121,15 @@ class SlotCommands:
         self._slots.inject_fault(message.error_share)
         return self._slots.observe()
 
+    async def set_flags(self, message: SetFlags) -> FlagsInForce:
+        """Puts other flags in force."""
+        async with self._lock:
+            self._slots.set_flags(message, self._remember_flags)
+            return self._slots.flags
 
-def control_routes(control: Commands, *, token: str | None, allow_faults: bool) -> list[DescribedRoute]:
+
+def control_routes(control: Commands, slots: Slots, *, token: str | None, allow_faults: bool) -> list[DescribedRoute]:
     """The routes below `/control`. `token` is what they ask for, None for nothing."""
-
-    def authorise(request: Request) -> None:
-        if token is None:
-            return
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            raise RequestRefusedError(401, "this route needs the header `Authorization: Bearer <control token>`")
 
     async def load(request: Request) -> Observation:
         return await control.load(await _message(request, LoadSlot))
@@ -151,12 +157,22 @@ def control_routes(control: Commands, *, token: str | None, allow_faults: bool) 
             raise RequestRefusedError(403, "this server injects no faults: PACELINE_SERVING_ALLOW_FAULTS is not set")
         return await control.inject_fault(await _message(request, InjectFault))
 
+    async def flags(_: Request) -> FlagsInForce:
+        return slots.flags
+
+    async def set_flags(request: Request) -> FlagsInForce:
+        message = await _message(request, SetFlags)
+        champion = slots.champion
+        if champion is not None and (problem := unknown_field(message.flags, champion.model.schema)):
+            raise RequestRefusedError(422, problem)
+        return await control.set_flags(message)
+
     def route(
-        method: str, path: str, action: Callable[[Request], Awaitable[Observation]], summary: str, **more: Any
+        method: str, path: str, action: Callable[[Request], Awaitable[object]], summary: str, **more: Any
     ) -> DescribedRoute:
         @wraps(action)
         async def guarded(request: Request) -> Response:
-            authorise(request)
+            _authorise(request, token)
             return json_answer(await action(request))
 
         return DescribedRoute(
@@ -165,9 +181,7 @@ def control_routes(control: Commands, *, token: str | None, allow_faults: bool) 
             guarded,
             tag="control",
             summary=summary,
-            says="The slots after it",
-            answer=Observation,
-            **more,
+            **{"says": "The slots after it", "answer": Observation, **more},
         )
 
     return [
@@ -178,10 +192,29 @@ def control_routes(control: Commands, *, token: str | None, allow_faults: bool) 
         route("DELETE", "challenger", drop, "Drop the challenger of a rollout", query=["rollout"]),
         route("GET", "observation", observe, "Observe both slots"),
         route("POST", "fault", inject_fault, "Make the challenger fail", message=InjectFault),
+        route("GET", "flags", flags, "The feature flags in force", says="The flags", answer=FlagsInForce),
+        route(
+            "PUT",
+            "flags",
+            set_flags,
+            "Say which clients may see a challenger, and by what requests stick",
+            says="The flags after it",
+            answer=FlagsInForce,
+            message=SetFlags,
+        ),
     ]
 
 
-CONTROL_MESSAGES: tuple[type[Any], ...] = (LoadSlot, SetShare, RenewLease, PromoteSlot, InjectFault, Observation)
+CONTROL_MESSAGES: tuple[type[Any], ...] = (
+    LoadSlot,
+    SetShare,
+    RenewLease,
+    PromoteSlot,
+    InjectFault,
+    SetFlags,
+    FlagsInForce,
+    Observation,
+)
 
 
 def control_refusal(error: Exception) -> RequestRefusedError | None:
@@ -193,8 +226,16 @@ def control_refusal(error: Exception) -> RequestRefusedError | None:
     if isinstance(error, TimeoutError):
         return RequestRefusedError(503, f"the bundle was not loaded after {MAXIMUM_LOAD_S:g} s")
     if isinstance(error, OSError):
-        return RequestRefusedError(503, f"the champion cannot be remembered, nothing has changed: {error}")
+        return RequestRefusedError(503, f"this cannot be remembered, nothing has changed: {error}")
     return None
+
+
+def _authorise(request: Request, token: str | None) -> None:
+    if token is None:
+        return
+    given = request.headers.get("authorization", "")
+    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        raise RequestRefusedError(401, "this route needs the header `Authorization: Bearer <control token>`")
 
 
 async def _message(request: Request, kind: type[Message]) -> Message:

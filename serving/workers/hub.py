@@ -17,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 from serving.champion_file import Remembered
 from serving.slots import SlotConflictError, SlotMessageError
@@ -58,6 +59,7 @@ _BODIES = {
     "promote": PromoteSlot,
     "drop": DropChallenger,
     "fault": InjectFault,
+    "flags": SetFlags,
 }
 logger = logging.getLogger(__name__)
 
@@ -112,18 +114,20 @@ class _Round:
 
 
 class Hub:
-    """Single-threaded; the supervisor calls it with what happens. `remember` makes a promotion durable."""
+    """Single-threaded; the supervisor calls it with what happens. `remember…` makes a promotion, or flags, durable."""
 
     def __init__(
         self,
         *,
         slots: SharedSlots,
         remember: Callable[[Remembered], None],
+        remember_flags: Callable[[FlagsInForce], None],
         crew: Crew,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._slots = slots
         self._remember = remember
+        self._remember_flags = remember_flags
         self._crew = crew
         self._clock = clock
         self._generation = 1
@@ -340,6 +344,8 @@ class Hub:
                 return self._change(lambda: self._drop(message.rollout))
             case InjectFault():
                 return self._change(lambda: self._slots.inject_fault(message.error_share))
+            case SetFlags():
+                return self._change(lambda: self._slots.set_flags(message, self._remember_flags))
         raise ValueError(f"{ask.command!r} is no command")
 
     def _load(self, message: LoadSlot) -> _Command:

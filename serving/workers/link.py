@@ -9,6 +9,7 @@ from typing import cast
 
 from prometheus_client.core import Metric
 
+from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 from serving.champion_file import Remembered
 from serving.engine import Model, ModelRefusedError, load_model
@@ -217,6 +218,11 @@ class Link(asyncio.Protocol):
     async def inject_fault(self, message: InjectFault) -> Observation:
         """In all workers."""
         return await self._observation("fault", message)
+
+    async def set_flags(self, message: SetFlags) -> FlagsInForce:
+        """In all workers, and so in this one."""
+        await self._answer("flags", message)
+        return self._slots.flags
 
     async def exposition(self) -> bytes:
         """The metrics of all workers in Prometheus' text format."""

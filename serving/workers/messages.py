@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from contracts.flags import FlagsInForce
 from contracts.slots import HardLimits, LoadSlot, Observation
 from serving.champion_file import Remembered
 from serving.units import OpenStratum
@@ -11,7 +12,7 @@ from serving.units import OpenStratum
 _LENGTH_BYTES = 4
 MAXIMUM_MESSAGE_BYTES = 64 << 20
 
-CommandName = Literal["load", "share", "renew", "promote", "drop", "fault", "observe", "metrics"]
+CommandName = Literal["load", "share", "renew", "promote", "drop", "fault", "flags", "observe", "metrics"]
 
 
 class DropChallenger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -50,6 +51,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     champion: Remembered | None
     challenger: ChallengerView | None
     not_ready: str | None = None
+    flags: FlagsInForce = FlagsInForce()
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):

@@ -111,6 +111,7 @@ class SharedSlots(Slots):
             self.champion = None
         elif self.champion is None or name_of(self.champion.model) != view.champion:
             self.install_champion(models[view.champion])
+        self.adopt_flags(view.flags)
         told = view.challenger
         if told is None:
             self.challenger = None
@@ -131,12 +132,12 @@ class SharedSlots(Slots):
         if (tripped := self._adopted(challenger).tripped) is not None:
             take_away(challenger, tripped)  # after the supervisor had made this view
 
-    def count_challenger_error(self, challenger: Challenger, entity: str) -> None:
+    def count_challenger_error(self, challenger: Challenger, entity: str, *, is_counted: bool = True) -> None:
         """As in one process; the window is that of all workers together."""
         worker = self._require_worker()
-        challenger.counts.errors += 1
+        challenger.counts.errors += is_counted
         failed = unit(challenger.position_salt, entity)
-        self._count_request(challenger, failed=failed)
+        self._count_request(challenger, failed=failed, is_counted=is_counted)
         limits = challenger.hard_limits
         found = self._board.count_error(worker, self._epoch, limits.window, self._clock(), failed)
         if found >= limits.errors and challenger.tripped is None:
@@ -149,8 +150,8 @@ class SharedSlots(Slots):
         super().forgive(challenger, entity)
         self._board.forgive(self._require_worker(), unit(challenger.position_salt, entity))
 
-    def _count_request(self, challenger: Challenger, *, failed: int | None) -> None:
-        challenger.counts.requests += 1
+    def _count_request(self, challenger: Challenger, *, failed: int | None, is_counted: bool) -> None:
+        challenger.counts.requests += is_counted
         self._board.count_request(self._require_worker())
 
     def _require_worker(self) -> int:
@@ -195,6 +196,7 @@ class SharedSlots(Slots):
             generation=generation,
             champion=name_of(self.champion.model) if self.champion else None,
             not_ready=not_ready,
+            flags=self.flags,
             challenger=None
             if challenger is None
             else ChallengerView(

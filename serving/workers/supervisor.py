@@ -22,8 +22,10 @@ from contracts.providers import CPU, name_of, provider_name
 from serving.app import ModelServer
 from serving.champion_file import Remembered, StateError, read_champion, write_champion
 from serving.engine import Model, ModelRefusedError, load_model
+from serving.flags import write_flags
 from serving.process import GRACE_S, configuration, listen
 from serving.settings import PREFIX, Settings, SettingsError
+from serving.slots import adopt_remembered_flags
 from serving.workers.board import ABSENT, Board
 from serving.workers.hub import Hub
 from serving.workers.messages import Frames, ToWorker, decode_from_worker, framed
@@ -80,7 +82,13 @@ class _Supervisor:
         slots = SharedSlots(server=self._server, board=self._board, worker=None, remembered=remembered)
         if remembered is not None:
             slots.install_champion(named(remembered))
-        self._hub = Hub(slots=slots, remember=partial(write_champion, settings.state), crew=self)
+        adopt_remembered_flags(slots, settings.state)
+        self._hub = Hub(
+            slots=slots,
+            remember=partial(write_champion, settings.state),
+            remember_flags=partial(write_flags, settings.state),
+            crew=self,
+        )
         self._lifeline, self._life = os.pipe()
         self._wake, wake = socket.socketpair()
         self._wake_end = wake

@@ -2,11 +2,12 @@
 
 from collections.abc import Set
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
 
+from contracts.flags import FlagsInForce, SetFlags
 from contracts.problem import Problem
 from contracts.slots import HardLimits, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 from pipelines.rollout.features import FEATURES
@@ -14,6 +15,7 @@ from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefus
 
 TIMEOUT_S = 5.0
 SUPPORTED = FEATURES | {f"hard_limits.{name}" for name in HardLimits.__struct_fields__}
+_Answer = TypeVar("_Answer", Observation, FlagsInForce)
 LOAD_TIMEOUT_S = 150.0  # hashing the bundle and replaying its golden rows; the server gives up before
 
 
@@ -78,12 +80,22 @@ class LocalPlatform:
 
     async def observe(self) -> Observation:
         """Both slots at this instant."""
-        answer = await self._send("GET", "/control/observation")
+        return self._read(await self._send("GET", "/control/observation"), Observation)
+
+    async def flags(self) -> FlagsInForce:
+        """The feature flags that the server goes by."""
+        return self._read(await self._send("GET", "/control/flags"), FlagsInForce)
+
+    async def set_flags(self, message: SetFlags) -> FlagsInForce:
+        """Puts other feature flags in force, without restart; what is in force then."""
+        return self._read(await self._send("PUT", "/control/flags", message), FlagsInForce)
+
+    def _read(self, answer: httpx.Response, kind: type[_Answer]) -> _Answer:
         try:
-            return msgspec.json.decode(answer.content, type=Observation)
+            return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
             raise PlatformUnreachableError(
-                f"{self._url} answered with no observation ({error}): is this the model server, and of this version?"
+                f"{self._url} answered with no {kind.__name__} ({error}): is this the model server, of our version?"
             ) from error
 
     async def _send(

@@ -3,7 +3,7 @@ import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Request:
     client: str | None = None
     marks: Marks | None = None
     body: bytes = b""
+    headers: dict[bytes, bytes] = field(default_factory=dict)
 
 
 class Log(PredictionWriter):

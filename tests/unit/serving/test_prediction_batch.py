@@ -66,6 +66,7 @@ def expected(group: LoggedGroup) -> list[PredictionRow]:
                 inputs=msgspec.json.encode(masked).decode(),
                 client=group.client,
                 cached=group.cached,
+                uncounted=group.uncounted,
             )
         )
     return rows
@@ -106,6 +107,7 @@ def groups(draw: st.DrawFn) -> LoggedGroup:
         errors=column(st.none() | st.text(max_size=6)),
         client=draw(st.none() | st.text(max_size=4)),
         cached=draw(st.booleans()),
+        uncounted=draw(st.none() | st.just("pinned")),
     )
 
 

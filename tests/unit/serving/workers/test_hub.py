@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from contracts.flags import FlagsInForce
 from contracts.slots import HardLimits, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
 from serving.champion_file import Remembered
 from serving.workers.board import Board
@@ -50,7 +51,14 @@ class Play:
         self.board = Board(2)
         self.slots = SharedSlots(server="s", board=self.board, worker=None, clock=lambda: self.now_s, remembered=ONE)
         self.slots.install_champion(named(ONE))
-        self.hub = Hub(slots=self.slots, remember=self.remember, crew=self, clock=lambda: self.now_s)
+        self.flags: list[FlagsInForce] = []
+        self.hub = Hub(
+            slots=self.slots,
+            remember=self.remember,
+            remember_flags=self.flags.append,
+            crew=self,
+            clock=lambda: self.now_s,
+        )
 
     def remember(self, champion: Remembered) -> None:
         if self.refuses_to_remember:

@@ -1,0 +1,58 @@
+"""Which versions may answer a request, by what its rows stick to theirs, and whether the judge counts it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from contracts.assignment import position
+from serving.challenger import Challenger
+from serving.slots import Slots
+
+Uncounted = Literal["denied", "pinned", "by_version"]
+
+
+class Assigned(NamedTuple):
+    """What is settled of a request before its rows are encoded.
+
+    `challenger` is the one that may answer its rows, None: all are the champion's. `keys` is what each row sticks to
+    its version by. `uncounted` is why the judge does not count the request: its version is not by chance.
+    """
+
+    challenger: Challenger | None
+    keys: Sequence[str]
+    uncounted: Uncounted | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the client sees the challenger whatever the share is."""
+        return self.uncounted == "pinned" and self.challenger is not None
+
+    def is_all_champions(self) -> bool:
+        """Whether no row is the challenger's; of requests with more rows it is not asked."""
+        challenger = self.challenger
+        if challenger is None:
+            return True
+        return self.uncounted is None and len(self.keys) == 1 and not is_for(challenger, self.keys[0])
+
+
+def assign(
+    slots: Slots,
+    records: Sequence[Mapping[str, Any]],
+    entities: Sequence[str],
+    client: str | None,
+    headers: Mapping[bytes, bytes],
+) -> Assigned:
+    """By the share that is in force, and by the flags."""
+    challenger = slots.sharing()
+    rules = slots.flag_rules
+    if challenger is None or rules is None:
+        return Assigned(challenger, entities)
+    variant = rules.variant_of(client)
+    if variant == "champion":
+        return Assigned(None, entities, "pinned" if rules.is_pinned(client) else "denied")
+    keys = rules.keys_of(records, entities, client, headers)
+    return Assigned(challenger, keys, None if variant is None else "pinned")
+
+
+def is_for(challenger: Challenger, key: str) -> bool:
+    """Whether the challenger answers what sticks by `key` at its present share."""
+    return position(challenger.position_salt, key) < challenger.share
