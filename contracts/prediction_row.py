@@ -11,6 +11,7 @@ import msgspec
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's IPC format
 API_VERSION = "1.0.0"
+SYNTHETIC = "synthetic"  # `uncounted` of rows that no monitoring looks at
 
 
 class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +23,8 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     of an unusual prediction, joined by commas: `extreme_score`, `outside_baseline:<field>`, `unseen_category:<field>`.
     `cached`: the score is that of an identical row some seconds before, and the judge does not count the answer.
     `uncounted` is why a row says nothing in a comparison of versions, which are not given by chance then: `denied` and
-    `pinned` by the feature flags, `by_version` by the request's path.
+    `pinned` by the feature flags, `by_version` by the request's path; `synthetic` by a header of who only tries the
+    server: monitoring leaves these out as well.
     """
 
     prediction_id: str

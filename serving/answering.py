@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.input_schema import InputSchema
-from serving.assigned import Assigned, assign
+from serving.assigned import Assigned, assign, of_champion
 from serving.batching import Batcher
 from serving.cache import ScoreCache
 from serving.challenger import CHAMPION, Challenger, Slot, count_answers
@@ -110,7 +110,7 @@ class Answerer:
             raise NotReadyError("there is no champion yet: load a bundle and promote it")
         entities = entities_of(champion.model.schema, records)
         if champion_only:
-            assigned = Assigned(None, entities, "by_version")
+            assigned = of_champion(entities, asked.headers)
         else:
             assigned = assign(self._slots, records, entities, asked.client, asked.headers)
         challenger = assigned.challenger

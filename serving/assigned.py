@@ -7,31 +7,34 @@ from contracts.assignment import position
 from serving.challenger import Challenger
 from serving.slots import Slots
 
-Uncounted = Literal["denied", "pinned", "by_version"]
+Uncounted = Literal["denied", "pinned", "by_version", "synthetic"]
+SYNTHETIC_HEADER = b"paceline-synthetic"
 
 
 class Assigned(NamedTuple):
     """What is settled of a request before its rows are encoded.
 
     `challenger` is the one that may answer its rows, None: all are the champion's. `keys` is what each row sticks to
-    its version by. `uncounted` is why the judge does not count the request: its version is not by chance.
+    its version by. `uncounted` is why the judge does not count the request: its version is not by chance, or it is
+    nobody's. `is_pinned`: the client sees the challenger whatever the share is.
     """
 
     challenger: Challenger | None
     keys: Sequence[str]
     uncounted: Uncounted | None = None
+    is_pinned: bool = False
 
     @property
-    def is_pinned(self) -> bool:
-        """Whether the client sees the challenger whatever the share is."""
-        return self.uncounted == "pinned" and self.challenger is not None
+    def holds_limits(self) -> bool:
+        """Whether what the challenger does with it counts for the hard limits."""
+        return self.uncounted != "synthetic"
 
     def is_all_champions(self) -> bool:
         """Whether no row is the challenger's; of requests with more rows it is not asked."""
         challenger = self.challenger
         if challenger is None:
             return True
-        return self.uncounted is None and len(self.keys) == 1 and not is_for(challenger, self.keys[0])
+        return not self.is_pinned and len(self.keys) == 1 and not is_for(challenger, self.keys[0])
 
 
 def assign(
@@ -41,16 +44,24 @@ def assign(
     client: str | None,
     headers: Mapping[bytes, bytes],
 ) -> Assigned:
-    """By the share that is in force, and by the flags."""
+    """By the share that is in force, and by the flags; a synthetic request as any other, but for being counted."""
     challenger = slots.sharing()
     rules = slots.flag_rules
+    synthetic: Literal["synthetic"] | None = "synthetic" if SYNTHETIC_HEADER in headers else None
     if challenger is None or rules is None:
-        return Assigned(challenger, entities)
+        return Assigned(challenger, entities, synthetic)
     variant = rules.variant_of(client)
     if variant == "champion":
-        return Assigned(None, entities, "pinned" if rules.is_pinned(client) else "denied")
+        return Assigned(None, entities, synthetic or ("pinned" if rules.is_pinned(client) else "denied"))
     keys = rules.keys_of(records, entities, client, headers)
-    return Assigned(challenger, keys, None if variant is None else "pinned")
+    if variant == "challenger":
+        return Assigned(challenger, keys, synthetic or "pinned", is_pinned=True)
+    return Assigned(challenger, keys, synthetic)
+
+
+def of_champion(entities: Sequence[str], headers: Mapping[bytes, bytes]) -> Assigned:
+    """A request for the champion by its version."""
+    return Assigned(None, entities, "synthetic" if SYNTHETIC_HEADER in headers else "by_version")
 
 
 def is_for(challenger: Challenger, key: str) -> bool:

@@ -134,7 +134,7 @@ class DividedAnswerer:
                 if error is None and self._chance() < challenger.fault_share:
                     group.errors[place] = "injected fault"
         kept: list[int] = []
-        is_counted, keys = request.is_counted, request.assigned.keys
+        is_counted, keys, holds_limits = request.is_counted, request.assigned.keys, request.assigned.holds_limits
         for place, error in enumerate(group.errors):
             # promoted, dropped or tripped meanwhile, perhaps by a row before this one: the rest is the champion's
             if not self._slots.is_asked(challenger):
@@ -142,11 +142,13 @@ class DividedAnswerer:
             kept.append(place)
             if error is None:
                 key, score = keys[group.rows[place]], group.scores[place]
-                self._slots.count_challenger_answer(challenger, group.seconds, score, is_counted=is_counted)
+                if holds_limits:
+                    self._slots.count_challenger_answer(challenger, group.seconds, score, is_counted=is_counted)
                 if is_counted:
                     self._slots.gather_answers(challenger, CHALLENGER, [key], group.seconds, [score])
             else:
-                self._slots.count_challenger_error(challenger, keys[group.rows[place]], is_counted=is_counted)
+                if holds_limits:
+                    self._slots.count_challenger_error(challenger, keys[group.rows[place]], is_counted=is_counted)
                 request.failed.append(group.rows[place])
         done = _Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
         done.scores = [group.scores[place] for place in kept]
@@ -180,7 +182,7 @@ class DividedAnswerer:
                     count_answer(champion.counts, group.seconds, group.scores[place])
                 else:
                     champion.counts.errors += 1
-        if challenger is not None:
+        if challenger is not None and request.assigned.holds_limits:
             self._gather(request, challenger, group, len(own))
         totals = self._record(request, group)
         totals.retried += len(retried)

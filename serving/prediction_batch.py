@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from contracts.bundle import Baseline
 from contracts.encoder import parse_timestamp
 from contracts.input_schema import InputSchema
-from contracts.prediction_row import END_OF_STREAM, PredictionRow
+from contracts.prediction_row import END_OF_STREAM, SYNTHETIC, PredictionRow
 from serving.unusual import EXTREME_SCORE, Reference
 
 MAXIMUM_BATCH_BYTES = 64 << 20  # of inputs; far below what 32-bit offsets can address
@@ -313,7 +313,8 @@ class BatchBuilder:
             return pyarrow.nulls(len(scores), pyarrow.string())
         owners = list(chain.from_iterable(map(repeat, groups, rows)))
         for row, found in flags.items():
-            counted.update((owners[row].version, owners[row].slot, flag) for flag in found)
+            if owners[row].uncounted != SYNTHETIC:
+                counted.update((owners[row].version, owners[row].slot, flag) for flag in found)
         return _text_or_null([",".join(flags[row]) if row in flags else None for row in range(len(scores))])
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from contracts.encoder import Encoder, InvalidRecordError
 from contracts.input_schema import InputSchema
+from contracts.prediction_row import SYNTHETIC
 from pipelines.monitoring.segments import (
     SAMPLED,
     SAMPLING,
@@ -98,9 +99,13 @@ def read_predictions(
     """The predictions for events from `start` up to, and without, `end` (local times, as the records give them).
 
     `served_from` (UTC) leaves out the folders of earlier days unread: give it where predictions are served near their
-    events, and leave it out for a replay of history. A log that does not exist yet is empty.
+    events, and leave it out for a replay of history. A log that does not exist yet is empty. Without
+    synthetic requests: of nobody's predictions there is no outcome and no drift.
     """
-    condition = f"WHERE ({_EVENT_TIME} >= ? AND {_EVENT_TIME} < ?) OR {_EVENT_TIME} IS NULL"
+    condition = (
+        f"WHERE uncounted IS DISTINCT FROM '{SYNTHETIC}'"
+        f" AND (({_EVENT_TIME} >= ? AND {_EVENT_TIME} < ?) OR {_EVENT_TIME} IS NULL)"
+    )
     first = "" if served_from is None else served_from.isoformat()
     found = _read(
         root,

@@ -26,6 +26,7 @@ from serving.admission import (
     usable_request_id,
 )
 from serving.answering import Answerer, NotReadyError
+from serving.assigned import SYNTHETIC_HEADER
 from serving.batching import DeadlineError, OverloadedError
 from serving.challenger import Slot
 from serving.divided import ChampionFailedError
@@ -169,6 +170,9 @@ class PredictionRoutes:
             raise too_large()
         if self._in_flight >= MAXIMUM_IN_FLIGHT:
             raise RequestRefusedError(503, f"{MAXIMUM_IN_FLIGHT} requests are being answered already: try again soon")
+        synthetic = by_name.get(SYNTHETIC_HEADER)
+        if synthetic is not None and synthetic != b"1":
+            raise RequestRefusedError(400, f"{SYNTHETIC_HEADER.decode()}: found {synthetic[:40]!r}, expected 1")
         request_id = usable_request_id(by_name.get(b"x-request-id")) or self._ids.next()
         answer_headers.append((b"x-request-id", request_id.encode()))
         deadline_s = time.perf_counter() + _timeout_s(by_name, self._timeout_s)

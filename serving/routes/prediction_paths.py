@@ -6,6 +6,7 @@ import msgspec
 
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from serving.admission import BINARY_TYPE, JSON_TYPE, MAXIMUM_BODY_BYTES
+from serving.assigned import SYNTHETIC_HEADER
 from serving.engine import Model
 from serving.protocols import arrow_stream, binary_tensors, invocations, media_types
 from serving.protocols.open_inference import metadata
@@ -46,6 +47,12 @@ _PARAMETERS = [
         "in": "header",
         "description": "milliseconds that the client waits; work that nobody waits for is not done",
         "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    },
+    {
+        "name": SYNTHETIC_HEADER.decode(),
+        "in": "header",
+        "description": "1 for a request of a probe or a test: answered as any other, and counted nowhere",
+        "schema": {"type": "string", "enum": ["1"]},
     },
 ]
 _TIMEOUT_MICROSECONDS = "The parameter `timeout` is in microseconds, 0 is none."

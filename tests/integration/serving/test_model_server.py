@@ -105,6 +105,20 @@ def test_a_champion_that_is_gone_from_disk_leaves_a_server_that_says_so_and_can_
     assert again.client.get("/readyz").status_code == 200
 
 
+def test_a_synthetic_request_is_logged_as_one_and_its_header_has_one_value(server: ModelServerProcess) -> None:
+    for value, status in (("1", 200), ("yes", 400), ("", 400)):
+        answer = server.client.post(
+            "/v1/predict", json={"records": [tiny_record()]}, headers={"paceline-synthetic": value}
+        )
+        assert answer.status_code == status, value
+    assert "expected 1" in answer.json()["detail"]
+    assert server.observe()["champion"]["requests"] == 0
+    server.predict(tiny_record())
+    assert server.observe()["champion"]["requests"] == 1
+    server.stop()
+    assert [row["uncounted"] for row in logged(server)] == ["synthetic", None]
+
+
 def test_the_share_falls_to_zero_when_nobody_renews_the_lease(server: ModelServerProcess) -> None:
     challenge(server, 1.0)
     server.share("r1", 1.0, lease_s=0.5).raise_for_status()

@@ -71,6 +71,16 @@ def _ids(root: Path, start: date, end: date, **options: Any) -> list[str]:
     return read_predictions(root, start, end, **options).table["prediction_id"].to_pylist()
 
 
+def test_synthetic_requests_are_in_no_monitoring_and_can_be_found_by_their_id(tmp_path: Path) -> None:
+    kept = [_row(1), _row(2, uncounted="pinned")]
+    _write(tmp_path, "a.parquet", [*kept, _row(3, uncounted="synthetic")])
+    log = read_predictions(tmp_path, date(2013, 7, 1), date(2013, 7, 2))
+    assert msgspec.convert(log.table.to_pylist(), list[PredictionRow]) == kept
+    found = find_prediction(tmp_path, _row(3).prediction_id)
+    assert found is not None
+    assert found["uncounted"] == "synthetic"
+
+
 def test_the_columns_are_those_of_the_contract() -> None:
     assert tuple(PREDICTION_COLUMNS.names) == PredictionRow.__struct_fields__
 
