@@ -20,6 +20,10 @@ WAIT_S_MAX = 300.0
 _POLL_S = 0.2
 
 
+class CommandError(ValueError):
+    """What was asked is no command: an unknown one, or without a name or a reason."""
+
+
 class CommandRefusedError(ValueError):
     """The rollout is not in a state in which this can be asked of it; the text says why."""
 
@@ -42,7 +46,7 @@ def command(
     Raises:
         LookupError: there is no such project, or no rollout of it runs.
         CommandRefusedError: this cannot be asked of the rollout as it is now; nothing was written.
-        ValueError: an unknown command, no name or no reason, or a wait that is too long.
+        CommandError: an unknown command, no name or no reason, or a wait that is too long.
     """
     find_project(project)
     _check(name, by, reason, wait_s)
@@ -61,14 +65,14 @@ def command(
 
 def _check(name: str, by: str, reason: str, wait_s: float) -> None:
     if name not in COMMANDS:
-        raise ValueError(f"no command {name!r}; there are: {', '.join(COMMANDS)}")
+        raise CommandError(f"no command {name!r}; there are: {', '.join(COMMANDS)}")
     for what, text in (("by", by), ("reason", reason)):
         if not text.strip():
-            raise ValueError(f"a command says {what}, for the ledger; found nothing")
+            raise CommandError(f"a command says {what}, for the ledger; found nothing")
         if len(text) > CHARACTERS_MAX:
-            raise ValueError(f"{what} has at most {CHARACTERS_MAX} characters, found {len(text)}")
+            raise CommandError(f"{what} has at most {CHARACTERS_MAX} characters, found {len(text)}")
     if not 0 <= wait_s <= WAIT_S_MAX:
-        raise ValueError(f"wait_s lies between 0 and {WAIT_S_MAX:g}, found {wait_s:g}")
+        raise CommandError(f"wait_s lies between 0 and {WAIT_S_MAX:g}, found {wait_s:g}")
 
 
 def _answer(ledger: Ledger, entry: Entry, wait_s: float) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class RolloutWatch:
             "state": state.phase if state.is_final else "running",
             "phase": state.phase_label,
             "share": _share(state),
+            "shadowing": state.is_shadowing and not state.is_final and state.phase != "loading",
             "paused": state.paused_since_s is not None,
             "asks": state.asked is not None and not state.is_final,
             "seconds": max(0.0, until_s - state.started_s),
@@ -295,9 +296,10 @@ def _told_lines(told: dict[str, Any]) -> list[str]:
         f"  [bold]{told['rollout']}[/]: version {told['version']} against {against}, {_words(told['state'])}, "
         f"{told['phase']}, {told['seconds']:.0f} s"
     ]
-    marks = {"done": "[green]✓[/]", "now": "[bold]▶[/]", "failed": "[red]✗[/]", "ahead": "·"}
+    marks = {"done": "[green]✓[/]", "now": "[bold]▶[/]", "failed": "[red]✗[/]", "asked": "[yellow]?[/]", "ahead": "·"}
     for step in told["steps"]:
-        seen = "" if step["status"] == "ahead" else f"{step['seen']:,} of {step['minimum']:,} {step['unit']}, "
+        is_ahead = step["status"] in ("ahead", "asked")
+        seen = "" if is_ahead else f"{step['seen']:,} of {step['minimum']:,} {step['unit']}, "
         lines.append(f"    {marks[step['status']]} {step['phase']:>7}  {seen}{step['seconds']:.0f} s")
     if told["verdict"]:
         lines.append(f"    {told['verdict']['verdict']}: {_escaped(told['verdict']['reason'])}")
