@@ -33,7 +33,8 @@ class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Load the bundle at `path`, whose id must be `bundle`, as registry version `version`.
 
-    An answer within `latency_floor_ms` never counts as slow.
+    An answer within `latency_floor_ms` never counts as slow. In the shadow answers are also compared by the values of
+    the category field `slice_by`, where there is one.
     """
 
     version: str
@@ -42,6 +43,7 @@ class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     rollout: str | None = None
     hard_limits: HardLimits = HardLimits()
     latency_floor_ms: float = 0.0
+    slice_by: str | None = None
 
 
 class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

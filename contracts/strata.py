@@ -14,6 +14,8 @@ QUANTILES = (0.5, 0.95, 0.99)  # of the champion's latency, for the metrics slow
 STRATUM_S = 1.0
 KEPT_STRATA = 120  # closed strata that an observation carries: a judge that missed more has lost them
 DIFFERENCE_BINS = 64  # of differences of scores in the shadow
+MAXIMUM_SLICES = 50  # further values are counted together
+OTHER_SLICE = "(other)"
 UNIT_SCORE_BINS = 10  # by the champion's own deciles of earlier strata
 
 
@@ -64,14 +66,24 @@ class Stratum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score_edges: tuple[float, ...] = ()
 
 
+class SlicePairs(msgspec.Struct, frozen=True, kw_only=True):
+    """Pairs of one slice, of each entity the first: how scores differ, and how many decisions turn over."""
+
+    pairs: int = 0
+    flips: int = 0
+    differences: tuple[int, ...] = (0,) * DIFFERENCE_BINS
+
+
 class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Cumulative counts of pairs of answers to the same request in the shadow.
 
     `challenger_only` and `champion_only` are the discordant pairs of each metric: it happened on that side and not on
     the other; of each entity only the first counts. `differences` counts the challenger's score less the champion's, of
-    each entity's first pair in which both have one, in `DIFFERENCE_BINS` bins of equal width over [-1, 1].
+    each entity's first pair in which both have one, in `DIFFERENCE_BINS` bins of equal width over [-1, 1]; `slices` has
+    them by the value of the field that the plan names, in the order in which the values came.
     """
 
     challenger_only: dict[str, int] = {}
     champion_only: dict[str, int] = {}
     differences: tuple[int, ...] = (0,) * DIFFERENCE_BINS
+    slices: dict[str, SlicePairs] = {}

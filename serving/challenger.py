@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from contracts.assignment import unit
-from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, HardLimits, ShadowCounts, SlotCounts, Tripped
-from contracts.strata import DIFFERENCE_BINS, ERRORS, PairCounts
-from serving.engine import Model
+from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, HardLimits, LoadSlot, ShadowCounts, SlotCounts, Tripped
+from contracts.strata import DIFFERENCE_BINS, ERRORS, MAXIMUM_SLICES, OTHER_SLICE, PairCounts, SlicePairs
+from serving.engine import Model, ModelRefusedError
 from serving.units import Gathered, UnitBook
 
 CHAMPION, CHALLENGER = 0, 1  # the arms of a stratum
@@ -22,6 +22,14 @@ class Slot:
 
     model: Model
     counts: SlotCounts
+
+
+@dataclass(eq=False, slots=True)
+class SliceTally:
+    """Pairs of one slice: how many decisions turned over, and how scores differ."""
+
+    flips: int = 0
+    differences: list[int] = field(default_factory=lambda: [0] * DIFFERENCE_BINS)
 
 
 @dataclass(eq=False)
@@ -46,6 +54,8 @@ class Challenger(Slot):
     requests_since_first_error: int = 0
     compared: set[int] = field(default_factory=set)  # entities of the shadow whose scores were compared
     differences: list[int] = field(default_factory=lambda: [0] * DIFFERENCE_BINS)
+    slice_by: str | None = None
+    slices: dict[str, SliceTally] = field(default_factory=dict)
     discordant: dict[int, str] = field(default_factory=dict)  # entities of the shadow that only one version failed
 
     @property
@@ -58,13 +68,21 @@ class Challenger(Slot):
         if failed != champion_failed and len(self.discordant) < MAXIMUM_DISCORDANT:
             self.discordant.setdefault(unit(self.position_salt, entity), "challenger" if failed else "champion")
 
-    def count_difference(self, entity: str, difference: float) -> None:
-        """The challenger's score less the champion's for one request. Of an entity the first counts."""
+    def count_difference(self, entity: str, difference: float, *, is_flip: bool, value: str | None) -> None:
+        """The challenger's score less the champion's in the slice `value`. Of an entity the first counts."""
         position = unit(self.position_salt, entity)
-        if position not in self.compared and len(self.compared) < MAXIMUM_COMPARED:
-            self.compared.add(position)
-            place = int((difference + 1) / 2 * DIFFERENCE_BINS)
-            self.differences[min(max(place, 0), DIFFERENCE_BINS - 1)] += 1
+        if position in self.compared or len(self.compared) >= MAXIMUM_COMPARED:
+            return
+        self.compared.add(position)
+        place = min(max(int((difference + 1) / 2 * DIFFERENCE_BINS), 0), DIFFERENCE_BINS - 1)
+        self.differences[place] += 1
+        if value is None:
+            return
+        if value not in self.slices and len(self.slices) >= MAXIMUM_SLICES - 1:
+            value = OTHER_SLICE
+        found = self.slices.setdefault(value, SliceTally())
+        found.flips += is_flip
+        found.differences[place] += 1
 
     @property
     def pairs(self) -> PairCounts:
@@ -74,7 +92,19 @@ class Challenger(Slot):
             challenger_only={ERRORS: sides["challenger"]},
             champion_only={ERRORS: sides["champion"]},
             differences=tuple(self.differences),
+            slices={
+                value: SlicePairs(pairs=sum(found.differences), flips=found.flips, differences=tuple(found.differences))
+                for value, found in self.slices.items()
+            },
         )
+
+
+def require_slices(load: LoadSlot, model: Model) -> None:
+    """Raises ModelRefusedError when `model` has no category that `load` wants to compare by, or it is personal."""
+    kinds = {field.name: field.kind for field in model.schema.fields if not field.personal}
+    if load.slice_by is not None and kinds.get(load.slice_by) != "category":
+        allowed = ", ".join(name for name, kind in kinds.items() if kind == "category") or "none"
+        raise ModelRefusedError(f"slice_by is {load.slice_by}, expected a category of the schema: {allowed}")
 
 
 def count_answer(counts: SlotCounts | ShadowCounts, seconds: float, score: float) -> None:

@@ -104,8 +104,8 @@ class Shadow:
     def _record(self, work: ShadowWork, shadowed: _Shadowed) -> None:
         challenger, model = work.challenger, work.challenger.model
         counts, totals = challenger.shadowed, self._metrics.of(model.version, "shadow")
-        rows = zip(work.entities, work.scores, shadowed.scores, shadowed.errors, strict=True)
-        for entity, theirs, score, error in rows:
+        rows = zip(work.records, work.entities, work.scores, shadowed.scores, shadowed.errors, strict=True)
+        for record, entity, theirs, score, error in rows:
             failed = score is None or error is not None
             challenger.count_pair(entity, failed=failed, champion_failed=theirs is None)
             if theirs is None:  # nothing to compare a score with
@@ -120,7 +120,8 @@ class Shadow:
             counts.flips += is_flip
             self._metrics.shadow_flips += is_flip
             counts.absolute_difference_sum += abs(score - theirs)
-            challenger.count_difference(entity, score - theirs)
+            value = None if challenger.slice_by is None else str(record.get(challenger.slice_by))
+            challenger.count_difference(entity, score - theirs, is_flip=is_flip, value=value)
             count_answer(counts, shadowed.seconds, score)
             totals.answered(shadowed.seconds, score)
         group = LoggedGroup(  # without features: the champion's row has the flags of the same inputs

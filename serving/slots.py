@@ -204,6 +204,7 @@ class Slots:
             rollout=load.rollout,
             hard_limits=load.hard_limits,
             latency_floor_ms=load.latency_floor_ms,
+            slice_by=load.slice_by,
             book=self._book(load),
         )
 

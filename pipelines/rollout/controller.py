@@ -286,6 +286,7 @@ def _load_slot(offer: Offer, plan: Plan, rollout: str) -> LoadSlot:
         rollout=rollout,
         hard_limits=plan.hard_limits,
         latency_floor_ms=plan.latency_floor_ms,
+        slice_by=None if plan.shadow is None else plan.shadow.slice_by,
     )
 
 

@@ -5,12 +5,14 @@ Pure. Each look adds the strata that are new to e-processes, which may be asked 
 as configured, nothing else is believed. See docs/judge.md.
 """
 
+from math import log
 from typing import Literal, Self
 
 import msgspec
+import numpy as np
 
 from contracts.slots import Observation, ShadowCounts, SlotCounts
-from contracts.strata import ERRORS, UNIT_METRICS, PairCounts, Stratum
+from contracts.strata import ERRORS, MAXIMUM_SLICES, UNIT_METRICS, PairCounts, SlicePairs, Stratum
 from pipelines.rollout.comparisons import (
     PHASES_SHARE,
     BinComparison,
@@ -290,13 +292,49 @@ def _paired(memory: Memory, plan: Plan) -> Finding:
 
 
 def _shadow_findings(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, ...]:
-    return (_paired(memory, plan), _flips(memory, shadow, plan), *_shifts(memory, shadow, plan))
+    found = (_paired(memory, plan), _flips(memory, shadow, plan), *_shifts(memory, shadow, plan))
+    return found if shadow.slice_by is None else (*found, _slices(memory, shadow, plan))
+
+
+def _pairs_alpha(plan: Plan) -> float:
+    """What the shadow has of the scores' alpha: half for all pairs, half for those within slices."""
+    return plan.alpha * plan.alpha_shares.scores / _phases(plan)
+
+
+def _slices(memory: Memory, shadow: ShadowStep, plan: Plan) -> Finding:
+    """A version may be good on average and wrong for one carrier.
+
+    The mean of e-values is one, if it is fixed beforehand how much each counts: every slice that may come has its part.
+    """
+    logs = {value: _slice_log_e_value(pairs, shadow) for value, pairs in memory.discordant.slices.items()}
+    limit = limit_of(_pairs_alpha(plan) / 2)
+    if not logs:
+        return finding("slices", f"slices of {shadow.slice_by}: none yet", 0.0, limit)
+    worst = max(logs, key=logs.__getitem__)
+    pairs = memory.discordant.slices[worst]
+    what = (
+        f"{shadow.slice_by} {worst}: flips {pairs.flips:,} of {pairs.pairs:,}, scores differ by "
+        f"{paired_shift.mean_of(pairs.differences):+.3f} in the mean"
+    )
+    places = max(MAXIMUM_SLICES, len(logs))
+    summed = np.logaddexp.reduce([*logs.values(), *[0.0] * (places - len(logs))])
+    return finding("slices", what, float(summed) - log(places), limit)
+
+
+def _slice_log_e_value(pairs: SlicePairs, shadow: ShadowStep) -> float:
+    """Of flips and of shifts in both directions, a third each."""
+    logs = [
+        single_rate.log_e_value(pairs.flips, pairs.pairs, shadow.maximum_flip_share),
+        paired_shift.log_e_value(pairs.differences, shadow.maximum_shift),
+        paired_shift.log_e_value(pairs.differences[::-1], shadow.maximum_shift),
+    ]
+    return float(np.logaddexp.reduce(logs)) - log(len(logs))
 
 
 def _shifts(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, Finding]:
     """Scores of the same requests, in both directions, with the part of the scores' alpha that is this phase's."""
     counts = memory.discordant.differences
-    limit = limit_of(plan.alpha * plan.alpha_shares.scores / _phases(plan) / 2)
+    limit = limit_of(_pairs_alpha(plan) / 4)
     shift, n = paired_shift.mean_of(counts), sum(counts)
 
     def found(name: str, differences: tuple[int, ...]) -> Finding:

@@ -26,7 +26,7 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Seconds are counted from the phase's start. More than `maximum_flip_share` of the decisions turned
     over, a mean score more than `maximum_shift` above or below the champion's for the same requests, or `maximum_s`
-    without the pairs, ends the rollout.
+    without the pairs, ends the rollout. Both are also asked within each value of the category field `slice_by`.
     """
 
     minimum_pairs: int = 200
@@ -34,6 +34,7 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     maximum_s: float = 3600.0
     maximum_flip_share: float = 0.35
     maximum_shift: float = 0.2
+    slice_by: str | None = None
 
     def __post_init__(self) -> None:
         _check_times("shadow", self.minimum_s, self.maximum_s)

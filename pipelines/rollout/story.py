@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS
+from contracts.strata import DIFFERENCE_BINS
 from pipelines.ledger import Evidence, Ledger, evidence
 from pipelines.rollout.events import Command, Event, Looked, Offer, Offered
 from pipelines.rollout.machine import Decision, decide, fold
@@ -27,7 +28,7 @@ from pipelines.rollout.state import FINAL, Asked, State
 EVENT, COMMAND = evidence.EVENT, evidence.COMMAND
 RESUMED, STEP, VERDICT, QUESTION = "rollout.resumed", "rollout.step", "rollout.verdict", "rollout.question"
 OUTCOMES = tuple(f"rollout.{phase}" for phase in sorted(FINAL))
-_HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS}
+_HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS, "differences": DIFFERENCE_BINS}
 _log = logging.getLogger(__name__)
 _SLOTS = ("champion", "challenger", "shadowed")
 
@@ -168,4 +169,6 @@ def lengthen(body: dict[str, Any]) -> Event:
 
 def _histograms(body: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     observed = body.get("observation") or {}
-    return [(observed[slot], name) for slot in _SLOTS if observed.get(slot) for name in _HISTOGRAMS]
+    found = [(observed[slot], name) for slot in _SLOTS if observed.get(slot) for name in ("latency", "scores")]
+    pairs = observed.get("pairs") or {}
+    return found + [(counts, "differences") for counts in (pairs, *pairs.get("slices", {}).values()) if counts]

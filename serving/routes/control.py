@@ -14,6 +14,7 @@ from starlette.responses import Response
 from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 from serving.admission import JSON_TYPE, RequestRefusedError
+from serving.challenger import require_slices
 from serving.champion_file import Remembered
 from serving.engine import ModelRefusedError, load_model
 from serving.execution import AS_BUNDLED, Execution
@@ -86,6 +87,7 @@ class SlotCommands:
                     self._execution,
                 )
                 model = await asyncio.wait_for(loading, MAXIMUM_LOAD_S)
+                require_slices(message, model)
                 self._slots.place(message, model)
             return self._slots.observe()
 

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 
 from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
+from serving.challenger import require_slices
 from serving.champion_file import Remembered
 from serving.engine import Model, ModelRefusedError, load_model
 from serving.execution import Execution
@@ -152,7 +153,8 @@ class Link(asyncio.Protocol):
                 self._send(await self._follow(order))
             else:
                 name = Remembered(version=order.message.version, bundle=order.message.bundle, path=order.message.path)
-                self._send(Loaded(round=order.round, refusal=await self._hold(name)))
+                refusal = await self._hold(name) or self._unsliced(order.message, self._models[name])
+                self._send(Loaded(round=order.round, refusal=refusal))
 
     async def _follow(self, order: Follow) -> Followed:
         view = order.view
@@ -170,6 +172,13 @@ class Link(asyncio.Protocol):
         kept = _names(view)
         self._models = {name: model for name, model in self._models.items() if name in kept}
         return Followed(round=order.round, generation=view.generation, observation=self._slots.observe())
+
+    def _unsliced(self, message: LoadSlot, model: Model) -> Refusal | None:
+        try:
+            require_slices(message, model)
+        except ModelRefusedError as error:
+            return Refusal(kind="model", text=str(error))
+        return None
 
     async def _hold(self, name: Remembered) -> Refusal | None:
         """Loads the model that is called `name`, unless this worker has it."""

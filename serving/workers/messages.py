@@ -42,6 +42,7 @@ class ChallengerView(msgspec.Struct, frozen=True, kw_only=True):
     lease_ends_s: float | None
     fault_share: float
     phase: int = 0
+    slice_by: str | None = None
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):

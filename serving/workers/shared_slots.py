@@ -123,6 +123,7 @@ class SharedSlots(Slots):
                 counts=SlotCounts(version=told.name.version),
                 rollout=told.rollout,
                 hard_limits=told.hard_limits,
+                slice_by=told.slice_by,
             )
             if self._worker is not None:
                 self._board.begin(self._worker, told.epoch)
@@ -209,6 +210,7 @@ class SharedSlots(Slots):
                 lease_ends_s=challenger.lease_ends_s,
                 fault_share=challenger.fault_share,
                 phase=challenger.phase,
+                slice_by=challenger.slice_by,
             ),
         )
 

@@ -10,7 +10,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from contracts.slots import Observation, ShadowCounts, SlotCounts
-from contracts.strata import PairCounts
+from contracts.strata import PairCounts, SlicePairs
 from serving.workers.messages import Family
 
 # how a gauge of all workers follows from theirs; what is not named here is a state that is the largest of them
@@ -26,6 +26,8 @@ _OF_A_PROCESS = ("process_", "python_")
 _OF_THE_SUPERVISOR = frozenset({"paceline_trips"})
 _ADDED = frozenset({"counter", "histogram"})
 _SampleKey = tuple[str, tuple[tuple[str, str], ...]]
+
+_NO_PAIRS = SlicePairs()
 
 
 def add_slot(total: SlotCounts | None, more: SlotCounts | None) -> SlotCounts | None:
@@ -76,6 +78,18 @@ def _add_pairs(total: PairCounts | None, more: PairCounts | None) -> PairCounts 
     return PairCounts(
         challenger_only=dict(Counter(total.challenger_only) + Counter(more.challenger_only)),
         champion_only=dict(Counter(total.champion_only) + Counter(more.champion_only)),
+        differences=tuple(map(add, total.differences, more.differences)),
+        slices={
+            value: _add_slices(total.slices.get(value, _NO_PAIRS), more.slices.get(value, _NO_PAIRS))
+            for value in [*total.slices, *(value for value in more.slices if value not in total.slices)]
+        },
+    )
+
+
+def _add_slices(total: SlicePairs, more: SlicePairs) -> SlicePairs:
+    return SlicePairs(
+        pairs=total.pairs + more.pairs,
+        flips=total.flips + more.flips,
         differences=tuple(map(add, total.differences, more.differences)),
     )
 

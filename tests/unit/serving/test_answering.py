@@ -18,8 +18,9 @@ from pipelines.statistics import paired_shift
 from serving import divided
 from serving.answering import Answerer, NotReadyError, entity_of
 from serving.cache import ScoreCache
+from serving.challenger import require_slices
 from serving.divided import ChampionFailedError
-from serving.engine import Model, load_model
+from serving.engine import Model, ModelRefusedError, load_model
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
 from serving.shadow import Shadow
@@ -93,15 +94,25 @@ class Parts:
             self.place(champion, "1", None)
             self.slots.promote(PromoteSlot(version="1", expected=None), lambda _: None)
 
-    def place(self, bundle: Bundle, version: str, rollout: str | None, limits: HardLimits | None = None) -> None:
+    def place(
+        self,
+        bundle: Bundle,
+        version: str,
+        rollout: str | None,
+        limits: HardLimits | None = None,
+        slice_by: str | None = None,
+    ) -> None:
         load = LoadSlot(
             version=version,
             bundle=bundle.id,
             path=str(bundle.path),
             rollout=rollout,
             hard_limits=limits or HardLimits(errors=100, window=100),
+            slice_by=slice_by,
         )
-        self.slots.place(load, load_model(bundle.path, bundle.id, version, "flight_delay"))
+        model = load_model(bundle.path, bundle.id, version, "flight_delay")
+        require_slices(load, model)
+        self.slots.place(load, model)
 
     def share(self, share: float, *, shadow: bool = False) -> None:
         self.slots.set_share(SetShare(rollout="r1", share=share, shadow=shadow, lease_s=60))
@@ -278,8 +289,14 @@ def test_a_large_request_lets_others_pass(parts: Parts) -> None:
     assert order == ["small", "large"]
 
 
+@pytest.mark.parametrize("name", ["passenger", "distance", "nothing"])
+def test_slices_are_of_a_category_that_is_not_personal(parts: Parts, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelRefusedError, match=f"slice_by is {name}, expected a category of the schema: carrier"):
+        parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1", slice_by=name)
+
+
 def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_path: Path) -> None:
-    parts.place(tiny_bundle(tmp_path, bias=0.5, fail_above=500), "2", "r1")
+    parts.place(tiny_bundle(tmp_path, bias=0.5, fail_above=500), "2", "r1", slice_by="carrier")
     parts.share(0, shadow=True)
 
     async def run() -> None:
@@ -299,7 +316,8 @@ def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_pa
     assert shadowed.absolute_difference_sum == pytest.approx(expected, abs=1e-6)
     pairs = parts.slots.observe().pairs
     assert pairs is not None
-    assert 1 <= sum(pairs.differences) <= 2, "of each entity the first pair in which both have a score"
+    assert sum(pairs.differences) == 2, "of each entity the first pair in which both have a score"
+    assert {value: (found.pairs, found.flips) for value, found in pairs.slices.items()} == {"AA": (1, 1), "UA": (1, 1)}
     assert paired_shift.mean_of(pairs.differences) == pytest.approx(expected / 2, abs=1 / 64)
     assert [row for row in parts.log.rows() if row[0] == "shadow"] == [
         ("shadow", "2", None),

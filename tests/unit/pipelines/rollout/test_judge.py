@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from contracts.slots import Observation, ShadowCounts, SlotCounts
-from contracts.strata import DIFFERENCE_BINS, UNIT_METRICS, Exposure, PairCounts, Stratum, UnitCounts
+from contracts.strata import DIFFERENCE_BINS, UNIT_METRICS, Exposure, PairCounts, SlicePairs, Stratum, UnitCounts
 from pipelines.rollout.judge import Judgement, Memory, Tally, judge_shadow, judge_step, learn
 from pipelines.rollout.plan import AlphaShares, Plan, ShadowStep, Step
 
@@ -276,6 +276,29 @@ def test_scores_of_the_same_requests_that_shift_roll_back_after_a_few_pairs(shif
     assert bad.verdict == "rollback"
     assert re.fullmatch(rf"scores of the same 40 requests differ by .0.\d+, more than 0.2 {name}: .*", bad.reason)
     assert shadowed(400, shift=shift / 4).verdict == "advance"
+
+
+def sliced(**slices: SlicePairs) -> Judgement:
+    traffic = Traffic()
+    memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
+    observation = traffic.observe(pairs=PairCounts(slices=slices))
+    memory = learn(memory, msgspec.structs.replace(observation, shadowed=ShadowCounts(pairs=2000)), PLAN)
+    return judge_shadow(memory, msgspec.structs.replace(SHADOW, slice_by="carrier"), PLAN, 10)
+
+
+def pairs_of(n: int, shift: float = 0, flips: int = 0) -> SlicePairs:
+    differences = [0] * DIFFERENCE_BINS
+    differences[int((shift + 1) / 2 * DIFFERENCE_BINS)] = n
+    return SlicePairs(pairs=n, flips=flips, differences=tuple(differences))
+
+
+def test_a_version_that_is_good_on_average_and_wrong_for_one_carrier_is_rolled_back_by_that_slice() -> None:
+    good = pairs_of(900, flips=90)
+    for wrong in (pairs_of(60, shift=-0.5), pairs_of(60, flips=55)):
+        found = sliced(AA=good, HA=wrong, UA=good)
+        assert (found.verdict, found.reason.startswith("carrier HA: flips ")) == ("rollback", True)
+    assert sliced(AA=good, HA=pairs_of(60, shift=0.1, flips=18), UA=good).verdict == "advance"
+    assert sliced().verdict == "advance"
 
 
 def test_counts_that_started_anew_compare_nothing() -> None:
