@@ -111,7 +111,7 @@ def _draw_alarms(alarms: Sequence[FalseAlarms]) -> Any:
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(alarms))], names)
     axes.invert_yaxis()
     axes.set_xlabel("equal versions that were rolled back, % (dashed: the plan's alpha)")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.25, 1), ncols=2)
     return figure
 
 
@@ -124,7 +124,7 @@ def _draw_detection(found: Sequence[Detection]) -> Any:
         rows = [each for each in asked if each.split == split]
         axes.plot([f"{each.rate:.0%}" for each in rows], [each.ratio for each in rows], marker, color=tone, label=split)
     axes.plot(
-        [f"{rate:.0%}" for rate in GOALS], list(GOALS.values()), "_", color="#64748b", markersize=40, label="goal"
+        [f"{rate:.0%}" for rate in GOALS], list(GOALS.values()), "_", color="#64748b", markersize=24, label="goal"
     )
     axes.axhline(1, color="#94a3b8", linewidth=1)
     axes.set_ylim(0, max(GOALS.values()) + 0.5)
