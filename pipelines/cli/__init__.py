@@ -7,7 +7,18 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from pipelines.cli import documents, flagging, judging, measuring, rollouts, server, training, versions, workflows
+from pipelines.cli import (
+    documents,
+    flagging,
+    investigations,
+    judging,
+    measuring,
+    rollouts,
+    server,
+    training,
+    versions,
+    workflows,
+)
 from pipelines.cli.console import err
 
 app = typer.Typer(
@@ -25,6 +36,7 @@ app.add_typer(judging.app)
 app.add_typer(judging.simulate, name="simulate")
 app.add_typer(rollouts.rollout, name="rollout")
 app.add_typer(flagging.app, name="flags")
+app.add_typer(investigations.app, name="investigation")
 app.add_typer(server.keys, name="keys")
 app.add_typer(server.log, name="log")
 app.add_typer(server.bench, name="bench")

@@ -86,7 +86,8 @@ def chart(
         f'<span class="key {each.tone} {each.style}">{escape(each.name)}</span>' for each in series if len(series) > 1
     )
     return Markup(
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b><span class="legend">{legend}</span></figcaption>'
+        f'<figure class="chart{" wide" if width == WIDE else ""}">'
+        f'<figcaption><b>{escape(title)}</b><span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
     )
 

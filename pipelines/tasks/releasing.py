@@ -15,6 +15,7 @@ from pipelines.projects import Project
 from pipelines.registry.port import Registry, Version
 from pipelines.rollout.controller import Offer, run_rollout
 from pipelines.tasks.archiving import ensure_at_hand
+from pipelines.tasks.investigating import closing_note, try_to_investigate
 from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry
 
 LEDGER_AWAY_S_MAX = 6 * 86_400.0  # below the seven days for which Airflow waits for a rollout
@@ -83,18 +84,25 @@ def _refusal(
     if distrusted and not note:
         return (
             f"version {found.version} was {distrusted}. To offer it again, start {project}.release with the version "
-            "and a note that says what was found"
+            "and a note that says what was found, or close its investigation with one (paceline investigation list "
+            f"{project})"
         )
     return None
 
 
 def _distrust(ledger: Ledger, project: str, version: str) -> str | None:
-    """Why `version` needs a person's note before it gets traffic again: it was rolled back, by itself or by hand."""
+    """Why `version` needs a person's note before it gets traffic again: it was rolled back, by itself or by hand.
+
+    None where the investigation of its last rollback was closed: that note says what was found.
+    """
     for entry in reversed(ledger.entries(project=project, kinds=("release.ended", "rollback"))):
         if entry.kind == "rollback" and entry.body["from"] == version:
-            return f"rolled back by hand on {entry.at} ({entry.body['reason']})"
-        if entry.kind == "release.ended" and entry.body["version"] == version and entry.body["state"] != "promoted":
-            return f"{entry.body['state']} on {entry.at} ({entry.body['reason']})"
+            told, subject = f"rolled back by hand on {entry.at} ({entry.body['reason']})", entry.key or entry.subject
+        elif entry.kind == "release.ended" and entry.body["version"] == version and entry.body["state"] != "promoted":
+            told, subject = f"{entry.body['state']} on {entry.at} ({entry.body['reason']})", entry.subject
+        else:
+            continue
+        return None if closing_note(ledger, project, subject) is not None else told
     return None
 
 
@@ -137,6 +145,8 @@ def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
     aliases = align_aliases(project, ledger, open_registry(), offered=outcome["version"])
     ledger.append(project, "release.ended", outcome["rollout"], outcome, key=f"ended:{outcome['rollout']}")
     logger.info("version %s was %s: %s", outcome["version"], outcome["state"], outcome["reason"])
+    if outcome["state"] != "promoted":
+        try_to_investigate(project, outcome["rollout"])
     return {**outcome, "aliases": aliases}
 
 
@@ -183,6 +193,7 @@ def roll_back(project: str, version: str | None = None, reason: str = "rolled ba
     aliases = align_aliases(project, ledger, registry)
     outcome = {"version": version, "from": expected, "reason": reason, "aliases": aliases, "seconds": seconds}
     ledger.append(project, "rollback", version, outcome, key=rollback)
+    try_to_investigate(project, rollback)
     return outcome
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipelines.views.exchanging import exchange
+from pipelines.views.investigations import investigation, investigation_text, investigations, investigations_text
 from pipelines.views.rollouts import RolloutWatch, rollouts, rollouts_text
 from pipelines.views.tracing import (
     lineage,
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = [
     "RolloutWatch",
     "exchange",
+    "investigation",
+    "investigation_text",
+    "investigations",
+    "investigations_text",
     "lineage",
     "lineage_links",
     "lineage_text",
