@@ -14,3 +14,11 @@ def unit(salt: str, entity: str) -> int:
 def position(salt: str, entity: str) -> float:
     """Where `entity` lies in [0, 1); the challenger answers it while its share is above that. `salt` is the rollout."""
     return unit(salt, entity) / _WHOLE
+
+
+def is_held_back(salt: str, entity: str, share: float) -> bool:
+    """Whether `entity` is among the `share` that a holdout leaves on the old champion: the challenger comes to it last.
+
+    So a rollout of the same `salt` whose last step stops at `1 - share` never shows these entities its challenger.
+    """
+    return position(salt, entity) >= 1 - share

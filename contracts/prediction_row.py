@@ -21,7 +21,9 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     slot `challenger` with `error` set and no score, beside the champion's row with the same `request_id`. `client` is
     who got the prediction (None: a server without keys, or a shadow's row, which nobody got). `unusual` has the flags
     of an unusual prediction, joined by commas: `extreme_score`, `outside_baseline:<field>`, `unseen_category:<field>`.
-    `cached`: the score is that of an identical row some seconds before, and the judge does not count the answer.
+    Slot `holdout` is the old champion after a promotion; `rollout` and `share` are then the holdout's, also on the
+    champion's rows, but for rows that one of them answers in the other's place: no chance has assigned those, they have
+    none. `cached`: the score is that of an identical row some seconds before, and the judge does not count the answer.
     `uncounted` is why a row says nothing in a comparison of versions, which are not given by chance then: `denied` and
     `pinned` by the feature flags, `by_version` by the request's path; `synthetic` by a header of who only tries the
     server: monitoring leaves these out as well.
@@ -34,7 +36,7 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     version: str
     bundle: str
-    slot: str  # champion | challenger | shadow
+    slot: str  # champion | challenger | shadow | holdout
     rollout: str | None
     share: float
     entity: str

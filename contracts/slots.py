@@ -10,6 +10,7 @@ SCORE_BINS = 10  # equal width over [0, 1]
 # upper edges in seconds of the latency histogram's buckets, 4 to an octave, from 50 µs to 13 s; one more is open
 LATENCY_EDGES_S = tuple(5e-5 * 2 ** (step / 4) for step in range(73))
 MAXIMUM_HARD_LIMIT_WINDOW = 10_000
+MAXIMUM_HOLDOUT_SHARE = 0.05
 
 
 class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,11 +63,27 @@ class RenewLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     lease_s: float = 15.0
 
 
+class KeepHoldout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Keep the old champion for `share` of the entities: those that the challenger of `rollout` comes to last."""
+
+    rollout: str
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= MAXIMUM_HOLDOUT_SHARE:
+            raise ValueError(f"a holdout's share lies in (0, {MAXIMUM_HOLDOUT_SHARE}], found {self.share}")
+
+
 class PromoteSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Make the challenger `version` the champion, if the champion is still `expected` (compare-and-swap)."""
+    """Make the challenger `version` the champion, if the champion is still `expected` (compare-and-swap).
+
+    The version that a holdout has kept warm may be named as well: it leads again at once, and the holdout is over.
+    With `holdout` the champion that is replaced stays warm, and goes on answering that share.
+    """
 
     version: str
     expected: str | None
+    holdout: KeepHoldout | None = None
 
 
 class InjectFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,6 +119,17 @@ class ShadowCounts(msgspec.Struct, kw_only=True):
     scores: list[int] = msgspec.field(default_factory=lambda: [0] * SCORE_BINS)
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """The old champion in a holdout: the rollout that replaced it, its share, and its counts since then.
+
+    As everywhere, `counts` are of the rows that came to it by chance, not of those answered in the champion's place.
+    """
+
+    rollout: str
+    share: float
+    counts: SlotCounts
+
+
 class Tripped(msgspec.Struct, frozen=True, kw_only=True):
     """Why the server itself took the challenger's share away; seconds are of the server's clock."""
 
@@ -126,3 +154,4 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     tripped: Tripped | None = None
     strata: tuple[Stratum, ...] = ()
     pairs: PairCounts | None = None
+    holdout: Held | None = None

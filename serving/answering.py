@@ -20,9 +20,10 @@ from serving.batching import Batcher
 from serving.cache import ScoreCache
 from serving.challenger import CHAMPION, Challenger, Slot, count_answers
 from serving.columns import Columns
-from serving.divided import DividedAnswerer, DividedRequest
+from serving.divided import DividedRequest
 from serving.encoding import Record, encode
 from serving.engine import Model, ScoringError, problem_of
+from serving.holdout import HoldoutAnswerer
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
@@ -88,7 +89,7 @@ class Answerer:
         self._ids = ids
         self._batcher = batcher
         self._cache = cache
-        self._divided = DividedAnswerer(
+        self._divided = HoldoutAnswerer(
             slots=slots, metrics=metrics, writer=writer, shadow=shadow, ids=ids, batcher=batcher
         )
 
@@ -113,7 +114,6 @@ class Answerer:
             assigned = of_champion(entities, asked.headers)
         else:
             assigned = assign(self._slots, records, entities, asked.client, asked.headers)
-        challenger = assigned.challenger
         if assigned.is_all_champions():
             answer = await self._answer_plainly(champion, assigned, records, entities, asked)
             if answer is not None:
@@ -124,13 +124,15 @@ class Answerer:
             records=records,
             entities=entities,
             assigned=assigned,
-            rollout=challenger.rollout if challenger else None,
-            share=challenger.share if challenger else 0.0,
+            rollout=assigned.rollout,
+            share=assigned.share,
             deadline_s=asked.deadline_s,
             client=asked.client,
             size_bytes=len(asked.body),
             answers=[None] * len(records),
         )
+        if assigned.held is not None:
+            return await self._divided.answer_held(request, champion, assigned.held)
         return await self._divided.answer(request, champion)
 
     async def _answer_plainly(
@@ -171,7 +173,7 @@ class Answerer:
             marks.scored()
         ids = [self._ids.next()] if is_one else self._ids.take(len(scores))
         decisions = [score >= threshold for score in scores]
-        rollout, share = (challenger.rollout, challenger.share) if challenger else (None, 0.0)
+        rollout, share = assigned.rollout, assigned.share
         self._writer.append(
             LoggedGroup(
                 served_at_s=served_at_s,

@@ -26,9 +26,10 @@ from serving.admission import ClientGoneError, Receive, RequestRefusedError, Sco
 from serving.answering import Answerer
 from serving.batching import Batcher
 from serving.cache import ScoreCache
-from serving.champion_file import Remembered, StateError, read_champion, write_champion
-from serving.engine import ModelRefusedError, load_model
+from serving.champion_file import Remembered, State, StateError, read_state, write_state
+from serving.engine import Model, ModelRefusedError, load_model
 from serving.flags import write_flags
+from serving.held import Held
 from serving.metrics import Metrics
 from serving.prediction_writer import Mask, PredictionIds, PredictionWriter
 from serving.routes.control import Commands, SlotCommands, control_refusal, control_routes
@@ -128,9 +129,9 @@ class ModelServer:
         await self._api(scope, receive, send)
 
     async def start(self) -> None:
-        """Loads the remembered champion and starts the log, the shadow, and the timers of the lease and the keys."""
+        """Loads what is remembered and starts the log, the shadow, and the timers of the lease and the keys."""
         self.writer.start(asyncio.get_running_loop())
-        await self._load_champion()
+        await self._load_remembered()
         self._shadow.start()
         loop = asyncio.get_running_loop()
         self._timers.append(loop.create_task(self._watch_lease()))
@@ -161,33 +162,39 @@ class ModelServer:
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _read_state(self) -> Remembered | None:
+    def _read_state(self) -> State | None:
         try:
-            return read_champion(self._settings.state)
+            return read_state(self._settings.state)
         except StateError as error:
             logger.error("%s", error)
             self._not_ready = str(error)
             return None
 
-    async def _load_champion(self) -> None:
-        """Comes up on the champion alone; one that cannot be loaded leaves the server alive, not ready, saying why."""
-        if self._remembered is None or self._member is not None:
+    async def _load_remembered(self) -> None:
+        """Comes up on the champion, and the holdout beside it.
+
+        A champion that cannot be loaded leaves the server alive, not ready, saying why; without its holdout it leads.
+        """
+        remembered = self._remembered
+        if remembered is None or self._member is not None:
             return
-        champion = self._remembered
         try:
-            model = await asyncio.to_thread(
-                load_model,
-                Path(champion.path),
-                champion.bundle,
-                champion.version,
-                self._settings.project,
-                self._settings.execution,
-            )
+            self.slots.install_champion(await self._load(remembered.champion))
         except ModelRefusedError as error:
-            self._not_ready = f"the champion, version {champion.version}, cannot be loaded: {error}"
+            self._not_ready = f"the champion, version {remembered.champion.version}, cannot be loaded: {error}"
             logger.error("%s", self._not_ready)
             return
-        self.slots.install_champion(model)
+        if (holdout := remembered.holdout) is not None:
+            try:
+                self.slots.holdout = Held.begin(await self._load(holdout.model), holdout.rollout, holdout.share)
+            except ModelRefusedError as error:
+                logger.error("the holdout, version %s, cannot be loaded: %s", holdout.model.version, error)
+
+    async def _load(self, name: Remembered) -> Model:
+        settings = self._settings
+        return await asyncio.to_thread(
+            load_model, Path(name.path), name.bundle, name.version, settings.project, settings.execution
+        )
 
     def _why_not_ready(self) -> str | None:
         if self.slots.champion is not None:
@@ -208,7 +215,7 @@ class ModelServer:
             else SlotCommands(
                 project=settings.project,
                 slots=self.slots,
-                remember=partial(write_champion, settings.state),
+                remember=partial(write_state, settings.state),
                 remember_flags=partial(write_flags, settings.state),
                 execution=settings.execution,
             )

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from contracts.assignment import position
 from serving.challenger import Challenger
+from serving.held import Held
 from serving.slots import Slots
 
 Uncounted = Literal["denied", "pinned", "by_version", "synthetic"]
@@ -14,15 +15,28 @@ SYNTHETIC_HEADER = b"paceline-synthetic"
 class Assigned(NamedTuple):
     """What is settled of a request before its rows are encoded.
 
-    `challenger` is the one that may answer its rows, None: all are the champion's. `keys` is what each row sticks to
-    its version by. `uncounted` is why the judge does not count the request: its version is not by chance, or it is
-    nobody's. `is_pinned`: the client sees the challenger whatever the share is.
+    `challenger` or `held` may answer its rows, and never both; without them all are the champion's. `keys` is what each
+    row sticks to its version by. `uncounted` is why the judge does not count the request: its version is not by chance,
+    or it is nobody's. `is_pinned`: the client sees the challenger whatever the share is.
     """
 
     challenger: Challenger | None
     keys: Sequence[str]
     uncounted: Uncounted | None = None
     is_pinned: bool = False
+    held: Held | None = None
+
+    @property
+    def rollout(self) -> str | None:
+        """By whose salt the rows are assigned."""
+        found = self.challenger or self.held
+        return found.rollout if found is not None else None
+
+    @property
+    def share(self) -> float:
+        """The share of the entities that are not the champion's."""
+        found = self.challenger or self.held
+        return found.share if found is not None else 0.0
 
     @property
     def holds_limits(self) -> bool:
@@ -30,8 +44,10 @@ class Assigned(NamedTuple):
         return self.uncounted != "synthetic"
 
     def is_all_champions(self) -> bool:
-        """Whether no row is the challenger's; of requests with more rows it is not asked."""
+        """Whether no row is another's; of requests with more rows it is not asked."""
         challenger = self.challenger
+        if self.held is not None:
+            return len(self.keys) == 1 and not self.held.answers(self.keys[0])
         if challenger is None:
             return True
         return not self.is_pinned and len(self.keys) == 1 and not is_for(challenger, self.keys[0])
@@ -45,15 +61,18 @@ def assign(
     headers: Mapping[bytes, bytes],
 ) -> Assigned:
     """By the share that is in force, and by the flags; a synthetic request as any other, but for being counted."""
-    challenger = slots.sharing()
+    challenger, held = slots.sharing(), slots.holdout
     rules = slots.flag_rules
     synthetic: Literal["synthetic"] | None = "synthetic" if SYNTHETIC_HEADER in headers else None
-    if challenger is None or rules is None:
-        return Assigned(challenger, entities, synthetic)
+    if rules is None or (challenger is None and held is None):
+        return Assigned(challenger, entities, synthetic, held=held)
     variant = rules.variant_of(client)
     if variant == "champion":
         return Assigned(None, entities, synthetic or ("pinned" if rules.is_pinned(client) else "denied"))
     keys = rules.keys_of(records, entities, client, headers)
+    if held is not None:  # the version that a pin to the challenger was about is the champion now
+        is_pinned = variant == "challenger"
+        return Assigned(None, keys, synthetic or ("pinned" if is_pinned else None), held=None if is_pinned else held)
     if variant == "challenger":
         return Assigned(challenger, keys, synthetic or "pinned", is_pinned=True)
     return Assigned(challenger, keys, synthetic)

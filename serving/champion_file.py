@@ -1,6 +1,7 @@
-"""`state.json`: the champion that this server comes up with again, and nothing else.
+"""`state.json`: the champion that this server comes up with again, the holdout beside it, and nothing else.
 
-A challenger is not remembered on purpose: after a restart its lease is gone, and the champion has all traffic.
+A challenger is not remembered on purpose: after a restart its lease is gone, and the champion has all traffic. The old
+champion of a holdout needs no lease: it is trusted.
 """
 
 import os
@@ -17,42 +18,56 @@ class StateError(ValueError):
 
 
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The champion: its registry version, its bundle's id and where that lies."""
+    """A model: its registry version, its bundle's id and where that lies."""
 
     version: str
     bundle: str
     path: str
 
 
-class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    format: int
+class RememberedHoldout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The old champion, the rollout that replaced it, and the share of the entities that stays on it."""
+
+    model: Remembered
+    rollout: str
+    share: float
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What a server comes up with again."""
+
     champion: Remembered
+    holdout: RememberedHoldout | None = None
 
 
-def read_champion(folder: Path) -> Remembered | None:
-    """The champion remembered in `folder`, or None where no champion ever was.
+class _File(State, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    format: int
+
+
+def read_state(folder: Path) -> State | None:
+    """What is remembered in `folder`, or None where no champion ever was.
 
     Raises:
         StateError: the file is there and cannot be read.
     """
     path = folder / _NAME
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=_State)
+        found = msgspec.json.decode(path.read_bytes(), type=_File)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise StateError(f"{path} cannot be read: {error}; promote a version to write it again") from error
-    if state.format != _FORMAT:
-        raise StateError(f"{path} has format {state.format}, this version reads {_FORMAT}")
-    return state.champion
+    if found.format != _FORMAT:
+        raise StateError(f"{path} has format {found.format}, this version reads {_FORMAT}")
+    return State(champion=found.champion, holdout=found.holdout)
 
 
-def write_champion(folder: Path, champion: Remembered) -> None:
+def write_state(folder: Path, state: State) -> None:
     """Replaces what `folder` remembers, durably and by one rename. Raises OSError; the old state stays then."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{_NAME}.{os.getpid()}"
     with draft.open("wb") as file:
-        file.write(msgspec.json.encode(_State(format=_FORMAT, champion=champion)))
+        file.write(msgspec.json.encode(_File(format=_FORMAT, champion=state.champion, holdout=state.holdout)))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(folder / _NAME)

@@ -59,7 +59,7 @@ class DividedRequest:
 
 
 @dataclass(eq=False)
-class _Group:
+class Group:
     """Rows of one slot with what came of them: a score or an error for each."""
 
     slot: Slot
@@ -120,7 +120,7 @@ class DividedAnswerer:
     ) -> list[int]:
         """Answers `rows` by the challenger as far as it can; gives those back that the champion has to answer."""
         encoded, refused = await encode_what_fits(challenger.model, request.records, rows, champion.model)
-        group = _Group(challenger, "challenger", [*encoded.rows, *refused])
+        group = Group(challenger, "challenger", [*encoded.rows, *refused])
         group.seconds = encoded.seconds
         now_s = time.perf_counter()
         # the champion must still have time for what the challenger does not answer
@@ -150,7 +150,7 @@ class DividedAnswerer:
                 if holds_limits:
                     self._slots.count_challenger_error(challenger, keys[group.rows[place]], is_counted=is_counted)
                 request.failed.append(group.rows[place])
-        done = _Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
+        done = Group(challenger, "challenger", [group.rows[place] for place in kept], group.seconds)
         done.scores = [group.scores[place] for place in kept]
         done.errors = [group.errors[place] for place in kept]
         if not refused:  # of a row that the schema refuses there are no features
@@ -173,7 +173,7 @@ class DividedAnswerer:
         started = time.perf_counter()
         if retried:
             features = np.concatenate([features, await encode(champion.model, request.records, retried)])
-        group = _Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started, features)
+        group = Group(champion, "champion", own + retried, encoding_s + time.perf_counter() - started, features)
         await self._score(group, features, request.deadline_s)
         if request.is_counted:
             for place in range(len(own)):  # a retried row is no answer to a request of the champion's own
@@ -206,7 +206,7 @@ class DividedAnswerer:
             reason = next(error for error in group.errors if error is not None)
             raise ChampionFailedError(champion.model.version, failed, reason)
 
-    def _gather(self, request: DividedRequest, challenger: Challenger, group: _Group, own: int) -> None:
+    def _gather(self, request: DividedRequest, challenger: Challenger, group: Group, own: int) -> None:
         """Counts by entity what the champion answered of its `own` rows, and what the challenger failed on.
 
         Rows that both fail on are counted on either side: left out on one, equal versions would not look equal.
@@ -225,16 +225,16 @@ class DividedAnswerer:
         for row in request.failed:
             slots.gather_failure(challenger, CHALLENGER, keys[row])
 
-    async def _score_or_fail(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
-        """As `_score`; a challenger that is too slow has failed on these rows, and the champion answers them."""
+    async def _score_or_fail(self, group: Group, features: NDArray[np.float32], deadline_s: float) -> None:
+        """As `_score`; who is too slow has failed on these rows, and the champion answers them."""
         try:
             await self._score(group, features, deadline_s)
         except (OverloadedError, DeadlineError) as error:
             missing = len(features) - len(group.scores)
             group.scores.extend(float("nan") for _ in range(missing))
-            group.errors.extend(f"the challenger is too slow: {error}" for _ in range(missing))
+            group.errors.extend(f"the {group.name} is too slow: {error}" for _ in range(missing))
 
-    async def _score(self, group: _Group, features: NDArray[np.float32], deadline_s: float) -> None:
+    async def _score(self, group: Group, features: NDArray[np.float32], deadline_s: float) -> None:
         """Scores `features` for the group, adding to its seconds; a failed piece is an error for each of its rows."""
         maximum = group.slot.model.maximum_rows
         for start in range(0, len(features), maximum):
@@ -250,7 +250,7 @@ class DividedAnswerer:
                 group.errors.extend(map(problem_of, scores))
             group.seconds += time.perf_counter() - started
 
-    def _record(self, request: DividedRequest, group: _Group) -> Totals:
+    def _record(self, request: DividedRequest, group: Group) -> Totals:
         """Answers the rows of `group` that have a score; metrics and log for all of them."""
         model = group.slot.model
         totals = self._metrics.of(model.version, group.name)

@@ -165,9 +165,8 @@ class Metrics(Collector):
     def _of_slots(self) -> Iterator[Metric]:
         seen = self.slots.observe()
         info = GaugeMetricFamily("paceline_model_info", "The versions in the slots", labels=(*_LABELS, "bundle"))
-        for name, slot in (("champion", self.slots.champion), ("challenger", self.slots.challenger)):
-            if slot is not None:
-                info.add_metric((slot.model.version, name, slot.model.bundle.id), 1)
+        for name, slot in self.slots.by_name():
+            info.add_metric((slot.model.version, name, slot.model.bundle.id), 1)
         yield info
         yield from self._of_models()
         api = GaugeMetricFamily("paceline_api_info", "The version of the prediction API", labels=("api_version",))
@@ -175,6 +174,8 @@ class Metrics(Collector):
         yield api
         yield _gauge("paceline_ready", "1 while a champion serves", float(seen.champion is not None))
         yield _gauge("paceline_challenger_share", "The challenger's share of the entities", seen.share)
+        held = seen.holdout.share if seen.holdout else 0.0
+        yield _gauge("paceline_holdout_share", "The share of the entities that stays on the old champion", held)
         yield _gauge("paceline_challenger_shadow", "1 while the challenger shadows", float(seen.shadow))
         yield _gauge("paceline_lease_left_seconds", "Until the challenger's lease runs out", seen.lease_left_s)
         yield _gauge("paceline_tripped", "1 while a challenger is in place that has tripped", float(bool(seen.tripped)))
@@ -196,12 +197,11 @@ class Metrics(Collector):
             "paceline_model_load_seconds", "From a bundle's files to a model that can answer", labels=("version",)
         )
         gpus = set()
-        for name, slot in (("champion", self.slots.champion), ("challenger", self.slots.challenger)):
-            if slot is not None:
-                model = slot.model
-                provider.add_metric((model.version, name, next(iter(model.providers))), 1)
-                load.add_metric((model.version,), model.load_s)
-                gpus.add(model.gpu)
+        for name, slot in self.slots.by_name():
+            model = slot.model
+            provider.add_metric((model.version, name, next(iter(model.providers))), 1)
+            load.add_metric((model.version,), model.load_s)
+            gpus.add(model.gpu)
         yield from (provider, load)
         used = GaugeMetricFamily("paceline_gpu_memory_used_bytes", "Of a GPU that a model uses", labels=("device",))
         total = GaugeMetricFamily("paceline_gpu_memory_total_bytes", "All that this GPU has", labels=("device",))

@@ -1,4 +1,4 @@
-"""The two slots, and what the server itself holds: the lease, the hard limits, compare-and-swap.
+"""The slots of champion, challenger and holdout, and what the server holds: lease, hard limits, compare-and-swap.
 
 All of it runs on the event loop's thread: no method awaits, so each is one step for everybody else. The clock is
 monotonic and given from outside; a lease that has run out is noticed by whoever asks next.
@@ -15,9 +15,10 @@ from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
 from contracts.strata import STRATUM_S
 from serving.challenger import Challenger, Slot, count_answer, late_text, limit_text, take_away
-from serving.champion_file import Remembered
+from serving.champion_file import State
 from serving.engine import Model
 from serving.flags import FlagFileError, FlagRules, read_flags, rules_of
+from serving.held import Held, name_of
 from serving.units import UnitBook
 
 MAXIMUM_LEASE_S = 3600.0
@@ -37,10 +38,11 @@ class Slots:
     """Champion and challenger of one server process; `server` names the process, so that a restart is seen."""
 
     def __init__(
-        self, *, server: str, clock: Callable[[], float] = time.monotonic, remembered: Remembered | None = None
+        self, *, server: str, clock: Callable[[], float] = time.monotonic, remembered: State | None = None
     ) -> None:
         self.champion: Slot | None = None
         self.challenger: Challenger | None = None
+        self.holdout: Held | None = None
         self.trips: dict[Literal["hard_limit", "lease"], int] = {"hard_limit": 0, "lease": 0}
         self._server = server
         self._clock = clock
@@ -49,6 +51,11 @@ class Slots:
         self.flags = FlagsInForce()
         self.flag_rules: FlagRules | None = None
         self.flags_problem: str | None = None
+
+    def by_name(self) -> list[tuple[str, Slot]]:
+        """The slots that hold a model, with their names."""
+        slots = (("champion", self.champion), ("challenger", self.challenger), ("holdout", self.holdout))
+        return [(name, slot) for name, slot in slots if slot is not None]
 
     # -- what a request asks ---------------------------------------------------------------------------------------
 
@@ -168,13 +175,14 @@ class Slots:
     # -- what whoever runs a rollout asks --------------------------------------------------------------------------
 
     def is_in_place(self, load: LoadSlot) -> bool:
-        """Whether `load` has nothing left to do: the same rollout's challenger, or already the champion.
+        """Whether `load` has nothing left to do: the same rollout's challenger, or champion or holdout already.
 
         Raises:
             SlotConflictError: another rollout holds the slot, or this one has tripped or holds another version.
         """
-        champion, challenger = self.champion, self._current()
-        if champion and (champion.model.version, champion.model.bundle.id) == (load.version, load.bundle):
+        challenger = self._current()
+        warm = [slot.model for slot in (self.champion, self.holdout) if slot is not None]
+        if (load.version, load.bundle) in [(model.version, model.bundle.id) for model in warm]:
             return True
         if challenger is not None and challenger.rollout == load.rollout:
             held = challenger.model
@@ -229,6 +237,11 @@ class Slots:
             raise SlotConflictError("there is no champion to fall back on: promote the first version instead")
         if message.share > 0 and self.flags_problem is not None:
             raise SlotConflictError(f"no share is given while nobody knows whom the flags deny: {self.flags_problem}")
+        if self.holdout is not None:
+            raise SlotConflictError(
+                f"the holdout of rollout {self.holdout.rollout!r} keeps version {self.holdout.model.version}: "
+                "end it before another rollout has traffic"
+            )
         challenger = self._held_by(message.rollout)
         challenger.phase += (challenger.share, challenger.shadow) != (message.share, message.shadow)
         challenger.share, challenger.shadow = message.share, message.shadow
@@ -239,8 +252,10 @@ class Slots:
         _require_lease(message.lease_s)
         self._held_by(message.rollout).lease_ends_s = self._clock() + message.lease_s
 
-    def promote(self, message: PromoteSlot, remember: Callable[[Remembered], None]) -> None:
+    def promote(self, message: PromoteSlot, remember: Callable[[State], None]) -> None:
         """Makes the challenger the champion, if the champion is still the expected one; the same again is a success.
+
+        So does the version of a holdout, which is over then. With `message.holdout` the replaced champion is kept.
 
         `remember` makes it durable first, so that after a crash the server comes up with what it last promised.
 
@@ -248,26 +263,47 @@ class Slots:
             SlotConflictError: another champion, no such challenger, or a challenger that has tripped.
             OSError: it cannot be remembered; nothing has changed then.
         """
-        champion, challenger = self.champion, self._current()
+        champion = self.champion
         if champion is not None and champion.model.version == message.version:
             return
         serving = champion.model.version if champion else None
         # a champion that is remembered but could not be loaded may be replaced by whoever knows of it, or of none
-        allowed = {serving} if champion else {None, self._remembered.version if self._remembered else None}
+        allowed = {serving} if champion else {None, self._remembered.champion.version if self._remembered else None}
         if message.expected not in allowed:
             raise SlotConflictError(f"the champion is {serving or 'nobody'}, expected was {message.expected}")
-        if challenger is None or challenger.model.version != message.version:
-            found = challenger.model.version if challenger else "nobody"
-            raise SlotConflictError(f"the challenger is {found}, asked to promote was {message.version}: load it first")
-        if challenger.tripped is not None:
-            raise SlotConflictError(f"the challenger {message.version} has tripped: {challenger.tripped.reason}")
-        model = challenger.model
-        remembered = Remembered(version=model.version, bundle=model.bundle.id, path=str(model.bundle.path))
-        remember(remembered)
-        self._remembered = remembered
+        model, keep, kept = self._promotable(message.version), message.holdout, None
+        if keep is not None and champion is not None:
+            kept = Held.begin(champion.model, keep.rollout, keep.share)
+        self._remember(State(champion=name_of(model), holdout=kept.remembered if kept else None), remember)
         self.install_champion(model)
-        self.challenger = None
+        self.challenger, self.holdout = None, kept
         logger.info("promoted: version %s in place of %s", model.version, serving)
+
+    def _promotable(self, version: str) -> Model:
+        """The model of `version`, which is at hand. Raises SlotConflictError."""
+        if self.holdout is not None and self.holdout.model.version == version:
+            return self.holdout.model
+        challenger = self._current()
+        if challenger is None or challenger.model.version != version:
+            found = challenger.model.version if challenger else "nobody"
+            raise SlotConflictError(f"the challenger is {found}, asked to promote was {version}: load it first")
+        if challenger.tripped is not None:
+            raise SlotConflictError(f"the challenger {version} has tripped: {challenger.tripped.reason}")
+        return challenger.model
+
+    def _remember(self, state: State, remember: Callable[[State], None]) -> None:
+        remember(state)
+        self._remembered = state
+
+    def end_holdout(self, rollout: str, remember: Callable[[State], None]) -> bool:
+        """The champion answers all entities, if `rollout` has a holdout; says whether it had. Raises OSError."""
+        remembered = self._remembered
+        is_mine = self.holdout is not None and self.holdout.rollout == rollout
+        if remembered is not None and remembered.holdout is not None and remembered.holdout.rollout == rollout:
+            self._remember(State(champion=remembered.champion), remember)  # also of one that could not be loaded
+        if is_mine:
+            self.holdout = None
+        return is_mine
 
     def install_champion(self, model: Model) -> None:
         """Puts `model` into the champion's slot, with counts from zero."""
@@ -334,6 +370,7 @@ class Slots:
             tripped=challenger.tripped if challenger else None,
             strata=tuple(challenger.book.strata) if challenger and challenger.book else (),
             pairs=challenger.pairs if challenger else None,
+            holdout=self.holdout.seen if self.holdout else None,
         )
 
     def _held_by(self, rollout: str) -> Challenger:

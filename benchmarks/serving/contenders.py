@@ -23,7 +23,7 @@ from contracts.encoder import Encoder
 from pipelines.benchmarking.bodies import tensors_of
 from pipelines.inference import score
 from pipelines.tasks import keys
-from serving.champion_file import Remembered, write_champion
+from serving.champion_file import Remembered, State, write_state
 from serving.protocols.open_inference import metadata
 
 HERE = Path(__file__).parent
@@ -156,7 +156,7 @@ _OUR_RECORDS = Form("/v1/predict", _records, _of_predictions)
 def _paceline_environment(port: int, work: Workload) -> dict[str, str]:
     state, key_file = work.folder / "state", work.folder / "keys.json"
     bundle = work.bundle
-    write_champion(state, Remembered(version="1", bundle=bundle.id, path=str(bundle.path)))
+    write_state(state, State(champion=Remembered(version="1", bundle=bundle.id, path=str(bundle.path))))
     return {
         "PACELINE_SERVING_PROJECT": PROJECT,
         "PACELINE_SERVING_PORT": str(port),

@@ -28,7 +28,7 @@ import httpx
 import psutil
 import uvloop
 
-from serving.champion_file import Remembered, write_champion
+from serving.champion_file import Remembered, State, write_state
 
 _CASES = tuple((rows, connections) for rows in (1, 32) for connections in (16, 64))
 
@@ -228,7 +228,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle, records = model.build(folder)
-        write_champion(folder / "state", Remembered(version="1", bundle=bundle.id, path=str(bundle.path)))
+        write_state(folder / "state", State(champion=Remembered(version="1", bundle=bundle.id, path=str(bundle.path))))
         requests = {
             rows: [_request(records[start : start + rows]) for start in range(0, 320, rows)] for rows in (1, 32)
         }

@@ -15,7 +15,7 @@ from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 from serving.admission import JSON_TYPE, RequestRefusedError
 from serving.challenger import require_slices
-from serving.champion_file import Remembered
+from serving.champion_file import State
 from serving.engine import ModelRefusedError, load_model
 from serving.execution import AS_BUNDLED, Execution
 from serving.flags import unknown_field
@@ -45,8 +45,11 @@ class Commands(Protocol):
     async def drop(self, rollout: str) -> Observation:
         """Empties the challenger's slot of this rollout; nothing to do is a success."""
 
+    async def end_holdout(self, rollout: str) -> Observation:
+        """The champion answers all entities, if it was `rollout` that left some out; nothing to do is a success."""
+
     async def observe(self) -> Observation:
-        """Both slots now."""
+        """The slots now."""
 
     async def inject_fault(self, message: InjectFault) -> Observation:
         """Makes the challenger fail."""
@@ -63,7 +66,7 @@ class SlotCommands:
         *,
         project: str,
         slots: Slots,
-        remember: Callable[[Remembered], None],
+        remember: Callable[[State], None],
         remember_flags: Callable[[FlagsInForce], None],
         execution: Execution = AS_BUNDLED,
     ) -> None:
@@ -114,8 +117,14 @@ class SlotCommands:
             self._slots.drop(rollout)
             return self._slots.observe()
 
+    async def end_holdout(self, rollout: str) -> Observation:
+        """The champion answers all entities, if it was `rollout` that left some out; nothing to do is a success."""
+        async with self._lock:
+            self._slots.end_holdout(rollout, self._remember)
+            return self._slots.observe()
+
     async def observe(self) -> Observation:
-        """Both slots now."""
+        """The slots now."""
         return self._slots.observe()
 
     async def inject_fault(self, message: InjectFault) -> Observation:
@@ -146,10 +155,10 @@ def control_routes(control: Commands, slots: Slots, *, token: str | None, allow_
         return await control.promote(await _message(request, PromoteSlot))
 
     async def drop(request: Request) -> Observation:
-        rollout = request.query_params.get("rollout")
-        if rollout is None:
-            raise RequestRefusedError(422, "the query names no rollout: DELETE /control/challenger?rollout=…")
-        return await control.drop(rollout)
+        return await control.drop(_rollout(request))
+
+    async def end_holdout(request: Request) -> Observation:
+        return await control.end_holdout(_rollout(request))
 
     async def observe(_: Request) -> Observation:
         return await control.observe()
@@ -192,7 +201,8 @@ def control_routes(control: Commands, slots: Slots, *, token: str | None, allow_
         route("PUT", "lease", renew, "Renew the challenger's lease", message=RenewLease),
         route("POST", "promote", promote, "Make the challenger the champion", message=PromoteSlot),
         route("DELETE", "challenger", drop, "Drop the challenger of a rollout", query=["rollout"]),
-        route("GET", "observation", observe, "Observe both slots"),
+        route("DELETE", "holdout", end_holdout, "End the holdout that a rollout has left", query=["rollout"]),
+        route("GET", "observation", observe, "Observe the slots"),
         route("POST", "fault", inject_fault, "Make the challenger fail", message=InjectFault),
         route("GET", "flags", flags, "The feature flags in force", says="The flags", answer=FlagsInForce),
         route(
@@ -238,6 +248,13 @@ def _authorise(request: Request, token: str | None) -> None:
     given = request.headers.get("authorization", "")
     if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
         raise RequestRefusedError(401, "this route needs the header `Authorization: Bearer <control token>`")
+
+
+def _rollout(request: Request) -> str:
+    rollout = request.query_params.get("rollout")
+    if rollout is None:
+        raise RequestRefusedError(422, f"the query names no rollout: DELETE {request.url.path}?rollout=…")
+    return rollout
 
 
 async def _message(request: Request, kind: type[Message]) -> Message:

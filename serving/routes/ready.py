@@ -23,7 +23,7 @@ class ReadySlots:
         return self._slots.champion
 
     def loaded(self, version: str) -> Slot:
-        """The champion or the challenger. Raises RequestRefusedError: 404, neither has `version`."""
+        """The slot that has `version`. Raises RequestRefusedError: 404, none has."""
         for slot in self._loaded():
             if slot.model.version == version:
                 return slot
@@ -31,7 +31,7 @@ class ReadySlots:
         raise RequestRefusedError(404, f"version {version!r} is not loaded; loaded: {found}")
 
     def versions(self) -> list[str]:
-        """The champion's version first, then the challenger's where there is one."""
+        """The champion's version first, then the challenger's and a holdout's where there is one."""
         return [slot.model.version for slot in self._loaded()]
 
     def require_project(self, name: str) -> str:
@@ -41,4 +41,4 @@ class ReadySlots:
         return name
 
     def _loaded(self) -> list[Slot]:
-        return [slot for slot in (self._slots.champion, self._slots.challenger) if slot is not None]
+        return [slot for _, slot in self._slots.by_name()]

@@ -19,7 +19,7 @@ import msgspec
 
 from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
-from serving.champion_file import Remembered
+from serving.champion_file import Remembered, State
 from serving.slots import SlotConflictError, SlotMessageError
 from serving.workers.counted import Counted
 from serving.workers.messages import (
@@ -27,6 +27,7 @@ from serving.workers.messages import (
     Ask,
     CommandName,
     DropChallenger,
+    EndHoldout,
     Family,
     Follow,
     Followed,
@@ -58,6 +59,7 @@ _BODIES = {
     "renew": RenewLease,
     "promote": PromoteSlot,
     "drop": DropChallenger,
+    "end_holdout": EndHoldout,
     "fault": InjectFault,
     "flags": SetFlags,
 }
@@ -120,7 +122,7 @@ class Hub:
         self,
         *,
         slots: SharedSlots,
-        remember: Callable[[Remembered], None],
+        remember: Callable[[State], None],
         remember_flags: Callable[[FlagsInForce], None],
         crew: Crew,
         clock: Callable[[], float] = time.monotonic,
@@ -212,8 +214,8 @@ class Hub:
 
     def _joined(self, worker: int, message: Followed) -> None:
         if message.refusal is not None:
-            if message.refused_challenger:
-                self._abandon(worker, message.refusal)
+            if message.refused != "champion":
+                self._abandon(worker, message.refused, message.refusal)
             else:
                 self._refused[worker] = message.refusal
                 self._settle_refusals()
@@ -240,10 +242,13 @@ class Hub:
             self._slots.champion = None
             self._announce()
 
-    def _abandon(self, worker: int, refusal: Refusal) -> None:
-        """A challenger that a worker cannot hold is nobody's: the rollout ends, and the champion has all traffic."""
-        rollout = self._slots.abandon()
-        logger.error("rollout %s is dropped: worker %d cannot hold its challenger: %s", rollout, worker, refusal.text)
+    def _abandon(self, worker: int, place: str, refusal: Refusal) -> None:
+        """What a worker cannot hold beside the champion is nobody's: the champion has all traffic."""
+        if place == "holdout":
+            self._slots.holdout = None
+        else:
+            self._slots.abandon()
+        logger.error("there is no %s any more: worker %d cannot hold it: %s", place, worker, refusal.text)
         self._announce()
 
     def _announce(self) -> None:
@@ -342,6 +347,8 @@ class Hub:
                 return self._change(lambda: self._promote(message))
             case DropChallenger():
                 return self._change(lambda: self._drop(message.rollout))
+            case EndHoldout():
+                return self._change(lambda: self._slots.end_holdout(message.rollout, self._remember))
             case InjectFault():
                 return self._change(lambda: self._slots.inject_fault(message.error_share))
             case SetFlags():

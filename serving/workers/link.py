@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from prometheus_client.core import Metric
 
@@ -22,6 +22,7 @@ from serving.workers.messages import (
     Ask,
     CommandName,
     DropChallenger,
+    EndHoldout,
     Follow,
     Followed,
     Frames,
@@ -158,19 +159,14 @@ class Link(asyncio.Protocol):
 
     async def _follow(self, order: Follow) -> Followed:
         view = order.view
-        for name in _names(view):
+        names = _names(view)
+        for place, name in names.items():
             refusal = await self._hold(name)
             if refusal is not None:
-                return Followed(
-                    round=order.round,
-                    generation=view.generation,
-                    refusal=refusal,
-                    refused_challenger=name != view.champion,
-                )
+                return Followed(round=order.round, generation=view.generation, refusal=refusal, refused=place)
         self._slots.follow(view, self._models)
         self.not_ready = view.not_ready
-        kept = _names(view)
-        self._models = {name: model for name, model in self._models.items() if name in kept}
+        self._models = {name: model for name, model in self._models.items() if name in names.values()}
         return Followed(round=order.round, generation=view.generation, observation=self._slots.observe())
 
     def _unsliced(self, message: LoadSlot, model: Model) -> Refusal | None:
@@ -220,8 +216,12 @@ class Link(asyncio.Protocol):
         """Empties the challenger's slot of this rollout in all workers."""
         return await self._observation("drop", DropChallenger(rollout=rollout))
 
+    async def end_holdout(self, rollout: str) -> Observation:
+        """The champion of all workers answers all entities."""
+        return await self._observation("end_holdout", EndHoldout(rollout=rollout))
+
     async def observe(self) -> Observation:
-        """Both slots now, with what all workers have counted."""
+        """The slots now, with what all workers have counted."""
         return await self._observation("observe", None)
 
     async def inject_fault(self, message: InjectFault) -> Observation:
@@ -260,9 +260,16 @@ class Link(asyncio.Protocol):
         return answer
 
 
-def _names(view: View) -> list[Remembered]:
-    found = [view.champion] if view.champion is not None else []
-    return found if view.challenger is None else [*found, view.challenger.name]
+def _names(view: View) -> dict[Literal["champion", "challenger", "holdout"], Remembered]:
+    """The model of each place that is filled, in the order in which they are loaded."""
+    found: dict[Literal["champion", "challenger", "holdout"], Remembered] = {}
+    if view.champion is not None:
+        found["champion"] = view.champion
+    if view.holdout is not None:
+        found["holdout"] = view.holdout.model
+    if view.challenger is not None:
+        found["challenger"] = view.challenger.name
+    return found
 
 
 def _error_of(refusal: Refusal) -> Exception:

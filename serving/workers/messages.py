@@ -6,17 +6,25 @@ import msgspec
 
 from contracts.flags import FlagsInForce
 from contracts.slots import HardLimits, LoadSlot, Observation
-from serving.champion_file import Remembered
+from serving.champion_file import Remembered, RememberedHoldout
 from serving.units import OpenStratum
 
 _LENGTH_BYTES = 4
 MAXIMUM_MESSAGE_BYTES = 64 << 20
 
-CommandName = Literal["load", "share", "renew", "promote", "drop", "fault", "flags", "observe", "metrics"]
+CommandName = Literal[
+    "load", "share", "renew", "promote", "drop", "end_holdout", "fault", "flags", "observe", "metrics"
+]
 
 
 class DropChallenger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Empty the challenger's slot if `rollout` holds it."""
+
+    rollout: str
+
+
+class EndHoldout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The champion answers all entities, if it was `rollout` that left some out."""
 
     rollout: str
 
@@ -51,6 +59,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     champion: Remembered | None
     challenger: ChallengerView | None
+    holdout: RememberedHoldout | None = None
     not_ready: str | None = None
     flags: FlagsInForce = FlagsInForce()
 
@@ -124,14 +133,14 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
 class Followed(msgspec.Struct, frozen=True, kw_only=True, tag="followed"):
     """This worker is in the state `generation`, with these counts; or `refusal` says why it is not.
 
-    `refused_challenger` is whether it is the challenger that this worker cannot hold.
+    `refused` is what this worker cannot hold.
     """
 
     round: int
     generation: int
     observation: Observation | None = None
     refusal: Refusal | None = None
-    refused_challenger: bool = False
+    refused: Literal["champion", "challenger", "holdout"] = "champion"
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):

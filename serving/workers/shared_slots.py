@@ -14,8 +14,9 @@ from contracts.assignment import unit
 from contracts.slots import LoadSlot, RenewLease, SetShare, SlotCounts, Tripped
 from contracts.strata import STRATUM_S
 from serving.challenger import Challenger, late_text, limit_text, take_away
-from serving.champion_file import Remembered
+from serving.champion_file import Remembered, State
 from serving.engine import Model
+from serving.held import Held, name_of
 from serving.slots import Slots
 from serving.units import OpenStratum
 from serving.workers.board import Board
@@ -39,11 +40,6 @@ def named(name: Remembered) -> Model:
     return cast(Model, _ModelName(name.version, _BundleName(name.bundle, Path(name.path))))
 
 
-def name_of(model: Model) -> Remembered:
-    """What workers and supervisor call `model`."""
-    return Remembered(version=model.version, bundle=model.bundle.id, path=str(model.bundle.path))
-
-
 class SharedSlots(Slots):
     """The supervisor's slots (`worker` is None), or those of one worker."""
 
@@ -54,7 +50,7 @@ class SharedSlots(Slots):
         board: Board,
         worker: int | None,
         clock: Callable[[], float] = time.monotonic,
-        remembered: Remembered | None = None,
+        remembered: State | None = None,
     ) -> None:
         super().__init__(server=server, clock=clock, remembered=remembered)
         self._board = board
@@ -112,6 +108,7 @@ class SharedSlots(Slots):
         elif self.champion is None or name_of(self.champion.model) != view.champion:
             self.install_champion(models[view.champion])
         self.adopt_flags(view.flags)
+        self._follow_holdout(view, models)
         told = view.challenger
         if told is None:
             self.challenger = None
@@ -132,6 +129,13 @@ class SharedSlots(Slots):
         challenger.lease_ends_s, challenger.fault_share = told.lease_ends_s, told.fault_share
         if (tripped := self._adopted(challenger).tripped) is not None:
             take_away(challenger, tripped)  # after the supervisor had made this view
+
+    def _follow_holdout(self, view: View, models: Mapping[Remembered, Model]) -> None:
+        told = view.holdout
+        if told is None:
+            self.holdout = None
+        elif self.holdout is None or self.holdout.remembered != told:
+            self.holdout = Held.begin(models[told.model], told.rollout, told.share)
 
     def count_challenger_error(self, challenger: Challenger, entity: str, *, is_counted: bool = True) -> None:
         """As in one process; the window is that of all workers together."""
@@ -198,6 +202,7 @@ class SharedSlots(Slots):
             champion=name_of(self.champion.model) if self.champion else None,
             not_ready=not_ready,
             flags=self.flags,
+            holdout=self.holdout.remembered if self.holdout else None,
             challenger=None
             if challenger is None
             else ChallengerView(

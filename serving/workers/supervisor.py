@@ -20,9 +20,10 @@ from pathlib import Path
 from contracts.bundle import BundleError, read_bundle
 from contracts.providers import CPU, name_of, provider_name
 from serving.app import ModelServer
-from serving.champion_file import Remembered, StateError, read_champion, write_champion
+from serving.champion_file import Remembered, State, StateError, read_state, write_state
 from serving.engine import Model, ModelRefusedError, load_model
 from serving.flags import write_flags
+from serving.held import Held
 from serving.process import GRACE_S, configuration, listen
 from serving.settings import PREFIX, Settings, SettingsError
 from serving.slots import adopt_remembered_flags
@@ -81,11 +82,13 @@ class _Supervisor:
         self._server = secrets.token_hex(6)
         slots = SharedSlots(server=self._server, board=self._board, worker=None, remembered=remembered)
         if remembered is not None:
-            slots.install_champion(named(remembered))
+            slots.install_champion(named(remembered.champion))
+            if (holdout := remembered.holdout) is not None:
+                slots.holdout = Held.begin(named(holdout.model), holdout.rollout, holdout.share)
         adopt_remembered_flags(slots, settings.state)
         self._hub = Hub(
             slots=slots,
-            remember=partial(write_champion, settings.state),
+            remember=partial(write_state, settings.state),
             remember_flags=partial(write_flags, settings.state),
             crew=self,
         )
@@ -341,30 +344,35 @@ def _check(settings: Settings) -> None:
         raise SettingsError(text or "a worker cannot be made by these settings; the lines above say why")
 
 
-def _remembered(settings: Settings) -> Remembered | None:
+def _remembered(settings: Settings) -> State | None:
     try:
-        return read_champion(settings.state)
+        return read_state(settings.state)
     except StateError as error:
         logger.error("%s", error)
         return None
 
 
-def _shared_models(settings: Settings, remembered: Remembered | None) -> dict[Remembered, Model]:
-    """The champion, loaded before the fork so that all workers share its memory, where its session has no threads.
+def _shared_models(settings: Settings, remembered: State | None) -> dict[Remembered, Model]:
+    """Champion and holdout, loaded before the fork so that all workers share their memory."""
+    if remembered is None:
+        return {}
+    names = [remembered.champion, *([remembered.holdout.model] if remembered.holdout else [])]
+    return {name: model for name in names if (model := _shared_model(settings, name)) is not None}
+
+
+def _shared_model(settings: Settings, name: Remembered) -> Model | None:
+    """A model that a fork may share, since its session has no threads.
 
     A session with threads of its own, or on a GPU, does not survive a fork: each worker loads it then, and each says
     itself why a bundle cannot be loaded.
     """
-    if remembered is None:
-        return {}
-    path = Path(remembered.path)
+    path = Path(name.path)
     try:
-        profile = read_bundle(path, remembered.bundle).manifest.serving
+        profile = read_bundle(path, name.bundle).manifest.serving
         providers = {provider_name(name_of(each)) for each in settings.execution.providers_for(profile)}
         if profile.intra_op_threads != 1 or providers != {CPU}:
-            return {}
-        model = load_model(path, remembered.bundle, remembered.version, settings.project, settings.execution)
-        return {remembered: model}
+            return None
+        return load_model(path, name.bundle, name.version, settings.project, settings.execution)
     except (BundleError, ModelRefusedError, OSError, ValueError) as error:
-        logger.warning("the champion, version %s, is loaded by each worker: %s", remembered.version, error)
-        return {}
+        logger.warning("version %s is loaded by each worker: %s", name.version, error)
+        return None

@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from contracts.slots import Observation, ShadowCounts, SlotCounts
+from contracts.slots import Held, Observation, ShadowCounts, SlotCounts
 from contracts.strata import PairCounts, SlicePairs
 from serving.workers.messages import Family
 
@@ -68,7 +68,14 @@ def add_observation(total: Observation, more: Observation) -> Observation:
         challenger=add_slot(total.challenger, more.challenger) if is_same else total.challenger,
         shadowed=add_shadow(total.shadowed, more.shadowed) if is_same else total.shadowed,
         pairs=_add_pairs(total.pairs, more.pairs) if is_same else total.pairs,
+        holdout=_add_holdout(total.holdout, more.holdout),
     )
+
+
+def _add_holdout(total: Held | None, more: Held | None) -> Held | None:
+    if total is None or more is None or total.rollout != more.rollout:
+        return total
+    return msgspec.structs.replace(total, counts=add_slot(total.counts, more.counts))
 
 
 def _add_pairs(total: PairCounts | None, more: PairCounts | None) -> PairCounts | None:

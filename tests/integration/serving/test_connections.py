@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from serving.admission import MAXIMUM_BODY_BYTES
 from serving.app import ModelServer
-from serving.champion_file import Remembered, write_champion
+from serving.champion_file import Remembered, State, write_state
 from serving.connection import MAXIMUM_HEAD_BYTES, PredictionConnection
 from serving.settings import Settings
 from tests.fixtures.bundles import tiny_bundle, tiny_record
@@ -27,7 +27,7 @@ class Running:
 
     def __init__(self, root: Path, keep_alive_s: int) -> None:
         bundle = tiny_bundle(root / "bundles")
-        write_champion(root / "state", Remembered(version="1", bundle=bundle.id, path=str(bundle.path)))
+        write_state(root / "state", State(champion=Remembered(version="1", bundle=bundle.id, path=str(bundle.path))))
         self.application = ModelServer(
             Settings(project="flight_delay", state=root / "state", predictions=root / "predictions")
         )

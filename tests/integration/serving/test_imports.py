@@ -37,11 +37,11 @@ print([name for name in heavy if name in sys.modules])
 def test_a_server_that_has_answered_and_logged_has_loaded_nothing_of_the_training_stack(tmp_path: Path) -> None:
     import msgspec
 
-    from serving.champion_file import Remembered, write_champion
+    from serving.champion_file import Remembered, State, write_state
     from tests.fixtures.bundles import tiny_bundle, tiny_record
 
     bundle = tiny_bundle(tmp_path / "bundles")
-    write_champion(tmp_path / "state", Remembered(version="1", bundle=bundle.id, path=str(bundle.path)))
+    write_state(tmp_path / "state", State(champion=Remembered(version="1", bundle=bundle.id, path=str(bundle.path))))
     request = tmp_path / "request.json"
     request.write_bytes(msgspec.json.encode({"records": [tiny_record()]}))
     finished = subprocess.run(

@@ -91,6 +91,49 @@ def test_a_restart_comes_up_on_the_champion_alone(server: ModelServerProcess, mo
     assert again.predict(tiny_record()).json()["predictions"][0]["model_version"] == "2"
 
 
+def test_a_restart_comes_up_on_the_champion_and_the_holdout(server: ModelServerProcess, model_servers: Start) -> None:
+    challenge(server, 0.95)
+    server.promote("2", "1", holdout={"rollout": "r1", "share": 0.05}).raise_for_status()
+    records = [tiny_record(tailnum=f"N{number}") for number in range(200)]
+    before = [each["model_version"] for each in server.predict(*records).json()["predictions"]]
+    assert 2 <= before.count("1") <= 25
+    server.process.kill()
+    again = model_servers()
+    assert [each["model_version"] for each in again.predict(*records).json()["predictions"]] == before
+    held = again.observe()["holdout"]
+    assert (held["rollout"], held["share"], held["counts"]["requests"]) == ("r1", 0.05, before.count("1"))
+    assert again.promote("1", "2").json()["champion"]["version"] == "1", "it is warm: nothing was loaded"
+    assert again.observe()["holdout"] is None
+
+
+def test_a_holdout_ends_once_and_its_end_outlives_a_restart(server: ModelServerProcess, model_servers: Start) -> None:
+    challenge(server, 0.95)
+    server.promote("2", "1", holdout={"rollout": "r1", "share": 0.05}).raise_for_status()
+    assert server.client.delete("/control/holdout").status_code == 422
+    for rollout, is_left in (("r9", True), ("r1", False), ("r1", False)):
+        answer = server.client.delete("/control/holdout", params={"rollout": rollout}).raise_for_status().json()
+        assert (answer["holdout"] is not None) == is_left
+    server.stop()
+    assert model_servers().observe()["holdout"] is None
+
+
+def test_a_holdout_that_is_gone_from_disk_leaves_the_champion_alone(
+    server: ModelServerProcess, model_servers: Start
+) -> None:
+    challenge(server, 0.95)
+    server.promote("2", "1", holdout={"rollout": "r1", "share": 0.05}).raise_for_status()
+    old = server.client.get("/control/observation").json()["holdout"]["counts"]["version"]
+    assert old == "1"
+    server.stop()
+    state = json.loads((server.root / "state" / "state.json").read_text())
+    Path(state["holdout"]["model"]["path"]).rename(server.root / "elsewhere")
+    again = model_servers()
+    assert again.client.get("/readyz").json()["model_version"] == "2"
+    assert again.observe()["holdout"] is None
+    again.client.delete("/control/holdout", params={"rollout": "r1"}).raise_for_status()
+    assert "holdout" not in json.loads((server.root / "state" / "state.json").read_text())
+
+
 def test_a_champion_that_is_gone_from_disk_leaves_a_server_that_says_so_and_can_be_given_another(
     server: ModelServerProcess, model_servers: Start
 ) -> None:

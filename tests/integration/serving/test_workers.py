@@ -9,7 +9,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tests.fixtures.access import Authority, hmac_part, write_rules
 from tests.fixtures.bundles import tiny_bundle, tiny_record
 from tests.fixtures.model_servers import ModelServerProcess
 from tests.fixtures.prediction_log import logged_rows
-from tests.fixtures.serving_load import Load, answered, holder_of, workers_of
+from tests.fixtures.serving_load import Load, answered, each_worker, holder_of, workers_of
 
 Start = Callable[..., ModelServerProcess]
 _TIMEOUT_S = 20.0
@@ -62,23 +62,6 @@ def metrics(server: ModelServerProcess) -> dict[tuple[str, ...], float]:
 
 def metric(server: ModelServerProcess, *key: str) -> float:
     return metrics(server)[key]
-
-
-@contextlib.contextmanager
-def each_worker(server: ModelServerProcess) -> Iterator[dict[int, httpx.Client]]:
-    """A client for each worker, which keeps its one connection; connections are spread, so few tries are enough."""
-    with contextlib.ExitStack() as stack:
-        clients: dict[int, httpx.Client] = {}
-        for _ in range(50):
-            found = stack.enter_context(httpx.Client(base_url=server.url, timeout=30, trust_env=False))
-            with found.stream("GET", "/livez") as answer:
-                local = answer.extensions["network_stream"].get_extra_info("client_addr")
-                answer.read()
-            clients.setdefault(holder_of(server, local[1]), found)
-            if len(clients) == len(workers_of(server)):
-                break
-        assert len(clients) == len(workers_of(server)), "one worker got all of 50 connections"
-        yield clients
 
 
 def test_connections_are_spread_over_the_workers(server: ModelServerProcess) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.app import ModelServer
-from serving.champion_file import Remembered, write_champion
+from serving.champion_file import Remembered, State, write_state
 from serving.settings import Settings
 from tests.fixtures.answers import answer_of
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
@@ -34,7 +34,7 @@ def call() -> Iterator[Call]:
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         root = Path(folder)
         bundle = tiny_bundle(root / "bundles")
-        write_champion(root / "state", Remembered(version="1", bundle=bundle.id, path=str(bundle.path)))
+        write_state(root / "state", State(champion=Remembered(version="1", bundle=bundle.id, path=str(bundle.path))))
         server = ModelServer(Settings(project="flight_delay", state=root / "state", predictions=root / "predictions"))
         runner.run(server.start())
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from contracts.slots import HardLimits, LoadSlot, PromoteSlot, RenewLease, SetShare
-from serving.champion_file import Remembered
+from serving.champion_file import Remembered, State
 from serving.engine import Model, load_model
 from serving.slots import SlotConflictError, SlotMessageError, Slots
 
@@ -44,7 +44,7 @@ def message(model: Model, rollout: str | None, **more: Any) -> LoadSlot:
     return LoadSlot(version=model.version, bundle=model.bundle.id, path=str(model.bundle.path), rollout=rollout, **more)
 
 
-def nothing(_: Remembered) -> None:
+def nothing(_: State) -> None:
     pass
 
 
@@ -194,10 +194,10 @@ def test_one_promotion_wins_and_the_same_again_is_a_success(slots: Slots, models
         slots.promote(PromoteSlot(version="2", expected="3"), nothing)
     with pytest.raises(SlotConflictError, match="the challenger is 2"):
         slots.promote(PromoteSlot(version="3", expected="1"), nothing)
-    remembered: list[Remembered] = []
+    remembered: list[State] = []
     slots.promote(PromoteSlot(version="2", expected="1"), remembered.append)
     slots.promote(PromoteSlot(version="2", expected="1"), remembered.append)
-    assert [each.version for each in remembered] == ["2"]
+    assert [each.champion.version for each in remembered] == ["2"]
     observed = slots.observe()
     assert observed.champion is not None
     assert (observed.champion.version, observed.champion.requests) == ("2", 0)
@@ -205,7 +205,7 @@ def test_one_promotion_wins_and_the_same_again_is_a_success(slots: Slots, models
 
 
 def test_a_promotion_that_cannot_be_remembered_changes_nothing(slots: Slots, models: dict[str, Model]) -> None:
-    def refuse(_: Remembered) -> None:
+    def refuse(_: State) -> None:
         raise OSError("disk full")
 
     start(slots, models["2"])
@@ -263,7 +263,7 @@ def test_there_is_no_share_without_a_champion_to_fall_back_on(models: dict[str, 
 
 
 def test_a_remembered_champion_that_could_not_be_loaded_may_be_replaced(models: dict[str, Model], clock: Clock) -> None:
-    remembered = Remembered(version="1", bundle="b", path="/gone")
+    remembered = State(champion=Remembered(version="1", bundle="b", path="/gone"))
     for expected, is_allowed in (("1", True), (None, True), ("7", False)):
         slots = Slots(server="a", clock=clock, remembered=remembered)
         slots.place(message(models["2"], None), models["2"])

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from serving.app import ModelServer
-from serving.champion_file import Remembered, write_champion
+from serving.champion_file import Remembered, State, write_state
 from serving.settings import Settings, SettingsError
 from serving.tracing import Tracer, open_tracer
 from tests.fixtures.answers import answer_of
@@ -31,7 +31,7 @@ def exporter() -> InMemorySpanExporter:
 @pytest.fixture
 def server(tmp_path: Path, exporter: InMemorySpanExporter) -> ModelServer:
     bundle = tiny_bundle(tmp_path / "bundles")
-    write_champion(tmp_path / "state", Remembered(version="7", bundle=bundle.id, path=str(bundle.path)))
+    write_state(tmp_path / "state", State(champion=Remembered(version="7", bundle=bundle.id, path=str(bundle.path))))
     server = ModelServer(
         Settings(project="flight_delay", state=tmp_path / "state", predictions=tmp_path / "predictions")
     )

@@ -1,20 +1,13 @@
 """The hub with workers that are played by the test: what is asked of them, and what comes of it."""
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import msgspec
 import pytest
 
-from contracts.flags import FlagsInForce
-from contracts.slots import HardLimits, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
-from serving.champion_file import Remembered
-from serving.workers.board import Board
-from serving.workers.hub import LOAD_S, SCRAPE_S, SILENT_S, Hub
+from contracts.slots import HardLimits, LoadSlot, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
+from serving.champion_file import State
+from serving.workers.hub import LOAD_S, SCRAPE_S, SILENT_S
 from serving.workers.messages import (
     Answer,
-    Ask,
-    CommandName,
     DropChallenger,
     Family,
     Follow,
@@ -23,113 +16,12 @@ from serving.workers.messages import (
     Loaded,
     Look,
     Open,
-    Opened,
     Refusal,
     Scrape,
     Scraped,
     Seen,
-    ToWorker,
-    packed,
 )
-from serving.workers.shared_slots import SharedSlots, named
-
-ONE, TWO = (Remembered(version=str(number), bundle=f"b{number}", path=f"/b{number}") for number in (1, 2))
-LOAD_TWO = LoadSlot(version="2", bundle="b2", path="/b2", rollout="r1")
-
-
-@dataclass
-class Play:
-    """A hub with two workers that have joined; `sent` is what each got since it was last looked at."""
-
-    now_s: float = 100.0
-    sent: dict[int, list[ToWorker]] = field(default_factory=lambda: {0: [], 1: []})
-    ended: list[int] = field(default_factory=list)
-    remembered: list[Remembered] = field(default_factory=list)
-    refuses_to_remember: bool = False
-
-    def __post_init__(self) -> None:
-        self.board = Board(2)
-        self.slots = SharedSlots(server="s", board=self.board, worker=None, clock=lambda: self.now_s, remembered=ONE)
-        self.slots.install_champion(named(ONE))
-        self.flags: list[FlagsInForce] = []
-        self.hub = Hub(
-            slots=self.slots,
-            remember=self.remember,
-            remember_flags=self.flags.append,
-            crew=self,
-            clock=lambda: self.now_s,
-        )
-
-    def remember(self, champion: Remembered) -> None:
-        if self.refuses_to_remember:
-            raise OSError("the disk is full")
-        self.remembered.append(champion)
-
-    def send(self, worker: int, message: ToWorker) -> None:
-        self.sent[worker].append(message)
-
-    def end(self, worker: int, reason: str) -> None:
-        assert reason
-        self.ended.append(worker)
-        self.hub.leave(worker, is_replaced=True)
-
-    def took(self, worker: int) -> list[ToWorker]:
-        found, self.sent[worker] = self.sent[worker], []
-        return found
-
-    def join(self, worker: int) -> None:
-        self.hub.join(worker)
-        self.follow(worker)
-        assert isinstance(self.took(worker)[-1], Open)
-        self.hub.receive(worker, Opened())
-
-    def follow(self, worker: int, **counts: int) -> Follow:
-        """The worker does what the last Follow says."""
-        found = self.took(worker)[-1]
-        assert isinstance(found, Follow), found
-        self.hub.receive(
-            worker,
-            Followed(round=found.round, generation=found.view.generation, observation=seen(found, **counts)),
-        )
-        return found
-
-    def ask(self, worker: int, command: CommandName, message: Any = None, number: int = 1) -> None:
-        self.hub.receive(worker, Ask(ask=number, command=command, message=packed(message)))
-
-    def answer(self, worker: int) -> Answer:
-        found = self.took(worker)
-        answers = [each for each in found if isinstance(each, Answer)]
-        assert len(answers) == 1, found
-        return answers[0]
-
-    def load(self) -> None:
-        """Version 2 is the challenger of r1 in both workers."""
-        self.ask(0, "load", LOAD_TWO)
-        for worker in (0, 1):
-            (load,) = self.took(worker)
-            assert isinstance(load, Load)
-            self.hub.receive(worker, Loaded(round=load.round))
-        for worker in (0, 1):
-            self.follow(worker)
-        assert self.answer(0).observation is not None
-
-
-def seen(follow: Follow, requests: int = 0, errors: int = 0, champion: int = 0) -> Observation:
-    view = follow.view
-    challenger = view.challenger
-    return Observation(
-        server="w",
-        clock_s=0.0,
-        rollout=challenger.rollout if challenger else None,
-        share=0.0,
-        shadow=False,
-        lease_left_s=0.0,
-        champion=SlotCounts(version=view.champion.version, requests=champion) if view.champion else None,
-        challenger=SlotCounts(version=challenger.name.version, requests=requests, errors=errors)
-        if challenger
-        else None,
-        shadowed=None,
-    )
+from tests.fixtures.played_workers import LOAD_TWO, TWO, Play, seen
 
 
 @pytest.fixture
@@ -236,7 +128,7 @@ def test_a_promotion_is_remembered_once_and_counts_begin_anew(play: Play) -> Non
     second = play.answer(1).observation
     assert second is not None, "the same again is a success"
     assert second.champion == SlotCounts(version="2")
-    assert play.remembered == [TWO]
+    assert play.remembered == [State(champion=TWO)]
 
 
 def test_a_promotion_that_cannot_be_remembered_or_is_not_expected_changes_nothing(play: Play) -> None:
@@ -323,7 +215,7 @@ def test_a_challenger_that_a_new_worker_cannot_hold_is_dropped_everywhere(play: 
     (told,) = play.took(1)
     assert isinstance(told, Follow)
     refusal = Refusal(kind="model", text="gone from disk")
-    play.hub.receive(1, Followed(round=0, generation=told.view.generation, refusal=refusal, refused_challenger=True))
+    play.hub.receive(1, Followed(round=0, generation=told.view.generation, refusal=refusal, refused="challenger"))
     for worker in (0, 1):
         assert play.follow(worker).view.challenger is None
     assert isinstance(play.took(1)[-1], Open)

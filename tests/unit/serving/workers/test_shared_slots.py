@@ -8,9 +8,10 @@ import pytest
 from contracts.slots import HardLimits, LoadSlot, SetShare
 from serving.champion_file import Remembered
 from serving.engine import Model, load_model
+from serving.held import name_of
 from serving.slots import SlotConflictError
 from serving.workers.board import Board
-from serving.workers.shared_slots import SharedSlots, name_of, named
+from serving.workers.shared_slots import SharedSlots, named
 
 ENTITIES = map(str, itertools.count())  # another at each error: a limit counts entities
 
