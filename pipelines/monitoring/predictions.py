@@ -67,7 +67,7 @@ PREDICTION_COLUMNS = pa.schema([(name, _ARROW[kind]) for name, kind in _TYPES.it
 STREAM_COLUMNS = pa.schema([pa.field(name, _ARROW[kind], name in _LATER) for name, kind in _TYPES.items()])
 SELECT_COLUMNS = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in _TYPES.items())
 # ISO 8601 allows the short form, which DuckDB's cast does not know
-_EVENT_TIME = (
+EVENT_TIME = (
     "coalesce(try_cast(event_time AS TIMESTAMP),"
     " try_strptime(event_time, ['%Y%m%dT%H%M', '%Y%m%dT%H%M%S', '%Y-%m-%dT%H', '%Y%m%dT%H%M%S.%f']))"
 )
@@ -104,7 +104,7 @@ def read_predictions(
     """
     condition = (
         f"WHERE uncounted IS DISTINCT FROM '{SYNTHETIC}'"
-        f" AND (({_EVENT_TIME} >= ? AND {_EVENT_TIME} < ?) OR {_EVENT_TIME} IS NULL)"
+        f" AND (({EVENT_TIME} >= ? AND {EVENT_TIME} < ?) OR {EVENT_TIME} IS NULL)"
     )
     first = "" if served_from is None else served_from.isoformat()
     found = _read(
@@ -112,7 +112,7 @@ def read_predictions(
         lambda day: day >= first,
         condition,
         [_moment(start), _moment(end)],
-        select=f"{SELECT_COLUMNS}, {_EVENT_TIME} IS NULL AS undated",
+        select=f"{SELECT_COLUMNS}, {EVENT_TIME} IS NULL AS undated",
     )
     undated = found.table["undated"]
     dated = found.table.filter(pc.invert(undated)).drop_columns(["undated"])
@@ -156,6 +156,18 @@ def why_absent(root: Path, prediction_id: str) -> str | None:
                 f"errors or unusual flags, and {sampling['fraction']:.2%} of the others; it may be among the rest"
             )
     return None
+
+
+def query_predictions(
+    root: Path, select: str, rest: str, parameters: Sequence[Any], is_wanted: Callable[[str], bool] = lambda day: True
+) -> PredictionLog:
+    """`SELECT select FROM predictions rest` (SQL) over the days (`2013-08-01`) that are wanted; `undated` is 0.
+
+    Raises:
+        LogChangesError: the files come and go faster than they can be read.
+    """
+    found = _read(root, is_wanted, rest, parameters, select=select, order="")
+    return PredictionLog(found.table, found.files, found.damaged, 0)
 
 
 @contextmanager
@@ -258,6 +270,7 @@ def _read(
     condition: str,
     parameters: Sequence[Any],
     select: str = SELECT_COLUMNS,
+    order: str = " ORDER BY prediction_id",
 ) -> _Read:
     """One query over all files; only if that fails, one after the other, to name those that cannot be read."""
 
@@ -266,7 +279,7 @@ def _read(
 
         files = list_files(root, is_wanted)
         damaged = list(files.damaged)
-        query = f"{condition} ORDER BY prediction_id"
+        query = f"{condition}{order}"
         try:
             table = _run(root, files, query, parameters, select, damaged)
         except duckdb.Error:

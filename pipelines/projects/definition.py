@@ -109,6 +109,13 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError(
                 f"gates.sanity.planned: {', '.join(sorted(unknown))} is no timestamp among {', '.join(moments)}"
             )
+        segment = self.rollout.coverage.segment
+        if segment is not None and segment not in [
+            field.name for field in self.schema.fields if field.kind in ("category", "boolean") and not field.personal
+        ]:
+            raise ValueError(
+                f"rollout.coverage.segment: found {segment!r}, expected a category or boolean that is not personal"
+            )
         columns = {column for field in self.schema.fields for column in field.columns}
         if unknown := set(self.monitoring.drift.ignored) - columns - set(names):
             raise ValueError(f"monitoring.drift.ignored: {', '.join(sorted(unknown))} is not among {', '.join(names)}")

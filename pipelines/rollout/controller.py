@@ -17,6 +17,7 @@ from contracts import slots
 from contracts.slots import LoadSlot, Observation, PromoteSlot, Tripped
 from pipelines.ledger import Ledger
 from pipelines.rollout import features
+from pipelines.rollout.coverage_reading import CoverageBeside, ReadCoverage
 from pipelines.rollout.machine import (
     Aborted,
     Action,
@@ -70,14 +71,16 @@ async def run_rollout(
     *,
     on_look: Callable[[Observation], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
+    coverage: ReadCoverage | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Outcome:
     """Runs the rollout of `offer` to its end, from wherever the ledger says that it is.
 
     `plan` is that of a new rollout; one that has begun keeps its own. `on_look` sees every observation; `should_stop`
-    is asked before every look (in a thread, it may block), and a reason from it rolls the challenger back. `clock` is
-    in seconds since the epoch.
+    is asked before every look (in a thread, it may block), and a reason from it rolls the challenger back. `coverage`
+    reads how much of the usual traffic the challenger has seen (blocking, in a thread beside the looks), for the steps
+    that ask. `clock` is in seconds since the epoch.
 
     Raises:
         ValueError: the ledger has another version under this rollout's name.
@@ -91,7 +94,8 @@ async def run_rollout(
     if (recorded := await patience.ask(story.outcome)) is not None:
         return msgspec.convert(recorded, Outcome)
     state, actions = await patience.ask(story.begin, plan, clock())
-    run = _Run(platform, ledger, story, on_look, clock, sleep, patience)
+    beside = CoverageBeside(coverage, clock)
+    run = _Run(platform, ledger, story, beside, on_look, clock, sleep, patience)
     event: Event | None = None
     while not state.is_final:
         was_commanded = isinstance(event, Commanded)
@@ -101,7 +105,7 @@ async def run_rollout(
             await sleep(0 if was_commanded else state.plan.look_every_s)
             # a look follows each command, so that many of them do not keep the judge or the lease waiting
             wish = None if was_commanded else await run.wish(should_stop, story, state)
-            event = wish or await run.look()
+            event = wish or beside.onto(await run.look(), state)
         state, actions = await patience.ask(story.record, state, event)
         _give_up(state, clock())
     is_dropped = await run.drop(offer, state.plan, actions)
@@ -118,6 +122,7 @@ class _Run:
         platform: Platform,
         ledger: Ledger,
         story: Story,
+        beside: CoverageBeside,
         on_look: Callable[[Observation], None] | None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
@@ -126,6 +131,7 @@ class _Run:
         self._platform = platform
         self._ledger = ledger
         self._story = story
+        self._beside = beside
         self._on_look = on_look
         self._clock = clock
         self._sleep = sleep
@@ -187,7 +193,8 @@ class _Run:
         offer = state.offer
         assert offer is not None  # there is no action before an offer
         if isinstance(action, Load):
-            if (reason := features.refusal(state.plan, self._platform.supports())) is not None:
+            supported = self._platform.supports() | self._beside.features
+            if (reason := features.refusal(state.plan, supported)) is not None:
                 return LoadRefused(reason=reason, at_s=self._clock())
             try:
                 await self._platform.load(_load_slot(offer, state.plan, offer.rollout))

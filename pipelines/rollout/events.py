@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from contracts.slots import HardLimits, Observation
+from pipelines.rollout.coverage import Covered
 from pipelines.rollout.plan import Plan
 
 CommandName = Literal["pause", "resume", "advance", "abort", "rollback", "approve", "reject"]
@@ -53,10 +54,14 @@ class ShareRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Looked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """What both slots show. `at_s` of all events is the controller's clock, seconds since the epoch."""
+    """What both slots show. `at_s` of all events is the controller's clock, seconds since the epoch.
+
+    `coverage` is what was read from the prediction log meanwhile; None: nothing new.
+    """
 
     observation: Observation
     at_s: float
+    coverage: Covered | None = None
 
 
 class Unreachable(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -11,6 +11,7 @@ from pipelines.rollout.plan import Plan
 
 SHADOW, SHARE, LEASE, HARD_LIMITS = "shadow", "share", "lease", "hard_limits"
 ENTITIES, LATENCY, SCORES, HOLDOUT = "counts by entity", "counts of slow answers", "counts of scores", "holdout"
+COVERAGE = "coverage"  # of whoever runs the rollout and can read the prediction log, and of no platform
 
 _Asks = Callable[[Plan], Any]
 _SLOW = ("slow_p50", "slow_p95", "slow_p99")
@@ -18,6 +19,7 @@ _SLOW = ("slow_p50", "slow_p95", "slow_p99")
 _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("shadow", SHADOW, lambda plan: plan.shadow is not None),
     ("steps", SHARE, lambda plan: any(step.share < 1 for step in plan.steps)),
+    ("steps.coverage", COVERAGE, lambda plan: any(step.coverage is not None for step in plan.steps)),
     ("lease_s", LEASE, lambda plan: True),
     ("hard_limits", HARD_LIMITS, lambda plan: True),
     ("alpha_shares.errors", ENTITIES, lambda plan: plan.alpha_shares.errors),
@@ -28,12 +30,12 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("holdout", HOLDOUT, lambda plan: getattr(plan, "holdout", None) is not None),
     ("latency_floor_ms", LATENCY, lambda plan: plan.latency_floor_ms > 0),
 )
-FEATURES = frozenset(feature for _, feature, _ in _NEEDS)
+FEATURES = frozenset(feature for _, feature, _ in _NEEDS) - {COVERAGE}
 # what the machine, the judge and the controller do by themselves, whatever the platform
 _HELD_HERE = frozenset(
     {
         "alpha", "alpha_shares", "error_odds_margin", "latency_odds_margin", "score_margin", "score_odds_margin",
-        "look_every_s", "bootstrap", "unreachable_s", "approvals", "maximum_pause_s", "when_busy",
+        "look_every_s", "bootstrap", "unreachable_s", "coverage", "approvals", "maximum_pause_s", "when_busy",
     }
 )  # fmt: skip
 _OF_FEATURES = frozenset(field.split(".")[0] for field, _, _ in _NEEDS)

@@ -13,6 +13,7 @@ import numpy as np
 
 from contracts.slots import Observation, ShadowCounts, SlotCounts
 from contracts.strata import ERRORS, MAXIMUM_SLICES, UNIT_METRICS, PairCounts, SlicePairs, Stratum
+from pipelines.rollout import coverage
 from pipelines.rollout.comparisons import (
     PHASES_SHARE,
     BinComparison,
@@ -23,6 +24,7 @@ from pipelines.rollout.comparisons import (
     finding,
     limit_of,
 )
+from pipelines.rollout.coverage import Covered
 from pipelines.rollout.plan import Plan, ShadowStep, Step
 from pipelines.statistics import paired_shift, single_rate
 from pipelines.statistics.mean_difference import MeanEvidence
@@ -107,6 +109,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     phase_requests: int = 0
     phase_reference_requests: int = 0
     phase_pairs: int = 0
+    coverage: Covered | None = None
 
     @classmethod
     def fresh(cls, plan: Plan) -> Self:
@@ -174,9 +177,16 @@ def judge_step(memory: Memory, step: Step, plan: Plan, seconds: float) -> Judgem
         if worst > plan.error_rate_margin:
             seen += f", failures at most {worst:.2%} above the champion's > {plan.error_rate_margin:.2%}: not shown yet"
             lacks = True
+    # no data never advances, nor does traffic that is not the usual one
+    holds = "no request at all" if requests == 0 or (reference_minimum > 0 and reference == 0) else None
+    if step.coverage is not None:
+        bears_no_reference = plan.coverage.without_reference == "ignore"
+        if missing := coverage.lacking(memory.coverage, step.coverage, bears_no_reference=bears_no_reference):
+            seen, lacks, holds = f"{seen}, {missing}", True, holds or "a step that lacks coverage does not advance"
+        else:
+            seen += f", {coverage.satisfied(memory.coverage)}"
     if lacks:
-        is_empty = requests == 0 or (reference_minimum > 0 and reference == 0)
-        return _lacking(seen, seconds, step, is_empty, findings)
+        return _lacking(seen, seconds, step, holds, findings)
     if seconds < step.minimum_s:
         return Judgement(verdict="wait", reason=f"{seen}, at least {step.minimum_s:g} s", findings=findings)
     return Judgement(verdict="advance", reason=f"{seen}; {_of(findings, ERRORS)}", findings=findings)
@@ -209,13 +219,13 @@ def judge_held(memory: Memory, plan: Plan, shadow: ShadowStep | None) -> Judgeme
     return Judgement(verdict="wait", reason="held", findings=findings)
 
 
-def _lacking(seen: str, seconds: float, step: Step, is_empty: bool, findings: tuple[Finding, ...]) -> Judgement:
+def _lacking(seen: str, seconds: float, step: Step, holds: str | None, findings: tuple[Finding, ...]) -> Judgement:
     """Too little data is no verdict on the challenger; when the time for it has passed, the plan says what it means."""
     if seconds < step.maximum_s or step.on_timeout == "wait":
         return Judgement(verdict="wait", reason=seen, findings=findings)
     if step.on_timeout == "advance":
-        if is_empty:  # no data never advances
-            return Judgement(verdict="wait", reason=f"{seen}: no request at all", findings=findings)
+        if holds is not None:
+            return Judgement(verdict="wait", reason=f"{seen}: {holds}", findings=findings)
         reason = f"{seen}; {step.maximum_s:g} s have passed, and the plan advances then"
         return Judgement(verdict="advance", reason=reason, findings=findings)
     reason = f"{seen}, at most {step.maximum_s:g} s: too little traffic to judge by"

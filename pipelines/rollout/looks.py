@@ -12,6 +12,7 @@ from contracts.slots import Observation, SlotCounts
 from contracts.strata import ERRORS, SLOW_P50, SLOW_P95, SLOW_P99, UNIT_SCORE_BINS, Exposure, Stratum, UnitCounts
 from pipelines.rollout import judge
 from pipelines.rollout.comparisons import NEVER
+from pipelines.rollout.coverage import Covered
 from pipelines.rollout.judge import Judgement, Memory
 from pipelines.rollout.plan import Plan
 
@@ -58,12 +59,16 @@ class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One look: `t` in seconds since the rollout began, the challenger's share, and both sides."""
+    """One look: `t` in seconds since the rollout began, the challenger's share, and both sides.
+
+    `coverage` is how much of the usual traffic the challenger has seen by now, for a plan that asks.
+    """
 
     t: Annotated[float, msgspec.Meta(ge=0)]
     share: Annotated[float, msgspec.Meta(gt=0, le=1)]
     champion: Side
     challenger: Side
+    coverage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +121,8 @@ def ask(asked: Asked, look: Look, plan: Plan) -> tuple[Asked, Judgement]:
         challenger=look.challenger.counts(_CHALLENGER),
     )
     memory = judge.learn(asked.memory, _observation(asked, (stratum,)), plan)
+    if look.coverage is not None:
+        memory = msgspec.structs.replace(memory, coverage=Covered(share=look.coverage, words="as the look says"))
     return msgspec.structs.replace(asked, memory=memory), judge.judge_step(memory, step, plan, look.t - asked.phase_t)
 
 

@@ -155,6 +155,8 @@ def _looked(state: State, event: Looked) -> Decision:
     if problem := _problem(state, observation):
         return _roll_back(state, problem, event.at_s)
     memory = judge.learn(before, observation, plan)
+    if event.coverage is not None:
+        memory = msgspec.structs.replace(memory, coverage=event.coverage)
     if observation.tripped is not None:
         state = msgspec.structs.replace(state, memory=memory, tripped=observation.tripped)
         return _roll_back(state, observation.tripped.reason, event.at_s)

@@ -3,6 +3,7 @@
 from hashlib import sha256
 from itertools import pairwise
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
@@ -48,7 +49,9 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The challenger answers `share` of the entities until `minimum_requests` (its own) and `minimum_s` are reached.
 
-    When `maximum_s` has passed without a verdict, `on_timeout` says what that means.
+    When `maximum_s` has passed without a verdict, `on_timeout` says what that means. `coverage` is the share of the
+    usual traffic, by hour of the day and segment, that the challenger has to have seen since the rollout began: a step
+    that lacks it never advances by `on_timeout`. None asks for nothing.
     """
 
     share: float
@@ -56,12 +59,44 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     minimum_s: float = 10.0
     maximum_s: float = 3600.0
     on_timeout: Literal["wait", "advance", "rollback"] = "rollback"
+    coverage: float | None = None
 
     def __post_init__(self) -> None:
+        if self.coverage is not None and not 0 < self.coverage <= 1:
+            raise ValueError(f"steps.coverage lies in (0, 1] or is null, found {self.coverage}")
         if not 0 < self.share <= 1:
             raise ValueError(f"steps.share lies in (0, 1], found {self.share}")
         _at_least("steps.minimum_requests", self.minimum_requests, 1)
         _check_times("steps", self.minimum_s, self.maximum_s)
+
+
+class Coverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the usual traffic is that a step's `coverage` is a share of, and how it is read from the prediction log.
+
+    The reference are the requests of the `reference_days` before the rollout, by hour of the day in `time_zone` at
+    which they were `served` (or by the hour of the record's own time, with `event`) and by the values of the record's
+    field `segment`. A cell is seen with `minimum_per_cell` requests of the challenger. A log with traffic on fewer than
+    `minimum_days` days is no reference: then the steps `wait`, or `ignore` what they ask. Read every `read_every_s`.
+    """
+
+    segment: str | None = None
+    by: Literal["served", "event"] = "served"
+    time_zone: str = "UTC"
+    minimum_per_cell: int = 5
+    reference_days: int = 28
+    minimum_days: int = 7
+    without_reference: Literal["wait", "ignore"] = "wait"
+    read_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        _at_least("coverage.minimum_per_cell", self.minimum_per_cell, 1)
+        _at_least("coverage.minimum_days", self.minimum_days, 1)
+        _at_least("coverage.reference_days", self.reference_days, self.minimum_days)
+        _at_least("coverage.read_every_s", self.read_every_s, 1)
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"coverage.time_zone is a name such as Europe/Berlin, found {self.time_zone!r}") from None
 
 
 Question = Literal["first_step", "full"]
@@ -138,6 +173,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     error_rate_margin: float | None = 0.05
     hard_limits: HardLimits = HardLimits()
     approvals: Approvals = Approvals()
+    coverage: Coverage = Coverage()
     lease_s: float = 15.0
     look_every_s: float = 1.0
     latency_floor_ms: float = 10.0

@@ -15,6 +15,7 @@ from pipelines.projects import Project
 from pipelines.registry.port import Registry, Version
 from pipelines.rollout.controller import Offer, run_rollout
 from pipelines.tasks.archiving import ensure_at_hand
+from pipelines.tasks.covering import coverage_reader
 from pipelines.tasks.investigating import closing_note, try_to_investigate
 from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry
 
@@ -135,7 +136,8 @@ async def _roll_out(
     ledger = await asyncio.to_thread(open_ledger, creates=False)  # the offer is in it
     parsed = msgspec.convert({key: offer[key] for key in Offer.__struct_fields__}, Offer)
     async with open_platform(found) as platform:
-        outcome = await run_rollout(platform, ledger, found.rollout, parsed, on_look=on_look)
+        reader = coverage_reader(home().predictions(project), ledger)
+        outcome = await run_rollout(platform, ledger, found.rollout, parsed, on_look=on_look, coverage=reader)
     return {"rollout": parsed.rollout, "version": parsed.version, **msgspec.to_builtins(outcome)}
 
 

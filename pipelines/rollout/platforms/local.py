@@ -55,7 +55,7 @@ class LocalPlatform:
             await client.aclose()
 
     def supports(self) -> Set[str]:
-        """All that a plan can ask for: `contracts.slots` is the server's own language."""
+        """All that a plan can ask of a server: `contracts.slots` is the server's own language."""
         return SUPPORTED
 
     async def load(self, message: LoadSlot) -> None:

@@ -77,3 +77,15 @@ def test_a_file_without_a_plan_is_named(tmp_path: Path) -> None:
     plan.write_text("alfa: 0.1\n")
     with pytest.raises(ValueError, match=r"plan.yaml is no plan of a rollout: .*`alfa`"):
         list(asked(look(1), plan=plan))
+
+
+def test_a_plan_that_asks_for_coverage_takes_it_from_the_looks(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("{steps: [{share: 0.05, coverage: 0.8}, {share: 1}]}")
+
+    def covering(t: float, coverage: float) -> str:
+        return json.dumps({**json.loads(look(t, n=300)), "coverage": coverage})
+
+    lacking, unsaid, enough = asked(covering(11, 0.4), look(12), covering(13, 0.85), plan=plan)
+    assert [each["verdict"] for each in (lacking, unsaid, enough)] == ["wait", "wait", "advance"]
+    assert "covers 0.40 of the usual traffic, asked 0.80" in unsaid["reason"]
