@@ -1,13 +1,15 @@
 """`<project>.release`: a registered challenger → shadow → canary steps → promotion, or back to the champion by itself.
 
 It starts when a challenger is registered. The long part is deferred: the triggerer runs the controller, and no worker
-waits. When the controller dies, the lease of the challenger's share runs out and the champion has all traffic.
+waits. When the controller dies, the lease of the challenger's share runs out and the champion has all traffic. Where
+the project's plan asks people, they find its questions under Required Actions, while the rollout goes on to be judged.
 """
 
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
+from delivery.approvals import REASON, AskPerson, WaitForQuestion
 from delivery.rollout import RolloutOperator
 from delivery.settings import options
 
@@ -42,6 +44,30 @@ def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
     return settled
 
 
+@task
+def answer(project: str, question: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    from pipelines.tasks import approving
+
+    return approving.answer(project, question, **said)
+
+
+def ask_people(project: Project, offer: Any) -> None:
+    """Beside the rollout, for each question of its plan: wait for it, ask, and write what the person said."""
+    approvals = project.rollout.approvals
+    asked = {"first_step": approvals.before_first_step, "full": approvals.before_full}
+    for name in (name for name, is_asked in asked.items() if is_asked):
+        question = WaitForQuestion(task_id=f"wait_for_{name}", project=project.name, offer=offer, question=name)
+        person = AskPerson(
+            task_id=f"approve_{name}",
+            project=project.name,
+            question=question.output,
+            timeout_s=approvals.timeout_s,
+            on_timeout=approvals.on_timeout,
+            params=REASON,
+        )
+        answer.override(task_id=f"answer_{name}")(project.name, question.output, person.output)
+
+
 def release(project: Project) -> DAG:
     challenger = Asset(name=f"{project.name}.challenger", uri=f"paceline://{project.name}/challenger")
     with DAG(
@@ -69,6 +95,7 @@ def release(project: Project) -> DAG:
         offer = open_rollout(project.name)
         outcome = RolloutOperator(task_id="roll_out", project=project.name, offer=offer)
         settle(project.name, outcome.output)
+        ask_people(project, offer)
     return dag
 
 

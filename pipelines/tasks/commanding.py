@@ -7,12 +7,14 @@ whoever runs the rollout reads it before the next look, checks again, and says t
 import time
 from typing import Any, get_args
 
-from pipelines.ledger import Entry, Ledger
+from pipelines.ledger import Entry, Ledger, LedgerUnavailableError
 from pipelines.rollout.commands import refusal
 from pipelines.rollout.events import Command, CommandName
 from pipelines.rollout.following import OBEYED, REFUSED, Follower
 from pipelines.rollout.story import COMMAND
 from pipelines.wiring import find_project, open_ledger
+
+__all__ = ["COMMANDS", "CommandError", "CommandRefusedError", "LedgerUnavailableError", "command"]
 
 COMMANDS: tuple[str, ...] = get_args(CommandName)
 CHARACTERS_MAX = 1000  # of a reason
@@ -46,6 +48,7 @@ def command(
     Raises:
         LookupError: there is no such project, or no rollout of it runs.
         CommandRefusedError: this cannot be asked of the rollout as it is now; nothing was written.
+        LedgerUnavailableError: the ledger is away; whether it was written shows when it is back.
         CommandError: an unknown command, no name or no reason, or a wait that is too long.
     """
     find_project(project)

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from pipelines.tasks.commanding import CommandError, CommandRefusedError
+from pipelines.tasks.commanding import CommandError, CommandRefusedError, LedgerUnavailableError
 from pipelines.views import RolloutWatch
 
 # every route asks who is there: none of FastAPI's own, which do not
@@ -138,6 +138,11 @@ def _http(_: Request, error: StarletteHTTPException) -> JSONResponse:
     return _problem(error.status_code, str(error.detail))
 
 
+@app.exception_handler(LedgerUnavailableError)
+def _away(_: Request, error: LedgerUnavailableError) -> JSONResponse:
+    return _problem(503, str(error))
+
+
 @app.exception_handler(Exception)
 def _failed(_: Request, error: Exception) -> JSONResponse:
-    return _problem(500, f"{type(error).__name__}: the API server's log says more; is the ledger there?")
+    return _problem(500, f"{type(error).__name__}: the API server's log says more")

@@ -131,8 +131,8 @@ def test_a_form_of_another_site_commands_nothing(client: TestClient, ledger: Led
 def test_a_ledger_that_is_gone_is_a_problem_that_says_so(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACELINE_LEDGER_URL", "sqlite:////dev/null/ledger.db")
     answer = client.get(API)
-    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
-    assert "is the ledger there?" in answer.json()["detail"]
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "cannot be opened" in answer.json()["detail"]
 
 
 def test_the_page_is_whole_and_runs_no_script_but_its_own(client: TestClient, ledger: Ledger) -> None:
