@@ -3,18 +3,25 @@
 It starts when a challenger is registered. The long part is deferred: the triggerer runs the controller, and no worker
 waits. When the controller dies, the lease of the challenger's share runs out and the champion has all traffic. Where
 the project's plan asks people, they find its questions under Required Actions, while the rollout goes on to be judged.
+
+A project has one rollout at a time. A version that comes while another one is rolled out waits, ends that one, or is
+refused (`when_busy` in the project's plan); when the rollout has ended, `release_next` starts the run of who waits.
 """
 
+import logging
 from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
 from delivery.approvals import REASON, AskPerson, WaitForQuestion
 from delivery.rollout import RolloutOperator
-from delivery.settings import options
+from delivery.settings import NO_RETRY, options
 
 from pipelines.projects import Project
 from pipelines.views import projects
+
+logger = logging.getLogger(__name__)
 
 
 @task
@@ -29,19 +36,40 @@ def open_rollout(project: str) -> dict[str, Any]:
     opened = releasing.open_rollout(project, version, note=context["params"]["note"])
     if opened.offer is None:
         raise AirflowSkipException(opened.reason)
+    if opened.waits:
+        logger.warning(
+            "%s; this run carries that one to its end, and then starts the release that waits", opened.reason
+        )
     return opened.offer
 
 
 @task
 def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
+    from pipelines.tasks import releasing
+
+    return releasing.settle(project, outcome)
+
+
+@task(**NO_RETRY)
+def is_promoted(settled: dict[str, Any]) -> None:
+    """The end of the run: it fails with the challenger."""
     from airflow.sdk.exceptions import AirflowFailException
+
+    if settled["state"] != "promoted":
+        raise AirflowFailException(f"Version {settled['version']} was {settled['state']}: {settled['reason']}")
+
+
+@task(trigger_rule="all_done")
+def whose_turn(project: str) -> dict[str, Any]:
+    """Who waited until this rollout had ended, however it did."""
+    from airflow.sdk.exceptions import AirflowSkipException
 
     from pipelines.tasks import releasing
 
-    settled = releasing.settle(project, outcome)
-    if outcome["state"] != "promoted":
-        raise AirflowFailException(f"Version {outcome['version']} was {outcome['state']}: {outcome['reason']}")
-    return settled
+    following = releasing.next_offer(project)
+    if following is None:
+        raise AirflowSkipException(f"No version of {project} waits for its rollout.")
+    return following
 
 
 @task
@@ -49,6 +77,18 @@ def answer(project: str, question: dict[str, Any], said: dict[str, Any]) -> dict
     from pipelines.tasks import approving
 
     return approving.answer(project, question, **said)
+
+
+def start_next(project: Project, settled: Any) -> None:
+    """Behind the rollout, however it ended: the run of the version that has waited for that."""
+    following = whose_turn(project.name)
+    settled >> following
+    TriggerDagRunOperator(
+        task_id="release_next",
+        trigger_dag_id=f"{project.name}.release",
+        conf=following,
+        wait_for_completion=False,
+    )
 
 
 def ask_people(project: Project, offer: Any) -> None:
@@ -94,7 +134,9 @@ def release(project: Project) -> DAG:
     ) as dag:
         offer = open_rollout(project.name)
         outcome = RolloutOperator(task_id="roll_out", project=project.name, offer=offer)
-        settle(project.name, outcome.output)
+        settled = settle(project.name, outcome.output)
+        is_promoted(settled)
+        start_next(project, settled)
         ask_people(project, offer)
     return dag
 

@@ -13,8 +13,9 @@ from pipelines.views import projects
 def put_back(project: str) -> dict[str, Any]:
     from pipelines.tasks import releasing
 
-    params = get_current_context()["params"]
-    return releasing.roll_back(project, params["version"], reason=params["reason"])
+    context = get_current_context()
+    params, request = context["params"], context["run_id"]  # a retry finishes this run's rollback, and begins no other
+    return releasing.roll_back(project, params["version"], reason=params["reason"], request=request)
 
 
 def rollback(project: Project) -> DAG:

@@ -46,13 +46,21 @@ def release(
     """Roll a challenger out: shadow, steps, promotion, or back by itself. Exit code 2 unless it was promoted."""
     from pipelines.tasks import releasing
 
-    opened = releasing.open_rollout(project, version, note)
-    if opened.offer is None:
-        err.print(f"nothing to roll out: {opened.reason}")
-        raise typer.Exit(2)
-    with err.status("waiting for the first look") as status:
-        outcome = asyncio.run(releasing.roll_out(project, opened.offer, lambda look: status.update(_look_line(look))))
-    settled = releasing.settle(project, outcome)
+    wanted: str | None = version
+    while True:
+        opened = releasing.open_rollout(project, wanted, note)
+        if opened.offer is None:
+            err.print(f"nothing to roll out: {opened.reason}")
+            raise typer.Exit(2)
+        if opened.waits is not None:
+            err.print(f"{opened.reason}; going on with {opened.offer['rollout']}")
+        with err.status("waiting for the first look") as status:
+            say = status.update
+            outcome = asyncio.run(releasing.roll_out(project, opened.offer, lambda look: say(_look_line(look))))  # noqa: B023
+        settled = releasing.settle(project, outcome)
+        if opened.waits is None:
+            break
+        wanted = opened.waits
     show(settled, as_json)
     if settled["state"] != "promoted":
         raise typer.Exit(2)

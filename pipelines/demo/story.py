@@ -193,7 +193,7 @@ def _release(story: Story, version: str, title: str, on_tick: Callable[[], None]
     run = started[0]
     _follow(story, "release", run, title, on_tick, may_fail=True)
     if airflow.tasks(dag, run).get("open_rollout") == "skipped":
-        note = "offered again by the demo, on the state that an earlier one left"
+        note = f"offered again by the demo, on the state that an earlier one left ({run})"
         run = airflow.trigger(dag, {"version": version, "note": note})
         _follow(story, "release", run, f"{title}, again, with a note", on_tick, may_fail=True)
     ended = open_ledger().entries(project=PROJECT, kinds=("release.ended",))

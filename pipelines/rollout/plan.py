@@ -159,7 +159,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     failure rate is shown to be at most `error_rate_margin` above the champion's; null asks for no such proof. An answer
     within `latency_floor_ms` is never slow. `hard_limits` are held by the server itself. `bootstrap` lets a project
     without a champion take its first one without traffic to compare with. `unreachable_s` bounds how long a silent
-    server is asked again, `maximum_pause_s` how long a rollout stays paused before it is rolled back.
+    server is asked again, `maximum_pause_s` how long a rollout stays paused before it is rolled back. `when_busy` says
+    what a new offer does while another rollout of the project has not ended: it waits, ends that one, or is refused.
     """
 
     shadow: ShadowStep | None = ShadowStep()
@@ -180,6 +181,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     bootstrap: bool = True
     unreachable_s: float = 60.0
     maximum_pause_s: float = 86_400.0
+    when_busy: Literal["queue", "supersede", "refuse"] = "queue"
 
     @property
     def identity(self) -> str:

@@ -67,7 +67,7 @@ def status(project: str) -> dict[str, Any]:
             {"version": v.version, "bundle": v.bundle, "aliases": list(v.aliases), "as_of": v.tags.get("as_of")}
             for v in open_registry().versions(project)
         ],
-        "releases": last("release.ended", "release.refused", "rollback"),
+        "releases": last("release.ended", "release.refused", "release.queued", "rollback"),
         "retrains": last("trigger"),
         "gates": last("gates"),
         "watches": last("watch"),

@@ -1,0 +1,45 @@
+"""What a release works with: one project's plan, ledger, registry and model servers."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+
+from pipelines.governance.archive import Archive
+from pipelines.ledger import Ledger
+from pipelines.registry.port import Registry, Version
+from pipelines.rollout.plan import Plan
+from pipelines.rollout.platforms.port import Platform
+from pipelines.tasks.archiving import ensure_at_hand
+from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry
+
+
+@dataclass(frozen=True)
+class Site:
+    """The parts that a release of `project` is made of; `fetch` brings a version's bundle to hand, with the reason.
+
+    `path` is where a bundle lies when it is at hand; while `kept` is held, nothing that is at hand goes away.
+    """
+
+    project: str
+    plan: Plan
+    ledger: Ledger
+    registry: Registry
+    platform: Callable[[], AbstractAsyncContextManager[Platform]]
+    fetch: Callable[[Version, str], object]
+    path: Callable[[str], str]
+    kept: Callable[[], AbstractContextManager[object]]
+
+
+def open_site(project: str) -> Site:
+    """The project's real parts. Raises LookupError when there is no such project."""
+    found = find_project(project)
+    return Site(
+        project=project,
+        plan=found.rollout,
+        ledger=open_ledger(),
+        registry=open_registry(),
+        platform=lambda: open_platform(found),
+        fetch=lambda version, reason: ensure_at_hand(project, version, reason),
+        path=lambda bundle: str(home().bundles / bundle),
+        kept=lambda: Archive(home().archive).removals_held(),
+    )
