@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout clean
+.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout chaos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,10 @@ bench-evaluation: install  ## time and memory of an evaluation of 50,000 and 300
 
 bench-rollout: install  ## simulated rollouts: false rollbacks and detection, beside other methods; ARGS="--rollouts 100"
 	$(BIN)/python -m benchmarks.rollout $(ARGS)
+
+chaos: install  ## 106 rollouts under faults: processes killed, ledger and disk taken away; ARGS=--readme
+	$(BIN)/python -m benchmarks.chaos --lease 100 --airflow 6 $(ARGS)
+	$(BIN)/python -m benchmarks.chaos.detection
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted

@@ -101,6 +101,11 @@ class Load:
         self._closed_until_s = 0.0
         self._ended = asyncio.Event()
 
+    @property
+    def started_s(self) -> float:
+        """The moment of `time.monotonic` that the recording's times count from; 0.0 before."""
+        return self._start_s
+
     async def open_loop(self, due_s: NDArray[np.float64]) -> LoadResult:
         """Sends one request at each of `due_s`, in seconds after the start; ends when all have ended."""
         return await self._run(array("d", due_s.tolist()))
