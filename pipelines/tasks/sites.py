@@ -36,7 +36,7 @@ def open_site(project: str) -> Site:
     return Site(
         project=project,
         plan=found.rollout,
-        ledger=open_ledger(),
+        ledger=open_ledger(creates=False),  # whatever a release or a rollback goes on with is in it
         registry=open_registry(),
         platform=lambda: open_platform(found),
         fetch=lambda version, reason: ensure_at_hand(project, version, reason),
