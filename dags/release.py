@@ -15,6 +15,7 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
 from delivery.approvals import REASON, AskPerson, WaitForQuestion
+from delivery.notifying import tell_rollbacks
 from delivery.rollout import RolloutOperator
 from delivery.settings import NO_RETRY, options
 
@@ -48,6 +49,12 @@ def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
     from pipelines.tasks import releasing
 
     return releasing.settle(project, outcome)
+
+
+@task
+def tell(project: str) -> dict[str, list[str]]:
+    """Of this rollback, and of any that somebody was not told of yet."""
+    return tell_rollbacks(project)
 
 
 @task(**NO_RETRY)
@@ -135,6 +142,7 @@ def release(project: Project) -> DAG:
         offer = open_rollout(project.name)
         outcome = RolloutOperator(task_id="roll_out", project=project.name, offer=offer)
         settled = settle(project.name, outcome.output)
+        settled >> tell(project.name)
         is_promoted(settled)
         start_next(project, settled)
         ask_people(project, offer)

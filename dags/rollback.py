@@ -3,6 +3,7 @@
 from typing import Any
 
 from airflow.sdk import DAG, Param, get_current_context, task
+from delivery.notifying import tell_rollbacks
 from delivery.settings import options
 
 from pipelines.projects import Project
@@ -16,6 +17,12 @@ def put_back(project: str) -> dict[str, Any]:
     context = get_current_context()
     params, request = context["params"], context["run_id"]  # a retry finishes this run's rollback, and begins no other
     return releasing.roll_back(project, params["version"], reason=params["reason"], request=request)
+
+
+@task
+def tell(project: str) -> dict[str, list[str]]:
+    """Of this rollback, and of any that somebody was not told of yet."""
+    return tell_rollbacks(project)
 
 
 def rollback(project: Project) -> DAG:
@@ -41,7 +48,7 @@ def rollback(project: Project) -> DAG:
             ),
         },
     ) as dag:
-        put_back(project.name)
+        put_back(project.name) >> tell(project.name)
     return dag
 
 

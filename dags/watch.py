@@ -1,6 +1,7 @@
 """`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due.
 
-Beside it the prediction log of past days is compacted, and then old versions are archived.
+Beside it the prediction log of past days is compacted, and then old versions are archived; and who was not told of a
+rollback yet is told.
 """
 
 from datetime import timedelta
@@ -8,6 +9,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, get_current_context, task
+from delivery.notifying import tell_rollbacks
 from delivery.settings import as_of_param, as_of_run, options, schedule
 
 from pipelines.projects import Project
@@ -39,6 +41,12 @@ def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | N
     from pipelines.tasks import watching
 
     return watching.due_retrain(project, observed)
+
+
+@task
+def tell(project: str) -> dict[str, list[str]]:
+    """Of rollbacks that nobody was told of: by the command line, or while a channel could not be reached."""
+    return tell_rollbacks(project)
 
 
 @task(execution_timeout=timedelta(hours=4))
@@ -86,6 +94,7 @@ def watch(project: Project) -> DAG:
             ),
         },
     ) as dag:
+        tell(project.name)
         compact_log(project.name) >> archive_versions(project.name)
         observed = observe(project.name)
         report(project.name, observed)

@@ -19,6 +19,7 @@ from pipelines.evaluation.metrics import Costs
 from pipelines.evaluation.slices import SliceLimits
 from pipelines.governance.model_card import CardTexts
 from pipelines.governance.retention import RetentionPolicy
+from pipelines.governance.rollback_message import NotifyPolicy
 from pipelines.monitoring.drift import DriftLimits
 from pipelines.monitoring.triggers import TriggerPolicy
 from pipelines.optimization.limits import OptimizationLimits
@@ -82,6 +83,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     monitoring: MonitoringPolicy = MonitoringPolicy()
     schedules: Schedules = Schedules()
     retention: RetentionPolicy = RetentionPolicy()
+    notify: NotifyPolicy = NotifyPolicy()
     serving: ServingProfile = ServingProfile()
     serving_port: Annotated[int, msgspec.Meta(ge=1024, le=65535)] = 8500
 

@@ -78,6 +78,12 @@ def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: 
     assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), {"archive_versions"})
 
 
+@pytest.mark.parametrize("project", PROJECTS)
+def test_who_was_not_told_of_a_rollback_is_told_whatever_there_is_to_watch(dags: dict[str, Any], project: str) -> None:
+    task = dags[f"{project}.watch"].get_task("tell")
+    assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), set())
+
+
 def test_versions_are_archived_whatever_became_of_the_log_and_of_the_watch(dags: dict[str, Any]) -> None:
     task = dags["flight_delay.watch"].get_task("archive_versions")
     assert (task.trigger_rule, task.upstream_task_ids, task.downstream_task_ids) == (

@@ -1,0 +1,103 @@
+"""Who is still to be told of a rollback, and what: an outbox; what the ledger does not call sent is open.
+
+Whoever can reach people (Airflow, by its notifiers) takes `deliveries`, and says of each how it went. What was not
+delivered is tried again by the next run, for some days.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipelines.governance import rollback_message as rollback
+from pipelines.governance.investigation import CLOSED, OPENED
+from pipelines.wiring import find_project, home, open_ledger
+
+TOLD_FOR = timedelta(days=3)  # older rollbacks are no news: a channel that is new is not told the past
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One message for one channel, as its notifier takes it; `key` names both.
+
+    `kind` is webhook, email or slack. Of a webhook `body` is what is posted to `endpoint`, signed with the password of
+    the connection `signing_connection` if there is one; of a mail `body` is HTML; of Slack `blocks` are the message.
+    """
+
+    project: str
+    rollout: str
+    channel: str
+    kind: str
+    connection: str
+    subject: str
+    body: str = ""
+    blocks: tuple[dict[str, Any], ...] = ()
+    endpoint: str = ""
+    signing_connection: str | None = None
+    to: tuple[str, ...] = ()
+    sender: str | None = None
+
+
+def deliveries(project: str, now: datetime | None = None) -> list[Delivery]:
+    """What is to be sent now, the oldest first. `now` is the present, in UTC, unless given."""
+    found, ledger = find_project(project), open_ledger()
+    since = (now or datetime.now(UTC)) - TOLD_FOR
+    sent = {(entry.subject, entry.body["channel"]) for entry in ledger.entries(project, (rollback.SENT,))}
+    closed = {entry.subject for entry in ledger.entries(project, (CLOSED,))}
+    open_ = []
+    for entry in ledger.entries(project, (OPENED,)):
+        if entry.at < since or entry.subject in closed:
+            continue
+        told = rollback.message(
+            project,
+            found.title,
+            entry.subject,
+            entry.body,
+            page=str(home().root / entry.body["page"]),
+            pages_url=found.notify.pages_url,
+        )
+        for channel in found.notify.channels:
+            is_sent = (entry.subject, rollback.channel_name(channel)) in sent
+            if not is_sent and (channel.notices or told.severity == "page"):
+                open_.append(_delivery(project, entry.subject, channel, told))
+    return open_
+
+
+def signature_header(delivery: Delivery, secret: str) -> dict[str, str]:
+    """The header that shows a webhook's receiver who sent the body."""
+    return {rollback.SIGNATURE_HEADER: rollback.signature(delivery.body.encode(), secret)}
+
+
+def record_sent(delivery: Delivery) -> None:
+    """Writes down that the message arrived; once."""
+    _append(delivery, rollback.SENT, {}, key=f"{rollback.SENT}/{delivery.rollout}/{delivery.channel}")
+
+
+def record_failed(delivery: Delivery, error: str) -> None:
+    """Writes down that it did not. `error` must have nothing secret in it: an address of a webhook may."""
+    _append(delivery, rollback.FAILED, {"error": error[:500]}, key=None)
+
+
+def _append(delivery: Delivery, kind: str, more: dict[str, Any], key: str | None) -> None:
+    body = {"channel": delivery.channel, **more}
+    open_ledger().append(delivery.project, kind, delivery.rollout, body, key=key)
+
+
+def _delivery(project: str, subject: str, channel: rollback.Channel, told: rollback.Message) -> Delivery:
+    named: dict[str, Any] = {
+        "project": project,
+        "rollout": subject,
+        "channel": rollback.channel_name(channel),
+        "connection": channel.connection,
+        "subject": told.subject,
+    }
+    if isinstance(channel, rollback.WebhookChannel):
+        return Delivery(
+            **named,
+            kind="webhook",
+            body=rollback.webhook_body(told).decode(),
+            endpoint=channel.endpoint,
+            signing_connection=channel.signing_connection,
+        )
+    if isinstance(channel, rollback.EmailChannel):
+        return Delivery(**named, kind="email", body=rollback.email_html(told), to=channel.to, sender=channel.sender)
+    return Delivery(**named, kind="slack", blocks=tuple(rollback.slack_blocks(told)))
