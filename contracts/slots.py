@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from contracts.faults import Fault
 from contracts.strata import PairCounts, Stratum
 
 SCORE_BINS = 10  # equal width over [0, 1]
@@ -17,13 +18,17 @@ class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What the server itself holds: failures of `errors` entities in a challenger's last `window` requests end it.
 
     Counted are entities and not requests: one client that always fails says little about a version, unless each of the
-    last `window` requests failed. A request that the champion fails on as well does not count.
+    last `window` requests failed. A request that the champion fails on as well does not count. `memory_mb` (10^6 bytes)
+    is by how much the process may grow since the challenger was loaded; null: by any.
     """
 
     errors: int = 8
     window: int = 20
+    memory_mb: float | None = None
 
     def __post_init__(self) -> None:
+        if self.memory_mb is not None and self.memory_mb <= 0:
+            raise ValueError(f"memory_mb is above 0 or null, found {self.memory_mb:g}")
         if not 1 <= self.errors <= self.window <= MAXIMUM_HARD_LIMIT_WINDOW:
             raise ValueError(
                 f"hard limits need 1 <= errors <= window <= {MAXIMUM_HARD_LIMIT_WINDOW}, "
@@ -87,9 +92,17 @@ class PromoteSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class InjectFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Only where the settings allow it: the challenger fails on this share of its requests, from now on."""
+    """Only where the settings allow it: what the challenger does wrong from now on; without anything, nothing more.
 
-    error_share: float
+    It fails on `error_share` of its requests, and has `fault` in its graph's place.
+    """
+
+    error_share: float = 0.0
+    fault: Fault | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.error_share <= 1:
+            raise ValueError(f"error_share is {self.error_share:g}, expected 0 to 1")
 
 
 class SlotCounts(msgspec.Struct, kw_only=True):

@@ -32,6 +32,7 @@ from serving.flags import write_flags
 from serving.held import Held
 from serving.metrics import Metrics
 from serving.prediction_writer import Mask, PredictionIds, PredictionWriter
+from serving.resident import resident_memory_mb
 from serving.routes.control import Commands, SlotCommands, control_refusal, control_routes
 from serving.routes.health import health_routes
 from serving.routes.model_status import model_status_routes
@@ -205,6 +206,8 @@ class ModelServer:
         while True:
             await asyncio.sleep(LEASE_CHECK_EVERY_S)
             self.slots.expire()
+            if (resident_mb := resident_memory_mb()) is not None:
+                self.slots.check_memory(resident_mb)
 
     def _build_api(self) -> Starlette:
         settings = self._settings

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from contracts.assignment import unit
+from contracts.faults import Fault
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, HardLimits, LoadSlot, ShadowCounts, SlotCounts, Tripped
 from contracts.strata import DIFFERENCE_BINS, ERRORS, MAXIMUM_SLICES, OTHER_SLICE, PairCounts, SlicePairs
 from serving.engine import Model, ModelRefusedError
+from serving.faulty import faulty
 from serving.units import Gathered, UnitBook
 
 CHAMPION, CHALLENGER = 0, 1  # the arms of a stratum
@@ -43,6 +45,7 @@ class Challenger(Slot):
     lease_ends_s: float | None = None
     tripped: Tripped | None = None
     fault_share: float = 0.0
+    fault: Fault | None = None
     shadowed: ShadowCounts = field(default_factory=ShadowCounts)
     recent: deque[int | None] = field(default_factory=deque)  # the entity that a request failed for, or None
     recent_errors: int = 0
@@ -57,6 +60,16 @@ class Challenger(Slot):
     slice_by: str | None = None
     slices: dict[str, SliceTally] = field(default_factory=dict)
     discordant: dict[int, str] = field(default_factory=dict)  # entities of the shadow that only one version failed
+    least_resident_mb: float | None = None  # the process, since the challenger was loaded
+
+    def __post_init__(self) -> None:
+        self.sound = self.model  # without the fault that `suffer` may give it
+
+    def suffer(self, error_share: float, fault: Fault | None) -> None:
+        """Has these faults from now on. Raises FaultError when the model cannot have one."""
+        if fault != self.fault:
+            self.model = self.sound if fault is None else faulty(self.sound, fault)
+        self.fault_share, self.fault = error_share, fault
 
     @property
     def position_salt(self) -> str:

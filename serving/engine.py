@@ -19,6 +19,7 @@ from serving.providers import Opened, ProviderError, open_session
 CPU_ROWS, DEVICE_ROWS = 64, 512  # rows of one run: trees on a CPU are no quicker beyond, a device wants more
 MAXIMUM_MEDIAN_ROW_S = 0.1  # a graph this slow on one row would hold up every other request
 _LATENCY_ROWS = 32
+_SCORE_TYPES = frozenset({"tensor(float)", "tensor(double)", "tensor(float16)"})
 _SCORE_SLACK = 1e-5  # float32 sigmoids and sums of leaves may leave [0, 1] by rounding
 
 
@@ -58,11 +59,13 @@ class Model:
             ScoringError: the graph failed, or gave another number of scores than rows.
         """
         try:
-            scores: NDArray[np.float32] = self.run(features).reshape(-1)
+            found = self.run(features)
+            scores: NDArray[np.float32] = found.reshape(-1)
         except Exception as error:  # ONNX Runtime's errors have no common class
             raise ScoringError(f"{type(error).__name__}: {error}"[:500]) from error
-        if scores.shape[0] != features.shape[0]:
-            raise ScoringError(f"the graph gave {scores.shape[0]} scores for {features.shape[0]} rows")
+        rows = features.shape[0]
+        if scores.shape[0] != rows or found.shape[:1] != (rows,):
+            raise ScoringError(f"the graph gave scores of the shape {list(found.shape)} for {rows} rows")
         return scores
 
 
@@ -119,9 +122,9 @@ def _open(bundle: Bundle, width: int, execution: Execution) -> Opened:
     inputs = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in opened.session.get_inputs()]
     if inputs != [(INPUT, "tensor(float)", [width])]:
         raise ModelRefusedError(f"the graph takes {inputs}, expected one float tensor {INPUT!r} of width {width}")
-    names = [tensor.name for tensor in opened.session.get_outputs()]
-    if OUTPUT not in names:
-        raise ModelRefusedError(f"the graph gives {names}, expected an output {OUTPUT!r}")
+    types = {tensor.name: tensor.type for tensor in opened.session.get_outputs()}
+    if types.get(OUTPUT) not in _SCORE_TYPES:
+        raise ModelRefusedError(f"the graph gives {types}, expected an output {OUTPUT!r} of floats")
     return opened
 
 

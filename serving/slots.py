@@ -12,11 +12,12 @@ from typing import Literal
 
 from contracts.assignment import unit
 from contracts.flags import FlagsInForce, SetFlags
-from contracts.slots import LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
+from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
 from contracts.strata import STRATUM_S
 from serving.challenger import Challenger, Slot, count_answer, late_text, limit_text, take_away
 from serving.champion_file import State
 from serving.engine import Model
+from serving.faulty import FaultError
 from serving.flags import FlagFileError, FlagRules, read_flags, rules_of
 from serving.held import Held, name_of
 from serving.units import UnitBook
@@ -78,6 +79,18 @@ class Slots:
         challenger = self._current()
         if challenger is not None:
             self._close_strata(challenger)
+
+    def check_memory(self, resident_mb: float) -> None:
+        """Trips a challenger since whose loading the process has grown by more than the hard limit; by a timer."""
+        challenger = self._current()
+        if challenger is None or challenger.tripped is not None:
+            return
+        least_mb = challenger.least_resident_mb
+        challenger.least_resident_mb = resident_mb if least_mb is None else min(least_mb, resident_mb)
+        limit_mb, grown_mb = challenger.hard_limits.memory_mb, resident_mb - challenger.least_resident_mb
+        if limit_mb is not None and grown_mb > limit_mb:
+            reason = f"the server grew by {grown_mb:.0f} MB since it loaded the challenger > limit {limit_mb:g} MB"
+            self._trip(challenger, "hard_limit", reason)
 
     def count_challenger_answer(
         self, challenger: Challenger, seconds: float, score: float, *, is_counted: bool = True
@@ -289,7 +302,7 @@ class Slots:
             raise SlotConflictError(f"the challenger is {found}, asked to promote was {version}: load it first")
         if challenger.tripped is not None:
             raise SlotConflictError(f"the challenger {version} has tripped: {challenger.tripped.reason}")
-        return challenger.model
+        return challenger.sound
 
     def _remember(self, state: State, remember: Callable[[State], None]) -> None:
         remember(state)
@@ -342,13 +355,14 @@ class Slots:
             self.flag_rules = rules_of(flags.flags)
         self.flags, self.flags_problem = flags, None
 
-    def inject_fault(self, error_share: float) -> None:
-        """The challenger fails on this share of its requests from now on."""
-        if not 0 <= error_share <= 1:
-            raise SlotMessageError(f"error_share is {error_share:g}, expected 0 to 1")
+    def inject_fault(self, message: InjectFault) -> None:
+        """The challenger does what `message` says from now on. Raises SlotConflictError, SlotMessageError."""
         if self.challenger is None:
             raise SlotConflictError("there is no challenger to fail")
-        self.challenger.fault_share = error_share
+        try:
+            self.challenger.suffer(message.error_share, message.fault)
+        except FaultError as error:
+            raise SlotMessageError(str(error)) from error
 
     def observe(self) -> Observation:
         """Both slots at this instant."""

@@ -18,6 +18,7 @@ from serving.challenger import require_slices
 from serving.champion_file import State
 from serving.engine import ModelRefusedError, load_model
 from serving.execution import AS_BUNDLED, Execution
+from serving.faulty import FaultError, faulty
 from serving.flags import unknown_field
 from serving.routes.described import DescribedRoute, json_answer
 from serving.slots import SlotConflictError, SlotMessageError, Slots
@@ -129,7 +130,7 @@ class SlotCommands:
 
     async def inject_fault(self, message: InjectFault) -> Observation:
         """The challenger fails from now on."""
-        self._slots.inject_fault(message.error_share)
+        self._slots.inject_fault(message)
         return self._slots.observe()
 
     async def set_flags(self, message: SetFlags) -> FlagsInForce:
@@ -166,7 +167,9 @@ def control_routes(control: Commands, slots: Slots, *, token: str | None, allow_
     async def inject_fault(request: Request) -> Observation:
         if not allow_faults:
             raise RequestRefusedError(403, "this server injects no faults: PACELINE_SERVING_ALLOW_FAULTS is not set")
-        return await control.inject_fault(await _message(request, InjectFault))
+        message = await _message(request, InjectFault)
+        _require_possible(message, slots)
+        return await control.inject_fault(message)
 
     async def flags(_: Request) -> FlagsInForce:
         return slots.flags
@@ -240,6 +243,15 @@ def control_refusal(error: Exception) -> RequestRefusedError | None:
     if isinstance(error, OSError):
         return RequestRefusedError(503, f"this cannot be remembered, nothing has changed: {error}")
     return None
+
+
+def _require_possible(message: InjectFault, slots: Slots) -> None:
+    """Raises RequestRefusedError for a fault that the challenger's model cannot have."""
+    if slots.challenger is not None and message.fault is not None:
+        try:
+            faulty(slots.challenger.sound, message.fault)
+        except FaultError as error:
+            raise RequestRefusedError(422, str(error)) from error
 
 
 def _authorise(request: Request, token: str | None) -> None:

@@ -158,14 +158,19 @@ class Hub:
         self._joining[worker] = self._clock() + JOIN_S
         self._crew.send(worker, self._follow(0))
 
-    def leave(self, worker: int, *, is_replaced: bool) -> None:
-        """A worker is gone; nobody waits for it, and what it was last seen to have counted stays in the sums."""
+    def leave(self, worker: int, *, is_replaced: bool, crash: str | None = None) -> None:
+        """A worker is gone; nobody waits for it, and what it was last seen to have counted stays in the sums.
+
+        `crash` is how it ended where that was by no stop. Whoever holds the challenger next might end so as well.
+        """
         self._ready.discard(worker)
         self._serving.discard(worker)
         self._joining.pop(worker, None)
         self._refused.pop(worker, None)
         self.restarts += is_replaced
         self._counted.left(worker)
+        if crash is not None and self._slots.blame(crash):
+            self._announce()
         for number, found in list(self._rounds.items()):
             found.waiting.discard(worker)
             self._end_if_complete(number, found)
@@ -350,7 +355,7 @@ class Hub:
             case EndHoldout():
                 return self._change(lambda: self._slots.end_holdout(message.rollout, self._remember))
             case InjectFault():
-                return self._change(lambda: self._slots.inject_fault(message.error_share))
+                return self._change(lambda: self._slots.inject_fault(message))
             case SetFlags():
                 return self._change(lambda: self._slots.set_flags(message, self._remember_flags))
         raise ValueError(f"{ask.command!r} is no command")

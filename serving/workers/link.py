@@ -161,6 +161,8 @@ class Link(asyncio.Protocol):
         view = order.view
         names = _names(view)
         for place, name in names.items():
+            if place == "challenger" and self._is_left_out(view):
+                continue
             refusal = await self._hold(name)
             if refusal is not None:
                 return Followed(round=order.round, generation=view.generation, refusal=refusal, refused=place)
@@ -175,6 +177,11 @@ class Link(asyncio.Protocol):
         except ModelRefusedError as error:
             return Refusal(kind="model", text=str(error))
         return None
+
+    def _is_left_out(self, view: View) -> bool:
+        """A challenger that has tripped is loaded by nobody who has not: it may end this process as well."""
+        told = view.challenger
+        return told is not None and told.is_tripped and told.name not in self._models
 
     async def _hold(self, name: Remembered) -> Refusal | None:
         """Loads the model that is called `name`, unless this worker has it."""

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from contracts.faults import Fault
 from contracts.flags import FlagsInForce
 from contracts.slots import HardLimits, LoadSlot, Observation
 from serving.champion_file import Remembered, RememberedHoldout
@@ -49,6 +50,8 @@ class ChallengerView(msgspec.Struct, frozen=True, kw_only=True):
     shadow: bool
     lease_ends_s: float | None
     fault_share: float
+    fault: Fault | None = None
+    is_tripped: bool = False
     phase: int = 0
     slice_by: str | None = None
 

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Literal, cast
 
 from contracts.assignment import unit
-from contracts.slots import LoadSlot, RenewLease, SetShare, SlotCounts, Tripped
+from contracts.slots import InjectFault, LoadSlot, RenewLease, SetShare, SlotCounts, Tripped
 from contracts.strata import STRATUM_S
 from serving.challenger import Challenger, late_text, limit_text, take_away
 from serving.champion_file import Remembered, State
 from serving.engine import Model
 from serving.held import Held, name_of
-from serving.slots import Slots
+from serving.slots import SlotConflictError, Slots
 from serving.units import OpenStratum
 from serving.workers.board import Board
 from serving.workers.messages import ChallengerView, View
+
+CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"})
+MAXIMUM_ENDS = 3  # of workers in one rollout, whatever ends them
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class SharedSlots(Slots):
         self._board = board
         self._worker = worker
         self._epoch = 0
+        self._ends: dict[int, int] = {}
 
     # -- in every process ------------------------------------------------------------------------------------------
 
@@ -99,6 +103,11 @@ class SharedSlots(Slots):
             ),
         )
 
+    def _trip(self, challenger: Challenger, cause: Literal["hard_limit", "lease"], reason: str) -> None:
+        """For all workers at once."""
+        self._board.trip(self._epoch, self._tripped(cause, reason))
+        self._adopted(challenger)
+
     # -- in a worker -----------------------------------------------------------------------------------------------
 
     def follow(self, view: View, models: Mapping[Remembered, Model]) -> None:
@@ -109,11 +118,10 @@ class SharedSlots(Slots):
             self.install_champion(models[view.champion])
         self.adopt_flags(view.flags)
         self._follow_holdout(view, models)
-        told = view.challenger
-        if told is None:
-            self.challenger = None
+        told, challenger = view.challenger, self.challenger
+        if told is None or (told.is_tripped and (challenger is None or self._epoch != told.epoch)):
+            self.challenger = None  # what has tripped is loaded by nobody who does not hold it
             return
-        challenger = self.challenger
         if challenger is None or self._epoch != told.epoch:
             challenger = Challenger(
                 model=models[told.name],
@@ -126,7 +134,8 @@ class SharedSlots(Slots):
                 self._board.begin(self._worker, told.epoch)
             self._epoch, self.challenger = told.epoch, challenger
         challenger.share, challenger.shadow, challenger.phase = told.share, told.shadow, told.phase
-        challenger.lease_ends_s, challenger.fault_share = told.lease_ends_s, told.fault_share
+        challenger.lease_ends_s = told.lease_ends_s
+        challenger.suffer(told.fault_share, told.fault)
         if (tripped := self._adopted(challenger).tripped) is not None:
             take_away(challenger, tripped)  # after the supervisor had made this view
 
@@ -147,8 +156,7 @@ class SharedSlots(Slots):
         found = self._board.count_error(worker, self._epoch, limits.window, self._clock(), failed)
         if found >= limits.errors and challenger.tripped is None:
             requests = min(limits.window, self._board.requests(self._epoch))
-            self._board.trip(self._epoch, self._tripped("hard_limit", limit_text(limits, found, requests)))
-            self._adopted(challenger)
+            self._trip(challenger, "hard_limit", limit_text(limits, found, requests))
 
     def forgive(self, challenger: Challenger, entity: str) -> None:
         """As in one process."""
@@ -188,6 +196,27 @@ class SharedSlots(Slots):
         super().renew(message)
         self._give_lease(message.rollout)
 
+    def inject_fault(self, message: InjectFault) -> None:
+        """As in one process; it is the workers whose graphs it concerns."""
+        if self.challenger is None:
+            raise SlotConflictError("there is no challenger to fail")
+        self.challenger.fault_share, self.challenger.fault = message.error_share, message.fault
+
+    def blame(self, crash: str) -> bool:
+        """A worker has ended by `crash`; whether that trips the challenger, if one is asked now.
+
+        An end by a bad memory access or the like does, since only native code does such; of other ends, which may be
+        somebody's hand, the third in a rollout.
+        """
+        challenger = self._current()
+        if challenger is None or challenger.tripped is not None or not (challenger.share > 0 or challenger.shadow):
+            return False
+        self._ends[self._epoch] = self._ends.get(self._epoch, 0) + 1
+        if crash not in CRASHES and self._ends[self._epoch] < MAXIMUM_ENDS:
+            return False
+        self._trip(challenger, "hard_limit", f"a worker that held the challenger has ended by {crash}")
+        return True
+
     def abandon(self) -> str | None:
         """Empties the challenger's slot, whoever holds it; the rollout that held it."""
         rollout = self.challenger.rollout if self.challenger else None
@@ -214,6 +243,8 @@ class SharedSlots(Slots):
                 shadow=challenger.shadow,
                 lease_ends_s=challenger.lease_ends_s,
                 fault_share=challenger.fault_share,
+                fault=challenger.fault,
+                is_tripped=challenger.tripped is not None,
                 phase=challenger.phase,
                 slice_by=challenger.slice_by,
             ),

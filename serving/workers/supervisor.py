@@ -235,7 +235,8 @@ class _Supervisor:
         self._board.set_connections(worker.number, ABSENT)
         self._has_served = self._has_served or self._hub.serving > 0
         is_stopping = self._stop_by_s is not None
-        self._hub.leave(worker.number, is_replaced=not is_stopping)
+        crash = None if is_stopping or status == 0 else _end_of(status)
+        self._hub.leave(worker.number, is_replaced=not is_stopping, crash=crash)
         if is_stopping:
             self._status = self._status or (1 if status else 0)
         elif not self._has_served:
@@ -312,6 +313,11 @@ class _Supervisor:
             self._selector.unregister(worker.connection)
             worker.connection.close()
             worker.connection = None
+
+
+def _end_of(status: int) -> str:
+    """How a process has ended, by its exit code; that of a signal is negative."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 def _check(settings: Settings) -> None:

@@ -13,7 +13,7 @@ import pytest
 from contracts.assignment import position
 from contracts.bundle import Bundle
 from contracts.encoder import InvalidRecordError
-from contracts.slots import HardLimits, LoadSlot, PromoteSlot, SetShare
+from contracts.slots import HardLimits, InjectFault, LoadSlot, PromoteSlot, SetShare
 from pipelines.statistics import paired_shift
 from serving import divided
 from serving.answering import Answerer, NotReadyError, entity_of
@@ -114,8 +114,8 @@ class Parts:
         require_slices(load, model)
         self.slots.place(load, model)
 
-    def share(self, share: float, *, shadow: bool = False) -> None:
-        self.slots.set_share(SetShare(rollout="r1", share=share, shadow=shadow, lease_s=60))
+    def share(self, share: float, *, shadow: bool = False, rollout: str = "r1") -> None:
+        self.slots.set_share(SetShare(rollout=rollout, share=share, shadow=shadow, lease_s=60))
 
     def answer(self, *records: Any, **more: Any) -> Any:
         async def run() -> Any:
@@ -239,7 +239,7 @@ def test_rows_behind_the_one_that_trips_the_limit_are_the_champions(parts: Parts
 
 def test_injected_faults_reach_no_client(parts: Parts, tmp_path: Path) -> None:
     fill(parts, tmp_path, 1.0)
-    parts.slots.inject_fault(1.0)
+    parts.slots.inject_fault(InjectFault(error_share=1.0))
     assert [each.slot for each in parts.answer(*[tiny_record(number) for number in range(5)]).predictions] == [
         "champion"
     ] * 5

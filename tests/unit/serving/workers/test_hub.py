@@ -289,3 +289,32 @@ def test_metrics_leave_out_who_does_not_answer_and_counters_do_not_go_back(play:
     play.join(1)
     third = scrape(3, {0: 5.0, 1: 1.0})
     assert (third["x_total"], third["paceline_worker_restarts_total"], third["paceline_workers"]) == (10, 1, 2)
+
+
+@pytest.mark.parametrize(("crash", "ends"), [("SIGSEGV", 1), ("SIGABRT", 1), ("SIGKILL", 3), ("exit status 1", 3)])
+def test_workers_that_end_while_they_hold_a_challenger_end_its_rollout(play: Play, crash: str, ends: int) -> None:
+    """A bad memory access is native code's; of other ends, which may be somebody's hand, the third one."""
+    play.load()
+    play.ask(0, "share", SetShare(rollout="r1", share=0.5))
+    for worker in (0, 1):
+        play.follow(worker)
+    play.answer(0)
+    for end in range(1, ends + 1):
+        assert play.slots.observe().tripped is None
+        play.hub.leave(1, is_replaced=True, crash=crash)
+        if end < ends:
+            play.join(1)
+            play.took(0)
+    tripped = play.slots.observe().tripped
+    assert tripped is not None
+    assert tripped.reason == f"a worker that held the challenger has ended by {crash}"
+    told = play.took(0)[-1]
+    assert isinstance(told, Follow)
+    assert told.view.challenger is not None
+    assert (told.view.challenger.is_tripped, told.view.challenger.share) == (True, 0.0)
+
+
+def test_a_worker_that_ends_while_no_challenger_is_asked_blames_nobody(play: Play) -> None:
+    play.load()
+    play.hub.leave(1, is_replaced=True, crash="SIGSEGV")
+    assert play.slots.observe().tripped is None
