@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipelines.cli.console import Json, err, out, show
+from pipelines.cli.console import Json, ProjectName, err, out, show
 
 app = typer.Typer()
 simulate = typer.Typer(no_args_is_help=True, help="What has not happened, drawn and counted.")
@@ -35,6 +35,36 @@ def judge(plan: PlanFile = None) -> None:
     for line in asking.verdicts(plan, sys.stdin):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
+
+
+@app.command()
+def preflight(
+    project: ProjectName,
+    days: Annotated[int, typer.Option(min=1, max=28, help="Of the prediction log, before now.")] = 7,
+    harm: Annotated[float, typer.Option(min=0, max=1, help="The failure rate that should be seen.")] = 0.05,
+    as_json: Json = False,
+) -> None:
+    """Whether the plan can reach its verdicts: at this traffic, what each phase needs and how long that takes.
+
+    Exit code 2 when a phase cannot in its time.
+    """
+    from pipelines.tasks import preflighting
+
+    found = preflighting.check(project, days, harm)
+    if as_json:
+        show(found, as_json)
+    else:
+        traffic = found["traffic"]
+        out.print(_table(f"The plan of {project}", found["table"]))
+        out.print(
+            f"{traffic['requests_per_s']:.3g} requests a second ({traffic['source']}), the champion fails at "
+            f"{traffic['failure_rate']:.2%}; {found['harm']}",
+            highlight=False,
+        )
+        for problem in found["problems"]:
+            err.print(f"[bold red]not in its time:[/] {problem}", highlight=False)
+    if found["problems"]:
+        raise typer.Exit(2)
 
 
 @simulate.command()

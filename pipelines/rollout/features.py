@@ -35,7 +35,8 @@ FEATURES = frozenset(feature for _, feature, _ in _NEEDS) - {COVERAGE}
 _HELD_HERE = frozenset(
     {
         "alpha", "alpha_shares", "error_odds_margin", "latency_odds_margin", "score_margin", "score_odds_margin",
-        "look_every_s", "bootstrap", "unreachable_s", "coverage", "approvals", "maximum_pause_s", "when_busy",
+        "look_every_s", "bootstrap", "unreachable_s", "coverage", "preflight", "approvals",
+        "maximum_pause_s", "when_busy",
     }
 )  # fmt: skip
 _OF_FEATURES = frozenset(field.split(".")[0] for field, _, _ in _NEEDS)

@@ -161,6 +161,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     without a champion take its first one without traffic to compare with. `unreachable_s` bounds how long a silent
     server is asked again, `maximum_pause_s` how long a rollout stays paused before it is rolled back. `when_busy` says
     what a new offer does while another rollout of the project has not ended: it waits, ends that one, or is refused.
+    `preflight` says whether a plan is begun with a phase that cannot reach its verdict at the traffic that there is.
     """
 
     shadow: ShadowStep | None = ShadowStep()
@@ -175,6 +176,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hard_limits: HardLimits = HardLimits()
     approvals: Approvals = Approvals()
     coverage: Coverage = Coverage()
+    preflight: Literal["refuse", "report", "off"] = "report"
     lease_s: float = 15.0
     look_every_s: float = 1.0
     latency_floor_ms: float = 10.0

@@ -3,6 +3,7 @@
 | kind | body |
 | --- | --- |
 | `release.queued` | a version waits while another is rolled out: its ticket |
+| `release.preflight` | what the check before the first step foretold |
 | `release.opened` | a rollout may run: its offer, and the note that a person gave |
 | `release.refused` | an offer that is not opened, with the reason; `ticket` when it had waited |
 | `release.ended` | the outcome; now the next may be opened |
@@ -19,6 +20,7 @@ import msgspec
 from pipelines.ledger import Entry, Ledger, evidence
 from pipelines.registry.port import Version
 from pipelines.rollout.events import Offer
+from pipelines.tasks import preflighting
 from pipelines.tasks.investigating import closing_note
 from pipelines.tasks.sites import Site
 
@@ -87,7 +89,7 @@ def open_rollout(site: Site, version: str | None = None, note: str | None = None
                 return refused
             continue
         if book.running is None and not book.waiting:
-            opened = _open(site, book, found, note)
+            opened = _open(site, book, found, note, None)
         elif ticket is None:
             opened = _enqueue(site, book, found, note)
         elif book.running is not None:
@@ -201,9 +203,11 @@ def _open_first(site: Site, book: Book, mine: Entry) -> Opened | None:
     if found is None or reason is not None:
         _refuse(site, version, reason or "", first)
         return None
-    opened = _open(site, book, found, note)
+    opened = _open(site, book, found, note, first)
     if opened is None or first.id == mine.id:
         return opened
+    if opened.offer is None:  # refused: the next one is the first now
+        return None
     waits = str(mine.body["version"])
     return Opened(opened.offer, f"version {waits} waits behind version {version}", waits)
 
@@ -219,7 +223,7 @@ def _overtaken(book: Book) -> tuple[Entry, str] | None:
     return next(each for each in line if each is not newest), f"version {version} waits as well, as of {as_of}: newer"
 
 
-def _open(site: Site, book: Book, found: Version, note: str | None) -> Opened | None:
+def _open(site: Site, book: Book, found: Version, note: str | None, ticket: Entry | None) -> Opened | None:
     champion = site.ledger.champion(site.project)
     earlier = sum(entry.body["version"] == found.version for entry in book.opened)
     offer = Offer(
@@ -230,6 +234,9 @@ def _open(site: Site, book: Book, found: Version, note: str | None) -> Opened | 
         path=site.path(found.bundle),
         expected_champion=None if champion is None else champion.version,
     )
+    # the first champion has no steps
+    if champion is not None and (reason := preflighting.refusal(site, offer.rollout, found.version)) is not None:
+        return _refuse(site, found.version, reason, ticket)
     body = {**msgspec.to_builtins(offer), "note": note}
     entry = site.ledger.append(site.project, OPENED, offer.rollout, body, key=f"opened/{len(book.opened)}")
     if entry.subject != offer.rollout:

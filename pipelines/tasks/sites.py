@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.governance.archive import Archive
 from pipelines.ledger import Ledger
@@ -18,6 +19,7 @@ class Site:
     """The parts that a release of `project` is made of; `fetch` brings a version's bundle to hand, with the reason.
 
     `path` is where a bundle lies when it is at hand; while `kept` is held, nothing that is at hand goes away.
+    `predictions` is the prediction log, None where there is none to look at.
     """
 
     project: str
@@ -28,6 +30,7 @@ class Site:
     fetch: Callable[[Version, str], object]
     path: Callable[[str], str]
     kept: Callable[[], AbstractContextManager[object]]
+    predictions: Path | None = None
 
 
 def open_site(project: str) -> Site:
@@ -42,4 +45,5 @@ def open_site(project: str) -> Site:
         fetch=lambda version, reason: ensure_at_hand(project, version, reason),
         path=lambda bundle: str(home().bundles / bundle),
         kept=lambda: Archive(home().archive).removals_held(),
+        predictions=home().predictions(project),
     )
