@@ -22,6 +22,11 @@ from benchmarks.chaos.installation import CHAMPION, PROJECT, Installation
 
 START_S_MAX = 90.0
 ASK_EVERY_S = 0.02
+PRELOADED = [
+    *("pipelines.tasks.releasing", "pipelines.tasks.investigating", "pipelines.registry.mlflow_registry"),
+    *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
+    *("alembic.command", "httpcore", "matplotlib.figure", "sqlalchemy.dialects.sqlite"),
+]
 
 
 class DidNotStartError(RuntimeError):
@@ -133,7 +138,7 @@ class Controller:
 def forks() -> multiprocessing.context.ForkServerContext:
     """Where controllers come from."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.tasks.releasing", "pipelines.registry.mlflow_registry", "mlflow"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

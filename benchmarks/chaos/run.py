@@ -35,7 +35,7 @@ RATE, ENTITIES, CLIENT_TIMEOUT_S = 60, 3000, 15.0
 RUN_S_MAX = 120.0
 RESTART_S, RESTARTS_MAX = 0.5, 40  # of a controller that ended by itself
 LOOK_S, READ_S, ASK_S = 0.08, 0.15, 0.02
-ENDED = "release.ended"
+OPENED, ENDED = "release.opened", "release.ended"
 
 
 class Answer(NamedTuple):
@@ -107,12 +107,11 @@ class Run:
     async def _watched(self) -> None:
         load = self._load()
         self._ledger = await asyncio.to_thread(Ledger.open, f"sqlite:///{self.place.ledger}")
-        due_s = np.arange(int(RATE * RUN_S_MAX)) / RATE
-        clients = asyncio.create_task(load.open_loop(due_s))
         watchers = [
             asyncio.create_task(work) for work in (self._look(), self._read(), self._supervise(), self._strike())
         ]
         ended = asyncio.create_task(self._ended())
+        clients = asyncio.create_task(self._ask(load))
         try:
             done, _ = await asyncio.wait([ended, *watchers], return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -124,6 +123,14 @@ class Run:
             await asyncio.gather(ended, *watchers, return_exceptions=True)
             await clients
             self.seen.answers = _answers(load)
+
+    async def _ask(self, load: Load) -> None:
+        """Clients from the moment when the release is opened; before, they would only keep the machine busy."""
+        while not any(entry.kind == OPENED for entry in self.seen.entries.values()):
+            if self._stop.is_set():
+                return
+            await asyncio.sleep(ASK_S)
+        await load.open_loop(np.arange(int(RATE * RUN_S_MAX)) / RATE)
 
     async def _ended(self) -> None:
         """Returns some requests after both the rollout and the fault are over."""

@@ -21,6 +21,7 @@ from pipelines.benchmarking.connections import Connection, Target, connect
 from pipelines.benchmarking.recording import Label, Recording
 
 MAXIMUM_CONNECTIONS = 1024
+IDLE_S_MAX = 15.0  # servers close idle connections (ours after 30 s), perhaps just when a request is on its way
 SWEEP_EVERY_S = 0.05
 PROGRESS_EVERY_S = 0.5
 STOP_WAIT_S = 2.0
@@ -140,6 +141,7 @@ class Load:
         """Opens the first connections before the clock runs. Raises OSError when nobody listens."""
         for _ in range(count):
             connection = await connect(self._target, self)
+            connection.sent_s = time.monotonic()
             self._open.add(connection)
             self._idle.append(connection)
 
@@ -161,9 +163,10 @@ class Load:
     def _dispatch(self, due_s: float) -> None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_usable:
+            if connection.is_usable and time.monotonic() - connection.sent_s < IDLE_S_MAX:
                 self._send(connection, due_s)
                 return
+            connection.abort("it was idle for too long")
         is_below_limit = len(self._open) + len(self._opening) < self._limit
         if not is_below_limit and not self._queues:
             self._fail(due_s, Label(0, error=NOT_SENT, given_up=True))
@@ -176,6 +179,7 @@ class Load:
 
     def _send(self, connection: Connection, due_s: float) -> None:
         connection.due_s = due_s
+        connection.sent_s = time.monotonic()
         connection.send(self._requests[self._sent % len(self._requests)])
         self._sent += 1
 
@@ -187,6 +191,7 @@ class Load:
                 self._fail(self._waiting.popleft(), Label(0, error=f"cannot connect: {_told(error)}"))
             self._end_when_idle()
             return
+        connection.sent_s = time.monotonic()
         self._open.add(connection)
         self._go_on(connection)
 
