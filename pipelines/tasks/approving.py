@@ -71,13 +71,14 @@ def question_text(project: str, question: dict[str, Any]) -> str:
     parts = []
     if evidence:
         parts.append(f"**{evidence['name']}** went on: {evidence['reason']}.")
-        parts.append(_evidence_table(evidence))
-    if gates := _gates(project, question["version"]):
-        parts.append("Gates before any traffic:\n\n" + gates)
     parts.append(
         f"Without an answer until {question['until']} the plan says **{question['on_timeout']}**. Meanwhile the judge "
         "goes on, and rolls a worse version back by itself."
     )
+    if evidence:
+        parts.append(_evidence_table(evidence))
+    if gates := _gates(project, question["version"]):
+        parts.append("Gates before any traffic:\n\n" + gates)
     return "\n\n".join(parts)
 
 

@@ -70,6 +70,7 @@
       live = found;
       draw("top", found.top);
       draw("more", found.more);
+      document.querySelector("nav [aria-current] .dot").hidden = !found.running;
       hear();
       offer();
       find("pulse").className = "dot live";

@@ -12,11 +12,14 @@ import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
-from pipelines.wiring import REPOSITORY
+from pipelines.ledger import Ledger
+from pipelines.wiring import REPOSITORY, open_ledger
 from tests.fixtures.small_installation import (
     PROJECT,
     copy_of_expectations,
@@ -37,6 +40,7 @@ AIRFLOW = {
     "PACELINE_SCHEDULES": "on",
 }
 os.environ.update(AIRFLOW)
+sys.path.append(AIRFLOW["AIRFLOW__CORE__PLUGINS_FOLDER"])  # as Airflow does
 
 
 def pytest_sessionfinish() -> None:
@@ -97,6 +101,40 @@ def traffic(model_server: str) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(90)  # for the answers to up to 256 requests, which a busy machine gives slowly
+
+
+@pytest.fixture
+def rollouts_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """The ledger of an empty home with the repository's projects."""
+    monkeypatch.setenv("PACELINE_HOME", str(tmp_path))
+    for name in ("PACELINE_LEDGER_URL", "PACELINE_PROJECTS"):
+        monkeypatch.delenv(name, raising=False)
+    with open_ledger() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def airflow_tokens(airflow_database: Path) -> dict[str, str]:
+    """A token of Airflow's simple auth manager for each role, in the name of `<role>-ann`."""
+    from airflow.api_fastapi.app import init_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+    manager: Any = init_auth_manager()
+    return {
+        role: manager.generate_jwt(SimpleAuthManagerUser(username=f"{role}-ann", role=role))
+        for role in ("viewer", "user", "admin")
+    }
+
+
+@pytest.fixture
+def console(rollouts_ledger: Ledger, airflow_tokens: dict[str, str]) -> Iterator[TestClient]:
+    """The app in Airflow's UI on `rollouts_ledger`, asked by a user who may edit DAGs."""
+    from delivery import console as served
+
+    served._watch.cache_clear()  # it has the ledger of the test before
+    headers = {"Authorization": f"Bearer {airflow_tokens['user']}"}
+    with TestClient(served.app, headers=headers, raise_server_exceptions=False) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

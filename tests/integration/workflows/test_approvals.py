@@ -2,8 +2,6 @@
 
 import asyncio
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,8 @@ import yaml
 
 from pipelines.ledger import Ledger
 from pipelines.tasks import approving
-from pipelines.wiring import REPOSITORY, open_ledger
+from pipelines.wiring import REPOSITORY
 from tests.fixtures.rollouts import ASKING, PROJECT, ROLLOUT, run_until, running
-
-sys.path.append(str(REPOSITORY / "plugins"))  # as Airflow does for its plugins folder
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    monkeypatch.setenv("PACELINE_HOME", str(tmp_path))
-    monkeypatch.delenv("PACELINE_LEDGER_URL", raising=False)
-    with open_ledger() as opened:
-        yield opened
 
 
 def release_of(folder: Path, approvals: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -74,10 +62,10 @@ def first_event(trigger: Any) -> Any:
     return asyncio.run(asyncio.wait_for(listen(), 30)).payload
 
 
-def test_the_question_comes_to_the_task_that_waits_and_its_end_to_the_one_that_asks(ledger: Ledger) -> None:
+def test_the_question_comes_to_the_task_that_waits_and_its_end_to_the_one_that_asks(rollouts_ledger: Ledger) -> None:
     from delivery.approvals import QuestionTrigger
 
-    with running(ledger, ASKING, pause_at=10):
+    with running(rollouts_ledger, ASKING, pause_at=10):
         question = first_event(QuestionTrigger(PROJECT, ROLLOUT, "first_step"))
         assert (question["question"], question["phase"]) == ("first_step", "approval of the first step")
         approving.answer(PROJECT, question, approved=False, by="ann", reason="not on a Friday")
@@ -88,11 +76,11 @@ def test_the_question_comes_to_the_task_that_waits_and_its_end_to_the_one_that_a
     assert QuestionTrigger(**values).serialize() == (path, values)
 
 
-def test_a_question_that_never_comes_or_is_over_skips_its_tasks(ledger: Ledger) -> None:
+def test_a_question_that_never_comes_or_is_over_skips_its_tasks(rollouts_ledger: Ledger) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
     from delivery.approvals import REASON, AskPerson, QuestionTrigger, WaitForQuestion
 
-    run_until(ledger, looks=1000, plan=ASKING, error_rates={"2": 0.9})
+    run_until(rollouts_ledger, looks=1000, plan=ASKING, error_rates={"2": 0.9})
     event = first_event(QuestionTrigger(PROJECT, ROLLOUT, "first_step"))
     wait = WaitForQuestion(task_id="wait", project=PROJECT, offer={"rollout": ROLLOUT}, question="first_step")
     with pytest.raises(AirflowSkipException, match="was rolled_back and did not ask"):
@@ -102,7 +90,7 @@ def test_a_question_that_never_comes_or_is_over_skips_its_tasks(ledger: Ledger) 
         ask.execute_complete({}, {"ended": "approve by ann: good"})
 
 
-def test_what_a_person_says_in_airflow_is_handed_on_with_their_name(ledger: Ledger) -> None:
+def test_what_a_person_says_in_airflow_is_handed_on_with_their_name(rollouts_ledger: Ledger) -> None:
     from datetime import UTC, datetime
 
     from delivery.approvals import REASON, AskPerson

@@ -1,0 +1,218 @@
+"""People steer rollouts of flight_delay in Airflow's UI: one is aborted; another is paused, resumed, and approved."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from playwright.sync_api import FrameLocator, Page, expect
+
+from pipelines.demo import airflow_stack
+from pipelines.demo import stack as stacks
+from pipelines.demo.stack import Ports, Stack
+from pipelines.demo.supervisor import Supervisor
+from pipelines.wiring import open_ledger
+from tests.fixtures.browsers import PageBrowser
+from tests.fixtures.small_installation import (
+    PROJECT,
+    QUICK_ROLLOUT,
+    QUICK_STEP,
+    copy_of_expectations,
+    free_port,
+    replay_command,
+    small_projects,
+    small_warehouse,
+    users_environment,
+)
+
+pytestmark = pytest.mark.slow
+RELEASE = f"{PROJECT}.release"
+STEP_S = 40.0  # of the first step: time for a person
+SLOW_MS = 90_000  # the UI, on a machine that does much else
+PLAN = QUICK_ROLLOUT | {
+    "steps": [{"share": 0.3, **QUICK_STEP, "minimum_s": STEP_S, "maximum_s": 1200}, {"share": 1.0, **QUICK_STEP}],
+    "approvals": {"before_full": True, "timeout_s": 900},
+}
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    """The whole system: version 1 leads, version 2 is registered, and real flights come as requests."""
+    ports = Ports(airflow=free_port(), mlflow=free_port(), server=free_port())
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(users_environment(tmp_path / "home"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PACELINE_PROJECTS", str(quick_projects(tmp_path / "projects", ports.server)))
+        patch.setenv("PACELINE_EXPECTATIONS", str(copy_of_expectations(tmp_path / "great_expectations")))
+        small_warehouse()
+        with Supervisor(tmp_path / "home" / "logs") as supervisor:
+            started = stacks.start(PROJECT, ports, supervisor)
+            lead(register("2013-04-01"))
+            register("2013-04-15")
+            replay = subprocess.Popen(
+                replay_command(tmp_path / "answers.jsonl", rate=30),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            yield started
+            replay.terminate()
+            replay.wait(30)
+    os.environ.clear()
+    os.environ.update(before)  # what `start` has set, too
+
+
+def quick_projects(folder: Path, port: int) -> Path:
+    small_projects(folder, port, PLAN)
+    file = folder / PROJECT / "project.yaml"
+    configuration = yaml.safe_load(file.read_text())
+    configuration["training"] = {"seed": 1, "trials": [{"trainer": "logistic_regression", "parameters": {}}]}
+    file.write_text(yaml.safe_dump(configuration, sort_keys=False))
+    return folder
+
+
+def register(as_of: str) -> str:
+    """A version that was trained and judged as of that day."""
+    from pipelines.tasks import judging, optimising, retraining, searching
+
+    snapshot = retraining.take_snapshot(PROJECT, retraining.choose_window(PROJECT, as_of))
+    planned = retraining.plan_trials(PROJECT, snapshot)
+    outcomes = [searching.run_trial(PROJECT, trial) for trial in planned]
+    best = searching.best_of(PROJECT, planned, outcomes)
+    evaluation = judging.evaluate(PROJECT, optimising.optimise(PROJECT, best, "fp32"))
+    return str(judging.register(PROJECT, evaluation)["version"])
+
+
+def lead(version: str) -> None:
+    from pipelines.tasks import releasing
+
+    releasing.roll_back(PROJECT, version, "the first")
+
+
+def test_one_rollout_is_aborted_and_another_paused_resumed_and_approved(
+    stack: Stack, browser: PageBrowser, tmp_path: Path
+) -> None:
+    first, complaints = browser.visit("about:blank", lambda page: abort(page, stack, tmp_path / "aborted.png"))
+    assert ours(complaints) == []
+    assert stack.airflow.wait_for_run(RELEASE, first, seconds=120, on_tasks=lambda tasks: None) == "failed"
+    tasks = stack.airflow.tasks(RELEASE, first)
+    assert (tasks["roll_out"], tasks["wait_for_full"], tasks["approve_full"]) == ("success", "skipped", "skipped")
+    assert ended() == [("flight_delay-v2-1", "rolled_back", "aborted by admin: not on a Friday")]
+    assert champion() == "1"
+
+    second, complaints = browser.visit("about:blank", lambda page: steer(page, stack, tmp_path))
+    assert ours(complaints) == []
+    assert stack.airflow.wait_for_run(RELEASE, second, seconds=120, on_tasks=lambda tasks: None) == "success"
+    answer = stack.airflow.result(RELEASE, second, "answer_full")
+    assert (answer["command"], answer["by"], answer["answer"]) == ("approve", "admin", "obeyed")
+    commands = open_ledger().entries(PROJECT, ("rollout.command.obeyed",), "flight_delay-v2-2")
+    assert [(entry.body["command"], entry.body["by"], entry.body["reason"]) for entry in commands] == [
+        ("pause", "admin", "a storm comes in"),
+        ("resume", "admin", "the storm has passed"),
+        ("approve", "admin", "the comparison is good"),
+    ]
+    assert ended()[-1][:2] == ("flight_delay-v2-2", "promoted")
+    assert champion() == "2"
+    assert httpx.get(f"{stack.server_url}/control/observation").json()["champion"]["version"] == "2"
+
+
+def abort(page: Page, stack: Stack, picture: Path) -> str:
+    """Logs in, finds the page in the menu, and ends a rollout there; returns the run that rolled out."""
+    console = opened(page, stack)
+    run = stack.airflow.trigger(RELEASE, {"version": "2"})
+    expect(console.get_by_role("button", name="Abort")).to_be_enabled(timeout=SLOW_MS)
+    tell(console, "Abort", "not on a Friday", sure=True)
+    expect(console.locator("#status")).to_have_text("rolled back", timeout=SLOW_MS)
+    expect(console.locator("#more")).to_contain_text("abort by admin: obeyed")
+    page.screenshot(path=picture)
+    return run
+
+
+def steer(page: Page, stack: Stack, pictures: Path) -> str:
+    """Pauses and resumes on the page, and approves where Airflow keeps what people must do; returns the run."""
+    console = opened(page, stack)
+    run = stack.airflow.trigger(RELEASE, {"version": "2", "note": "it was a Friday"})
+    status = console.locator("#status")
+    expect(console.locator("#top .now .name")).to_have_text("30 %", timeout=SLOW_MS)
+    tell(console, "Pause", "a storm comes in")
+    expect(status).to_have_text("paused", timeout=SLOW_MS)
+    page.screenshot(path=pictures / "paused.png")
+    answered = requests(stack)
+    wait(lambda: requests(stack) > answered + 20, 60, "a pause took the challenger's share away")
+    expect(status).to_have_text("paused")
+    tell(console, "Resume", "the storm has passed")
+    expect(status).to_have_text("waiting for a person", timeout=SLOW_MS)
+    page.screenshot(path=pictures / "asked.png")
+
+    page.goto(f"{stack.airflow_url}/required_actions")
+    page.get_by_text("may version 2 get all traffic").first.click()
+    expect(page.get_by_text("Without an answer until")).to_be_visible(timeout=SLOW_MS)
+    page.locator("#element_reason").fill("the comparison is good")
+    page.screenshot(path=pictures / "approval.png")
+    page.get_by_test_id("hitl-option-Approve").click()
+    expect(page.get_by_test_id("hitl-option-Approve")).to_be_hidden(timeout=SLOW_MS)
+
+    console = framed(page, stack)
+    expect(console.locator("#status")).to_have_text("promoted", timeout=SLOW_MS)
+    page.screenshot(path=pictures / "promoted.png")
+    return run
+
+
+def opened(page: Page, stack: Stack) -> FrameLocator:
+    """The page in Airflow's UI, by its menu, after the log-in."""
+    page.set_default_timeout(SLOW_MS)
+    page.set_default_navigation_timeout(SLOW_MS)
+    page.goto(stack.airflow_url)
+    page.locator("input[name=username]").fill(airflow_stack.USER)
+    page.locator("input[name=password]").fill(airflow_stack.PASSWORD)
+    page.locator("input[name=password]").press("Enter")
+    page.get_by_role("link", name="Paceline").click()
+    return page.frame_locator("iframe[title=Paceline]")
+
+
+def framed(page: Page, stack: Stack) -> FrameLocator:
+    page.goto(f"{stack.airflow_url}/plugin/paceline")
+    return page.frame_locator("iframe[title=Paceline]")
+
+
+def tell(console: FrameLocator, command: str, reason: str, sure: bool = False) -> None:
+    """Presses the button of `command`, and waits for the rollout's answer."""
+    console.locator("#reason").fill(reason)
+    console.get_by_role("button", name=command, exact=True).click()
+    if sure:
+        console.get_by_role("button", name=f"{command}: sure?").click()
+    expect(console.locator("#told")).to_have_text(f"{command.lower()} was obeyed.", timeout=SLOW_MS)
+
+
+def ours(complaints: list[str]) -> list[str]:
+    """What the browser complained of on our page; Airflow's own complains before its log-in, and of its frame."""
+    return [each for each in complaints if "/paceline/" in each or each.startswith("exception")]
+
+
+def ended() -> list[tuple[str, str, str]]:
+    entries = open_ledger().entries(PROJECT, ("release.ended",))
+    return [(entry.subject, entry.body["state"], entry.body["reason"]) for entry in entries]
+
+
+def champion() -> str:
+    found = open_ledger().champion(PROJECT)
+    assert found is not None
+    return found.version
+
+
+def requests(stack: Stack) -> int:
+    observed: dict[str, Any] = httpx.get(f"{stack.server_url}/control/observation").raise_for_status().json()
+    assert observed["share"] == 0.3
+    return int(observed["challenger"]["requests"])
+
+
+def wait(condition: Callable[[], bool], seconds: float, complaint: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.1)
