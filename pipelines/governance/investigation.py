@@ -12,7 +12,7 @@ import msgspec
 
 from contracts.hashing import bytes_id, canonical_json
 from pipelines.governance import investigation_chapters as chapter
-from pipelines.governance.investigation_slices import Ranked
+from pipelines.governance.investigation_slices import Ranked, worst_text
 from pipelines.governance.rollback_cause import Cause
 from pipelines.governance.version_differences import Difference
 from pipelines.monitoring.rollout_rows import Part, RolloutRows
@@ -130,13 +130,22 @@ def affected_text(found: Investigation) -> str:
     return f"{said} {touched.unanswered:,} of them nobody answered: those clients saw an error."
 
 
+def where_text(found: Investigation) -> str:
+    """The slice that failed most, where failures ended it, as a clause; else empty."""
+    return worst_text(found.slices) if found.cause.blames == "errors" else ""
+
+
 def investigation_page(found: Investigation, evidence: str) -> str:
     """The page, as one HTML file that loads nothing else; `evidence` is the hash of what it was drawn from."""
     return render(
         "document.html",
         [_TEMPLATES],
         title=f"{found.title}: why version {found.version} {_ended(found)}",
-        lead=[f"{found.cause.title}. {found.reason[:1].upper()}{found.reason[1:]}.", affected_text(found)],
+        lead=[
+            f"{found.cause.title}. {found.reason[:1].upper()}{found.reason[1:]}.",
+            affected_text(found),
+            *([f"{worst[:1].upper()}{worst[1:]}."] if (worst := where_text(found)) else []),
+        ],
         warnings=list(found.gaps),
         cards=_cards(found),
         content=html(_chapters(found)),
@@ -148,7 +157,7 @@ def investigation_page(found: Investigation, evidence: str) -> str:
 
 
 def _ended(found: Investigation) -> str:
-    return {"refused": "was refused", "superseded": "was superseded"}.get(found.state, "was rolled back")
+    return "was refused" if found.state == "refused" else "was rolled back"
 
 
 def _cards(found: Investigation) -> list[Card]:

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipelines.governance import investigation_plots as plots
-from pipelines.governance.investigation_slices import worst_text
 from pipelines.governance.rollback_cause import LIGHT
 from pipelines.monitoring.rollout_rows import Failure, Part
 from pipelines.pages.document import Block, Bullets, Chapter, Figure, Table
@@ -103,8 +102,7 @@ def slices(found: "Investigation") -> Chapter | None:
         return None
     by_errors = found.cause.blames == "errors"
     said: list[Block] = []
-    if by_errors and (worst := worst_text(found.slices)):
-        said.append(f"{worst[:1].upper()}{worst[1:]}. Slices overlap, and the worst of many looks worse than it is.")
+    said.append("The worst first. Slices overlap, and the worst of many looks worse than it is.")
     head = ("Slice", "Predictions", "Failed", "Rate, 95 %", "Champion's rate", "p95 ms, both", "Mean score, both")
     said.append(
         Table(

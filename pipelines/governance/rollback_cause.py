@@ -133,6 +133,18 @@ _CAUSES = (
         steps=("Nothing was found against the version; offer it again with a note when its time has come.",),
     ),
     Cause(
+        name="unanswered",
+        title="Nobody answered the question whether it goes on",
+        severity="notice",
+        steps=("Nothing was found against the version; offer it again when somebody is there to answer.",),
+    ),
+    Cause(
+        name="paused",
+        title="It was paused for too long",
+        severity="notice",
+        steps=("Nothing was found against the version; ask who paused it, and offer it again.",),
+    ),
+    Cause(
         name="superseded",
         title="Another rollout took its place",
         severity="notice",
@@ -149,22 +161,32 @@ _BY_EVENT = {
     "Unreachable": "unreachable",
     "Aborted": "aborted",
 }
+_SUPERSEDED = "superseded by "  # what the queue writes as the reason of its command
 _BY_COMMAND = {"abort": "aborted", "rollback": "operator", "reject": "operator"}
 
 
 def cause_of(
-    state: str, last_event: Mapping[str, Any], tripped: str | None, findings: Sequence[Mapping[str, Any]], reason: str
+    last_event: Mapping[str, Any],
+    tripped: str | None,
+    findings: Sequence[Mapping[str, Any]],
+    reason: str,
+    *,
+    is_asked: bool = False,
+    is_paused: bool = False,
 ) -> Cause:
-    """The cause of an ending `state`: `last_event` as the ledger has it, `tripped` the server's own cause.
+    """The cause of an ending: `last_event` as the ledger has it, `tripped` the server's own cause.
 
-    >>> cause_of("rolled_back", {"type": "Looked"}, "hard_limit", [], "").name
+    `is_asked`: a person was asked then; `is_paused`: somebody had paused the rollout.
+
+    >>> cause_of({"type": "Looked"}, "hard_limit", [], "").name
     'hard_limit'
     """
-    if state == "superseded":
-        return CAUSES["superseded"]
     kind = str(last_event.get("type", ""))
     if kind == "Commanded":
-        return CAUSES[_BY_COMMAND.get(str(_command(last_event)), "operator")]
+        command = last_event.get("command") or {}
+        if command.get("reason", "").startswith(_SUPERSEDED):
+            return CAUSES["superseded"]
+        return CAUSES[_BY_COMMAND.get(command.get("command", ""), "operator")]
     if kind in _BY_EVENT:
         return CAUSES[_BY_EVENT[kind]]
     if tripped is not None:
@@ -172,16 +194,13 @@ def cause_of(
     if exceeded := [each for each in findings if each["e_value"] > (each["limit"] or float("inf"))]:
         worst = max(exceeded, key=lambda each: each["e_value"] / each["limit"])
         return CAUSES[_by_finding("split" if exceeded[0]["name"] == "split" else worst["name"])]
+    if is_paused or is_asked:
+        return CAUSES["paused" if is_paused else "unanswered"]
     if "too little traffic" in reason:
         return CAUSES["traffic"]
     if kind == "Looked" and ("the server holds" in reason or "the champion is version" in reason):
         return CAUSES["lost"]
     return CAUSES["unknown"]
-
-
-def _command(event: Mapping[str, Any]) -> Any:
-    command = event.get("command")
-    return command.get("command") if isinstance(command, Mapping) else command
 
 
 def _by_finding(name: str) -> str:

@@ -110,6 +110,8 @@ def message(
     why = f"{opened['title']}: {opened['reason']}"
     if opened["by"]:
         why += f" (by {opened['by']})"
+    if opened["where"]:
+        why += f"; {opened['where']}"
     close = f"Write down what was found: paceline investigation close {project} {rollout} --note … --by …"
     subject = f"[{project}] version {opened['version']} was {state}: {opened['title'][:1].lower()}{opened['title'][1:]}"
     return Message(

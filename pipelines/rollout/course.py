@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipelines.rollout import judge
 from pipelines.rollout.comparisons import Finding
-from pipelines.rollout.machine import Event, Looked, State, decide
+from pipelines.rollout.machine import Event, Looked, State, decide, judge_at
 
 _SHOWN_LOOKS = 240
 _LAST_LOOKS = 30  # all of them: what matters happens at the end
@@ -53,15 +52,19 @@ def retell(events: Sequence[Event]) -> Course:
     for event in events:
         before = state
         state, _ = decide(state, event)
-        if state.phase_label != before.phase_label:
+        if (label := _label(state)) != _label(before):
             share = state.plan.steps[state.step].share if state.phase == "step" else 0.0
-            phases.append(Entered(at_s=event.at_s, phase=state.phase_label, share=share))
+            phases.append(Entered(at_s=event.at_s, phase=label, share=share))
         if not isinstance(event, Looked):
             continue
         number += 1
         if number % every == 0 or number > looks - _LAST_LOOKS:
             told.append(_look(event, before, state))
     return Course(looks=tuple(told), phases=tuple(phases), looked=looks, state=state)
+
+
+def _label(state: State) -> str:
+    return state.phase if state.is_final else state.phase_label
 
 
 def _look(event: Looked, before: State, after: State) -> Look:
@@ -74,17 +77,14 @@ def _look(event: Looked, before: State, after: State) -> Look:
         challenger_errors=0 if challenger is None else challenger.errors,
         champion_requests=0 if champion is None else champion.requests,
         champion_errors=0 if champion is None else champion.errors,
-        findings=_findings(before, after),
+        findings=_findings(before, after, event.at_s),
     )
 
 
-def _findings(before: State, after: State) -> tuple[Finding, ...]:
+def _findings(before: State, after: State, at_s: float) -> tuple[Finding, ...]:
     """What the judge found at this look; of the look that ended the rollout, what it was ended for."""
     if after.is_final and after.records and after.records[-1].findings:
         return after.records[-1].findings
-    memory, plan = after.memory, after.plan
-    if memory is None or before.phase not in ("shadow", "step"):
+    if after.memory is None or before.phase not in ("shadow", "approval", "step"):
         return ()
-    if before.phase == "shadow":
-        return () if plan.shadow is None else judge.judge_shadow(memory, plan.shadow, plan, 0.0).findings
-    return judge.judge_step(memory, plan.steps[before.step], plan, 0.0).findings
+    return judge_at(before, after.memory, at_s).findings

@@ -20,6 +20,7 @@ from pipelines.governance.investigation import (
     affected_text,
     evidence_bytes,
     investigation_page,
+    where_text,
 )
 from pipelines.governance.investigation_slices import rank
 from pipelines.governance.rollback_cause import CAUSES, LIGHT, cause_of
@@ -74,6 +75,7 @@ def investigate(project: str, subject: str) -> dict[str, Any] | None:
         "title": found.cause.title,
         "reason": found.reason,
         "affected": affected_text(found),
+        "where": where_text(found),
         "phase": found.phase,
         "by": found.by,
         "next": list(found.cause.steps),
@@ -174,7 +176,14 @@ def _of_rollout(project: Project, subject: str, entries: Sequence[Entry], ended:
     steps = outcome.get("steps") or [{}]
     findings = tuple(_plain(finding) for finding in steps[-1].get("findings", ()))
     tripped = outcome.get("tripped")
-    cause = cause_of(outcome["state"], last, None if tripped is None else tripped["cause"], findings, outcome["reason"])
+    cause = cause_of(
+        last,
+        None if tripped is None else tripped["cause"],
+        findings,
+        outcome["reason"],
+        is_asked=course.state.asked is not None,
+        is_paused=course.state.paused_since_s is not None,
+    )
     looks = tuple(msgspec.structs.replace(look, findings=_finite(look.findings)) for look in course.looks)
     if not findings and looks:  # what ended it was no verdict: the judge's last numbers are worth as much
         findings = tuple(_plain(msgspec.to_builtins(each)) for each in looks[-1].findings)

@@ -49,7 +49,7 @@ def projects() -> "dict[str, Project]":
 
 
 def status(project: str) -> dict[str, Any]:
-    """Who leads and since when, what the registry keeps, and the last offers, gates, triggers, failures and watches."""
+    """Who leads and since when, what the registry keeps, open investigations, and the last of all that happened."""
     find_project(project)
     ledger = open_ledger()
     champion = ledger.champion(project)
@@ -71,6 +71,7 @@ def status(project: str) -> dict[str, Any]:
         "retrains": last("trigger"),
         "gates": last("gates"),
         "watches": last("watch"),
+        "investigations": investigations(project, only_open=True)[-_LAST:],
         "failures": last("failure"),
     }
 
@@ -89,6 +90,10 @@ def status_text(found: dict[str, Any]) -> str:
     for release in found["releases"]:
         what = release.get("state") or ("put back" if "from" in release else "refused")
         lines.append(f"  {release['at']} version {release['version']} {what}: {release['reason']}")
+    lines += [
+        f"  [yellow]open investigation of {i['rollout']} (version {i['version']}): {i['page']}[/]"
+        for i in found["investigations"]
+    ]
     lines += [f"  {r['at']} retrain as of {r['subject']} ({r['trigger']}) {r['reason']}" for r in found["retrains"]]
     lines += [f"  [red]{f['at']} {f['workflow']}.{f['task']} failed: {f['error']}[/]" for f in found["failures"]]
     return "\n".join(lines)

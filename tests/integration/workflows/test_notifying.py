@@ -101,6 +101,7 @@ def test_a_rollback_is_told_by_webhook_mail_and_slack_and_each_message_has_all_t
     assert told["facts"]["cause"] == "hard_limit"
     assert "Version 2 was rolled back at 25 %. Version 1 has all traffic." in told["what"]
     assert "8 errors in the last 20 challenger requests" in told["why"]
+    assert "carrier UA failed most: " in told["why"]
     assert "No client saw a failure" in told["affected"]
     assert any(f"paceline investigation close {PROJECT} {rollout}" in step for step in told["next"])
 

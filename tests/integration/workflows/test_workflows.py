@@ -172,6 +172,8 @@ def test_a_rollback_puts_the_previous_version_back(run: Run, model_server: str) 
     assert previous is not None
     rolled_back = run("rollback", reason="for the test")
     assert str(rolled_back.state) == "success"
+    assert states(rolled_back)["tell"] == "success"
+    assert views.investigations(PROJECT)[-1]["reason"] == "for the test"
     assert open_ledger().champion(PROJECT).version == previous.version  # type: ignore[union-attr]
     observed = httpx.get(f"{model_server}/control/observation").json()
     assert observed["champion"]["version"] == previous.version

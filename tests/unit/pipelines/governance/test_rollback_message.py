@@ -16,6 +16,7 @@ OPENED = {
     "by": None,
     "severity": "page",
     "affected": "Nobody.",
+    "where": "",
     "next": ["Read the errors."],
     "page": "reports/p/investigations/r/index.html",
     "evidence": "e" * 64,
@@ -35,6 +36,10 @@ def test_a_subject_is_one_line_and_no_longer_than_mail_bears() -> None:
 
 def test_a_person_who_did_it_is_named() -> None:
     assert told(by="ada").why.endswith("(by ada)")
+
+
+def test_where_it_failed_most_belongs_to_the_why() -> None:
+    assert told(where="carrier UA failed most: 5 of 9").why.endswith("; carrier UA failed most: 5 of 9")
 
 
 def test_without_a_champion_nobody_is_said_to_have_the_traffic() -> None:
