@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout chaos clean
+.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ bench-rollout: install  ## simulated rollouts: false rollbacks and detection, be
 chaos: install  ## 106 rollouts under faults: processes killed, ledger and disk taken away; ARGS=--readme
 	$(BIN)/python -m benchmarks.chaos --lease 100 --airflow 6 $(ARGS)
 	$(BIN)/python -m benchmarks.chaos.detection
+
+bench-broken: install  ## challengers that are broken in twelve ways, under live traffic: what catches each, and when; ARGS=--readme
+	$(BIN)/python -m benchmarks.broken $(ARGS)
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted
