@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.broken.faults import BROKEN, SOUND, Broken
 from benchmarks.broken.installation import PROJECT, RATE_PER_S, Served, Server, flights, july, train
-from contracts.slots import HardLimits, InjectFault, LoadSlot
+from contracts.slots import HardLimits, InjectFault, LoadSlot, Observation
 from pipelines.ledger import Ledger
 from pipelines.rollout.controller import Offer, Outcome, run_rollout
 from pipelines.rollout.plan import Plan, ShadowStep, Step
@@ -47,15 +48,12 @@ class Run:
     outcome: Outcome
     clients: dict[str, Any]
     deaths: int
+    pairs: int
 
     @property
     def where(self) -> str:
         """The phase in which it ended."""
         return self.outcome.steps[-1].name if self.outcome.steps else self.outcome.state
-
-    @property
-    def pairs(self) -> int:
-        return sum(step.pairs for step in self.outcome.steps)
 
     @property
     def is_good(self) -> bool:
@@ -84,8 +82,8 @@ class BreakingPlatform(LocalPlatform):
     async def load(self, message: LoadSlot) -> None:
         await super().load(message)
         async with httpx.AsyncClient(base_url=self._server_url, trust_env=False) as client:
-            body = msgspec.json.encode(self._fault)
-            (await client.post("/control/fault", content=body)).raise_for_status()
+            body = msgspec.to_builtins(self._fault)
+            (await client.post("/control/fault", json=body)).raise_for_status()
 
 
 def main() -> int:
@@ -123,21 +121,29 @@ def _run(home: Path, served: Served, records: list[dict[str, Any]], broken: Brok
     offer = Offer(
         rollout=name, project=PROJECT, version="2", bundle=served.bundle, path=served.path, expected_champion="1"
     )
+    pairs = [0]
+
+    def count(observation: Observation) -> None:
+        if observation.shadowed is not None:
+            pairs.append(observation.shadowed.pairs)
+
     server = Server(home / "runs" / name)
     try:
         server.install(served)
         with Ledger.open(f"sqlite:///{home}/runs/{name}/ledger.db") as ledger:
             ledger.swap_champion(PROJECT, None, "1", served.bundle, "bootstrap", "the first")
             with flights(server.url, records) as clients:
-                outcome = asyncio.run(_roll_out(server.url, ledger, plan, offer, broken.fault))
+                outcome = asyncio.run(_roll_out(server.url, ledger, plan, offer, broken.fault, count))
     finally:
         server.stop()
-    return Run(broken, has_shadow, outcome, clients, server.deaths)
+    return Run(broken, has_shadow, outcome, clients, server.deaths, max(pairs))
 
 
-async def _roll_out(url: str, ledger: Ledger, plan: Plan, offer: Offer, fault: InjectFault) -> Outcome:
+async def _roll_out(
+    url: str, ledger: Ledger, plan: Plan, offer: Offer, fault: InjectFault, on_look: Callable[[Observation], None]
+) -> Outcome:
     async with BreakingPlatform(url, fault) as platform:
-        return await run_rollout(platform, ledger, plan, offer)
+        return await run_rollout(platform, ledger, plan, offer, on_look=on_look)
 
 
 def _line(run: Run) -> str:

@@ -13,7 +13,6 @@ from contracts.faults import (
     WrongFor,
     WrongShape,
 )
-
 from contracts.slots import InjectFault
 
 
