@@ -18,8 +18,7 @@ logger = logging.getLogger("paceline")
 async def align_servers(site: Site) -> str | None:
     """Gives the servers the ledger's champion, if they have another. Returns why they could not be, or None.
 
-    A challenger's slot that a running rollout holds under a lease stays its own: what it promotes was swapped before,
-    and its end aligns again.
+    A rollout that runs beside another champion than the ledger's loses its slot: what it counts is worth nothing.
     """
     reason: str | None = None
     for _ in range(ATTEMPTS_MAX):
@@ -75,7 +74,7 @@ async def _hand_over(site: Site, platform: Platform, observed: Observation, cham
     logger.warning("the server of %s has version %s, the ledger %s", site.project, serving, champion.version)
     if not is_at_hand(observed, champion.version):
         rollout = f"{site.project}-reign-{champion.since_entry}"
-        if observed.rollout is not None and (observed.rollout == rollout or _has_ended(site, observed.rollout)):
+        if observed.rollout is not None:
             await platform.drop(observed.rollout)
         version = site.registry.version(site.project, champion.version)
         if version is not None:
@@ -86,9 +85,3 @@ async def _hand_over(site: Site, platform: Platform, observed: Observation, cham
     if now != champion:
         raise SlotRefusedError(409, f"the ledger's champion changed from entry {champion.since_entry}")
     await platform.promote(PromoteSlot(version=champion.version, expected=serving))
-
-
-def _has_ended(site: Site, rollout: str) -> bool:
-    name = rollout.removesuffix(":promotion")
-    opened = site.ledger.entries(site.project, ("release.opened",), name, limit=1)
-    return not opened or bool(site.ledger.entries(site.project, ("release.ended",), name, limit=1))

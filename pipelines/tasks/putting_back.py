@@ -11,10 +11,12 @@ from typing import Any
 from contracts.slots import LoadSlot
 from pipelines.ledger import Champion, Entry
 from pipelines.registry.port import Version
-from pipelines.rollout.platforms.port import PlatformUnreachableError
+from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
 from pipelines.tasks.aligning import align_aliases, align_servers
 from pipelines.tasks.offering import BEGUN, PUT_BACK, distrust
 from pipelines.tasks.sites import Site
+
+SLOT_ATTEMPTS_MAX = 5
 
 
 async def put_back(
@@ -108,14 +110,21 @@ def _version(site: Site, version: str) -> Version:
 
 
 async def _verify(site: Site, kept: Version, rollback: str) -> None:
-    """Has the server take the bundle before anything changes. Whoever is rolled out meanwhile has lost the slot."""
-    async with site.platform() as platform:
-        observed = await platform.observe()
-        if observed.champion is not None and observed.champion.version == kept.version:
-            return
-        if observed.rollout is not None:
-            await platform.drop(observed.rollout)
-        if observed.holdout is not None and observed.holdout.counts.version == kept.version:
-            return  # kept warm: it answers a share already
-        path = site.path(kept.bundle)
-        await platform.load(LoadSlot(version=kept.version, bundle=kept.bundle, path=path, rollout=rollback))
+    """Has the server take the bundle before anything changes. Whoever is rolled out meanwhile loses the slot."""
+    for attempt in range(1, SLOT_ATTEMPTS_MAX + 1):
+        async with site.platform() as platform:
+            observed = await platform.observe()
+            if observed.champion is not None and observed.champion.version == kept.version:
+                return
+            if observed.rollout is not None:
+                await platform.drop(observed.rollout)
+            if observed.holdout is not None and observed.holdout.counts.version == kept.version:
+                return  # kept warm: it answers a share already
+            path = site.path(kept.bundle)
+            try:
+                await platform.load(LoadSlot(version=kept.version, bundle=kept.bundle, path=path, rollout=rollback))
+            except SlotRefusedError:  # its bundle is wrong, or a rollout has taken the slot since it was looked at
+                if attempt == SLOT_ATTEMPTS_MAX:
+                    raise
+            else:
+                return
