@@ -30,7 +30,9 @@ from pipelines.ledger import Ledger
 from pipelines.rollout.story import OUTCOMES
 
 PARTS = ("airflow-triggerer", "airflow-scheduler", "airflow-api-server")
-RATE, LASTS_S_MAX, RUN_S_MAX, BEGINS_S_MAX = 40, 4.0, 240.0, 120.0
+RATE, LASTS_S_MAX, RUN_S_MAX, BEGINS_S_MAX = 40, 4.0, 420.0, 240.0
+# a task whose word to a dead API server was lost is found and repeated after a minute, not after five
+HEARTBEAT = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60"}
 ASK_S = 0.05
 
 
@@ -51,7 +53,7 @@ def measure(folder: Path, runs: int, seed: int, tell: Callable[[str], None]) -> 
     place = install(folder / "airflow", versions=runs + 1)
     ports = Ports(airflow=free_port(), mlflow=free_port(), server=free_port())
     before = dict(os.environ)
-    os.environ.update(place.environment(ports.server, ports.mlflow))
+    os.environ.update({**place.environment(ports.server, ports.mlflow), **HEARTBEAT})
     try:
         with Supervisor(place.root / "home" / "logs") as supervisor:
             stack = stacks.start(PROJECT, ports, supervisor)
@@ -90,7 +92,8 @@ def _run(stack: Stack, place: Installation, part: str, version: str, random: np.
     started_s = time.monotonic()
     with Ledger.open(f"sqlite:///{place.ledger}", creates=False) as ledger:
         entries, champion = ledger.entries(), ledger.champion(PROJECT)
-        stack.airflow.trigger(f"{PROJECT}.release", {"version": version})
+        dag = f"{PROJECT}.release"
+        run = stack.airflow.trigger(dag, {"version": version})
         findings: list[str] = []
         if not _wait(lambda: _observe(stack)["rollout"] is not None, BEGINS_S_MAX):
             findings.append(f"the release of version {version} did not begin within {BEGINS_S_MAX:g} s")
@@ -101,7 +104,7 @@ def _run(stack: Stack, place: Installation, part: str, version: str, random: np.
         time.sleep(float(random.uniform(0, LASTS_S_MAX)))
         _start_again(stack, part)
         if not _wait(lambda: _end(ledger, version) is not None, RUN_S_MAX):
-            findings.append(f"the release of version {version} did not end within {RUN_S_MAX:g} s")
+            findings.append(f"the release of version {version} did not end: {stack.airflow.tasks(dag, run)}")
         end = _end(ledger, version)
         state = "nothing" if end is None else str(end["state"])
         led = None if champion is None else champion.version
