@@ -27,7 +27,7 @@ from pipelines.benchmarking.load import Load
 
 RATE, ENTITIES = 200, 40_000
 SHARES = (0.05, 0.25, 0.5)
-SOUND_S, LOOK_S, PATIENCE_S = 4.0, 0.01, 60.0
+SOUND_S, LOOK_S, PATIENCE_S = 4.0, 0.01, 180.0
 console = Console(stderr=True)
 
 
@@ -98,7 +98,7 @@ async def _detect(place: Installation, url: str, kind: Kind, share: float, numbe
     clients = asyncio.create_task(load.open_loop(np.arange(int(RATE * PATIENCE_S)) / RATE))
     controller.start()
     try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client, asyncio.timeout(PATIENCE_S):
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client, asyncio.timeout(PATIENCE_S):
             while (await _look(client))["share"] != share:
                 await asyncio.sleep(LOOK_S)
             if kind.before:

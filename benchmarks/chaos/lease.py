@@ -20,7 +20,7 @@ from benchmarks.chaos.installation import (
 )
 from benchmarks.chaos.processes import Served, forks, free_port, hold, lead, model_server
 
-SHARE, LOOK_S, PATIENCE_S, CLIENT_EVERY_S = 0.5, 0.01, 60.0, 0.02
+SHARE, LOOK_S, PATIENCE_S, CLIENT_EVERY_S = 0.5, 0.01, 180.0, 0.02
 LIVES_S = (0.5, 2.5)  # from the first share to the kill: several looks, at any moment between two of them
 
 
@@ -78,7 +78,7 @@ async def _kill(place: Installation, server: Served, port: int, name: str, rando
     stop = asyncio.Event()
     clients = asyncio.create_task(_ask(url, int(random.integers(1_000_000)), answers, stop))
     try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client, asyncio.timeout(PATIENCE_S):
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client, asyncio.timeout(PATIENCE_S):
             while (await client.get("/control/observation")).json()["share"] != SHARE:
                 await asyncio.sleep(LOOK_S)
             await asyncio.sleep(float(random.uniform(*LIVES_S)))
@@ -100,7 +100,7 @@ async def _kill(place: Installation, server: Served, port: int, name: str, rando
 
 
 async def _ask(url: str, seed: int, answers: list[tuple[float, str]], stop: asyncio.Event) -> None:
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
         for record in records(20_000, seed):
             if stop.is_set():
                 return
