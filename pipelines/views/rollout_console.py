@@ -14,8 +14,11 @@ _SPARK_WIDTH, _SPARK_HEIGHT = 150, 30
 _MINUTES_FROM_S = 600.0
 
 
-def rollout_console(overview: list[dict[str, Any]], project: str, user: str, nonce: str) -> str:
-    """The page's frame for `project`: the tabs, the commands, and the script, which carries `nonce`."""
+def rollout_console(overview: list[dict[str, Any]], project: str, rollout: str | None, user: str, nonce: str) -> str:
+    """The page's frame for `project`: the tabs, the commands, and the script, which carries `nonce`.
+
+    It shows `rollout`, or else the one that runs, or the last one.
+    """
     from pipelines.pages import render
 
     return render(
@@ -24,6 +27,7 @@ def rollout_console(overview: list[dict[str, Any]], project: str, user: str, non
         title="Paceline: rollouts",
         overview=overview,
         project=project,
+        rollout=rollout,
         user=user,
         nonce=nonce,
     )
@@ -47,6 +51,7 @@ def live_parts(found: dict[str, Any], now_s: float) -> dict[str, Any]:
         "top": render("rollout_top.html", [_TEMPLATES], **values),
         "more": render("rollout_more.html", [_TEMPLATES], **values),
         "running": found["running"],
+        "shown": None if told is None else told["rollout"],
         "phase": None if told is None else told["phase"],
         "refusals": {} if told is None else told["refusals"],
         "asks": values["question"] is not None,

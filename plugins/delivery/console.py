@@ -73,11 +73,11 @@ def rollouts(project: str, rollout: str | None = None) -> dict[str, Any]:
 
 
 @app.get("/api/rollouts/{project}/live", dependencies=[Depends(_may_read)])
-def live(project: str, request: Request, user: GetUserDep) -> dict[str, Any]:
-    """What the page shows now."""
+def live(project: str, request: Request, user: GetUserDep, rollout: str | None = None) -> dict[str, Any]:
+    """What the page shows now, of the rollout that runs unless another is asked for."""
     from pipelines.views.rollout_console import live_parts
 
-    parts = live_parts(_watch().rollouts(project), time.time())
+    parts = live_parts(_watch().rollouts(project, rollout), time.time())
     return {**parts, "may_command": _is_allowed(_may_command, project, request, user)}
 
 
@@ -90,7 +90,7 @@ def command(project: str, asked: Asked, user: GetUserDep) -> dict[str, Any]:
 
 
 @app.get("/")
-def page(request: Request, user: GetUserDep, project: str | None = None) -> HTMLResponse:
+def page(request: Request, user: GetUserDep, project: str | None = None, rollout: str | None = None) -> HTMLResponse:
     """The page, of the first project whose rollout runs unless another is asked for."""
     from pipelines.views.rollout_console import rollout_console
 
@@ -100,7 +100,7 @@ def page(request: Request, user: GetUserDep, project: str | None = None) -> HTML
         raise HTTPException(HTTPStatus.NOT_FOUND, f"no project {project or ''} that you may see")
     first = next((each["project"] for each in seen if each["running"]), names[0])
     nonce = secrets.token_urlsafe(16)
-    html = rollout_console(seen, project or first, user.get_name(), nonce)
+    html = rollout_console(seen, project or first, rollout, user.get_name(), nonce)
     headers = {"Content-Security-Policy": _POLICY.format(nonce=nonce), "Cache-Control": "no-store"}
     return HTMLResponse(html, headers=headers)
 

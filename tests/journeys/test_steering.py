@@ -149,6 +149,7 @@ def steer(page: Page, stack: Stack, pictures: Path) -> str:
     expect(status).to_have_text("waiting for a person", timeout=SLOW_MS)
     page.screenshot(path=pictures / "asked.png")
 
+    wait(lambda: stack.airflow.tasks(RELEASE, run)["approve_full"] == "deferred", 120, "nobody is asked in Airflow")
     page.goto(f"{stack.airflow_url}/required_actions")
     page.get_by_text("may version 2 get all traffic").first.click()
     expect(page.get_by_text("Without an answer until")).to_be_visible(timeout=SLOW_MS)

@@ -1,9 +1,10 @@
 (() => {
   "use strict";
   const POLL_MS = 1500, SURE_MS = 4000;
-  const project = document.getElementById("console").dataset.project;
+  const { project, rollout } = document.getElementById("console").dataset;
   const find = id => document.getElementById(id);
   const here = `api/rollouts/${encodeURIComponent(project)}`;
+  const watched = `${here}/live${rollout ? `?rollout=${encodeURIComponent(rollout)}` : ""}`;
   const buttons = [...document.querySelectorAll("button[data-command]")];
   let live = { running: null, phase: null, refusals: {}, asks: false, answers: {} };
   let asked = null;  // the command that waits for its answer
@@ -41,7 +42,7 @@
 
   const say = (text, tone = "") => { find("told").textContent = text; find("told").className = tone; };
   const offer = () => {
-    find("commands").hidden = !live.running || !live.may_command;
+    find("commands").hidden = !live.running || live.running !== live.shown || !live.may_command;
     for (const button of buttons) {
       const name = button.dataset.command, refusal = live.refusals[name];
       button.disabled = refusal !== null || asked !== null;
@@ -63,7 +64,7 @@
 
   const refresh = async () => {
     try {
-      const answer = await fetch(`${here}/live`, { headers: { Accept: "application/json" } });
+      const answer = await fetch(watched, { headers: { Accept: "application/json" } });
       if (answer.status === 401) throw new Error("your session has ended: log in again");
       const found = await answer.json();
       if (!answer.ok) throw new Error(found.detail);

@@ -135,6 +135,15 @@ def test_the_live_part_shows_an_open_question(console: TestClient, rollouts_ledg
     assert "waits for a person" in live["top"]
 
 
+def test_a_past_rollout_is_shown_without_commands(console: TestClient, rollouts_ledger: Ledger) -> None:
+    run_until(rollouts_ledger, looks=1000, error_rates={"2": 0.9})
+    live = console.get(f"{API}/live", params={"rollout": ROLLOUT}).json()
+    assert (live["shown"], live["running"]) == (ROLLOUT, None)
+    assert f'href="?project={PROJECT}&amp;rollout={ROLLOUT}"' in live["more"]
+    assert f'data-rollout="{ROLLOUT}"' in console.get("/", params={"project": PROJECT, "rollout": ROLLOUT}).text
+    assert console.get(f"{API}/live", params={"rollout": "v9"}).status_code == 404
+
+
 def test_airflow_knows_the_app_and_the_entry_in_its_menu(airflow_database: Path) -> None:
     from airflow import plugins_manager
 
