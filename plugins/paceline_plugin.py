@@ -7,7 +7,8 @@ from airflow.plugins_manager import AirflowPlugin
 # steps that rise, as the shares of a rollout do; its green is seen on light, on dark, and where it is chosen
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='24' height='24' fill='none' "
-    "stroke='%2312a37a' stroke-width='2' stroke-linecap='round' stroke-linejoin='round'%3E%3Cpath d='M3 20h5v-5h5v-6h4V4h4'/%3E"
+    "stroke='%2312a37a' stroke-width='2' stroke-linecap='round' stroke-linejoin='round'%3E"
+    "%3Cpath d='M3 20h5v-5h5v-6h4V4h4'/%3E"
     "%3Ccircle cx='4.5' cy='13' r='1.6'/%3E%3C/svg%3E"
 )
 
