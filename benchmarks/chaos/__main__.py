@@ -57,7 +57,7 @@ def main() -> int:
         if options.readme and text:
             write_section(README, name, text)
     is_sound = not any(run.findings for run in (*runs, *released))
-    return 0 if is_sound and all(each.zero_share_s <= lease.LEASE_S + lease.LOOK_EVERY_S for each in killed) else 1
+    return 0 if is_sound and all(each.is_within_lease for each in killed) else 1
 
 
 def write_section(page: Path, name: str, text: str) -> None:
