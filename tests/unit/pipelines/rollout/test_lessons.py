@@ -5,11 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.slots import Observation, SlotCounts
+from contracts.slots import Observation, SlotCounts, Tripped
 from contracts.strata import Stratum
+from pipelines.rollout.events import CommandName
 from pipelines.rollout.judge import Memory, judge_step, learn
 from pipelines.rollout.machine import (
     Aborted,
+    Command,
+    Commanded,
     Drop,
     Event,
     Loaded,
@@ -27,7 +30,7 @@ from pipelines.rollout.machine import (
     decide,
     fold,
 )
-from pipelines.rollout.plan import Plan, ShadowStep, Step
+from pipelines.rollout.plan import Approvals, Plan, ShadowStep, Step
 from tests.fixtures.platforms import unit_counts
 
 STEPS = tuple(
@@ -89,8 +92,16 @@ ANY_EVENT = st.one_of(
 )
 
 
+COMMANDS: tuple[CommandName, ...] = ("pause", "resume", "advance", "approve", "reject", "abort", "rollback")
+ANY_COMMAND = st.builds(
+    lambda entry, command: Commanded(entry=entry, command=Command(command=command, by="ada", reason="so"), at_s=1.0),
+    st.integers(1, 20),
+    st.sampled_from(COMMANDS),
+)
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from([OFFERED, UNSHADOWED]), st.lists(ANY_EVENT, max_size=15))
+@given(st.sampled_from([OFFERED, UNSHADOWED]), st.lists(ANY_EVENT | ANY_COMMAND, max_size=15))
 def test_a_share_goes_only_to_a_slot_that_is_ready(offered: Offered, events: list[Event]) -> None:
     state, is_ready = State(), False
     for event in [offered, *events]:
@@ -163,3 +174,31 @@ def test_no_data_in_the_shadow_never_gives_a_share() -> None:
     state, actions = fold([OFFERED, Loaded(at_s=1), look(2), look(30), look(60), look(62)])
     assert (state.phase, [type(action) for action in actions]) == ("rolled_back", [Drop])
     assert "0 of 10 pairs" in state.reason
+
+
+def waiting_for_a_person(question: str) -> State:
+    """A rollout in its first step, paused, or asked whether it may have all traffic."""
+    if question == "pause":
+        pause = Command(command="pause", by="ada", reason="lunch")
+        return in_the_first_step(Commanded(entry=1, command=pause, at_s=3))
+    plan = msgspec.structs.replace(UNSHADOWED.plan, approvals=Approvals(before_full=True))
+    offered = Offered(offer=OFFER, plan=plan, at_s=0)
+    return fold([offered, Loaded(at_s=1), look(2), look(3, n=90), look(4, n=200, share=0.5)])[0]
+
+
+@pytest.mark.parametrize("question", ["pause", "approval"])
+def test_waiting_for_a_person_never_suspends_the_rollback(question: str) -> None:
+    state = waiting_for_a_person(question)
+    assert question in (state.phase, "pause")
+    share = 0.1 if question == "pause" else 0.5
+    tripped = msgspec.structs.replace(
+        look(5, n=300).observation, tripped=Tripped(cause="hard_limit", reason="8 errors in 9 requests")
+    )
+    assert decide(state, Looked(observation=tripped, at_s=5))[0].phase == "rolled_back"
+    n = round(200 * share)
+    bad = msgspec.structs.replace(
+        stratum(), share=share, champion=unit_counts("1", 200 - n), challenger=unit_counts("2", n, n)
+    )
+    state, actions = decide(state, look(5, n=300, share=share, strata=(bad,)))
+    assert (state.phase, [type(action) for action in actions]) == ("rolled_back", [Drop])
+    assert state.reason.startswith(f"errors for {n} of {n} against 0 of {200 - n}")
