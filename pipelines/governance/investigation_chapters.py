@@ -36,9 +36,10 @@ def evidence(found: "Investigation") -> Chapter | None:
         after = "" if told is None else f" It was asked {told:,} times since its first failure."
         said.append(f"The server itself took the share away: {found.tripped['reason']}.{after}")
     if found.findings:
+        alpha = found.plan.get("alpha")
+        shared = "" if alpha is None else f" The limits share out the plan's alpha of {alpha:.1%}."
         said.append(
-            "An e-value above its limit is a reason to roll back; it may be looked at after every request. The limits "
-            f"share out the plan's alpha of {found.plan.get('alpha', 0):.1%}."
+            f"An e-value above its limit is a reason to roll back; it may be looked at after every request.{shared}"
         )
         head = ("Compared", "What was seen", "e-value", "Limit", "")
         lines = [
@@ -60,7 +61,7 @@ def timeline(found: "Investigation") -> Chapter:
     """What happened when: steps with their shares, commands, questions, the first failure, the end."""
     start = found.started_s
     lines = [
-        (clock(moment.at_s), f"+{moment.at_s - start:.1f} s", moment.what, moment.detail or "–")
+        (clock(moment.at_s), "+{} {}".format(*lasted(max(0.0, moment.at_s - start))), moment.what, moment.detail or "–")
         for moment in found.timeline
     ]
     return Chapter("Timeline", [Table(("Time", "Since its start", "What", ""), lines)])

@@ -113,7 +113,7 @@ _CAUSES = (
     ),
     Cause(
         name="lost",
-        title="The server did not hold the rollout any more",
+        title="What the server counts is not of this rollout any more",
         steps=("Find who restarted the server or dropped the challenger; its log has both. Then offer it again.",),
     ),
     Cause(
@@ -169,16 +169,15 @@ def cause_of(
     last_event: Mapping[str, Any],
     tripped: str | None,
     findings: Sequence[Mapping[str, Any]],
-    reason: str,
     *,
     is_asked: bool = False,
     is_paused: bool = False,
 ) -> Cause:
     """The cause of an ending: `last_event` as the ledger has it, `tripped` the server's own cause.
 
-    `is_asked`: a person was asked then; `is_paused`: somebody had paused the rollout.
+    `is_asked`: a person was asked, for longer than the plan bears; `is_paused`: somebody had paused it for as long.
 
-    >>> cause_of({"type": "Looked"}, "hard_limit", [], "").name
+    >>> cause_of({"type": "Looked"}, "hard_limit", []).name
     'hard_limit'
     """
     kind = str(last_event.get("type", ""))
@@ -196,10 +195,8 @@ def cause_of(
         return CAUSES[_by_finding("split" if exceeded[0]["name"] == "split" else worst["name"])]
     if is_paused or is_asked:
         return CAUSES["paused" if is_paused else "unanswered"]
-    if "too little traffic" in reason:
-        return CAUSES["traffic"]
-    if kind == "Looked" and ("the server holds" in reason or "the champion is version" in reason):
-        return CAUSES["lost"]
+    if kind == "Looked":  # a verdict has findings, a look that must not be judged has none
+        return CAUSES["traffic" if findings else "lost"]
     return CAUSES["unknown"]
 
 

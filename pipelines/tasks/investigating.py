@@ -31,6 +31,7 @@ from pipelines.pages import write_whole
 from pipelines.projects import Project
 from pipelines.registry.port import Registry
 from pipelines.rollout.course import Course, retell
+from pipelines.rollout.state import State
 from pipelines.rollout.story import EVENT, lengthen
 from pipelines.wiring import find_project, home, open_ledger, open_registry
 
@@ -38,6 +39,8 @@ logger = logging.getLogger("paceline")
 
 _MARGIN = timedelta(seconds=5)  # clocks of the ledger, the controller and the server differ by less
 _BY_HAND = timedelta(hours=1)  # of the log before a rollback by hand
+_HOLDOUT = timedelta(days=7)  # of the log before a rollback by a holdout, whose outcomes come late
+_BY_HOLDOUT = "holdout/"  # how the request of a rollback begins that nobody asked for
 _FIELDS = 12
 _MASKED = "masked"
 _TOLD = {
@@ -142,7 +145,7 @@ def _found(project: Project, ledger: Ledger, registry: Registry, subject: str) -
     if ended and ended[-1].body["state"] != "promoted":
         found = _of_rollout(project, subject, entries, ended[-1])
     elif by_hand and by_hand[-1].body["from"] is not None:
-        found = _by_hand(project, ledger, by_hand[-1])
+        found = _put_back(project, ledger, by_hand[-1])
     else:
         return None
     gaps = list(found.gaps)
@@ -180,9 +183,8 @@ def _of_rollout(project: Project, subject: str, entries: Sequence[Entry], ended:
         last,
         None if tripped is None else tripped["cause"],
         findings,
-        outcome["reason"],
-        is_asked=course.state.asked is not None,
-        is_paused=course.state.paused_since_s is not None,
+        is_asked=_waited_in_vain(course.state),
+        is_paused=_paused_too_long(course.state),
     )
     looks = tuple(msgspec.structs.replace(look, findings=_finite(look.findings)) for look in course.looks)
     if not findings and looks:  # what ended it was no verdict: the judge's last numbers are worth as much
@@ -217,30 +219,38 @@ def _of_rollout(project: Project, subject: str, entries: Sequence[Entry], ended:
     )
 
 
-def _by_hand(project: Project, ledger: Ledger, entry: Entry) -> Investigation:
-    """A champion that a person took back: there is no verdict, only what the log has around that moment."""
+def _put_back(project: Project, ledger: Ledger, entry: Entry) -> Investigation:
+    """A champion that was taken back, by a person or by its holdout: what the log has around that moment."""
+    subject, left, kept = entry.key or entry.subject, entry.body["from"], entry.body["version"]
     reigned = ledger.entries(project.name, ("champion.swapped",))
-    since = [each.at for each in reigned if each.body["version"] == entry.body["from"]]
-    started = max(since[-1] if since else entry.at, entry.at - _BY_HAND)
-    led = [Moment(at_s=since[-1].timestamp(), what=f"version {entry.body['from']} led")] if since else []
+    since = [each.at for each in reigned if each.body["version"] == left]
+    begun = ledger.entries(project.name, ("rollback.begun",), subject)
+    request = str(begun[-1].body.get("request") or "") if begun else ""
+    judged: list[Entry] = []
+    if request.startswith(_BY_HOLDOUT):
+        judged = ledger.entries(project.name, ("holdout.verdict",), request.removeprefix(_BY_HOLDOUT))
+    started = max(since[-1] if since else entry.at, entry.at - (_HOLDOUT if judged else _BY_HAND))
+    led = [Moment(at_s=since[-1].timestamp(), what=f"version {left} led")] if since else []
+    verdicts = [
+        Moment(at_s=each.at.timestamp(), what="outcomes were judged", detail=each.body["reason"]) for each in judged
+    ]
+    detail = f"{entry.body['reason']}; took {entry.body['seconds']:.1f} s"
     return Investigation(
         project=project.name,
         title=project.title,
-        rollout=entry.key or entry.subject,
-        version=entry.body["from"],
-        champion=entry.body["version"],
+        rollout=subject,
+        version=left,
+        champion=kept,
         state="rolled_back",
-        cause=CAUSES["by_hand"],
+        cause=CAUSES["quality" if judged else "by_hand"],
         reason=entry.body["reason"],
         started_s=started.timestamp(),
         ended_s=entry.at.timestamp(),
+        findings=tuple(_plain(each) for each in judged[-1].body["findings"]) if judged else (),
         timeline=(
             *led,
-            Moment(
-                at_s=entry.at.timestamp(),
-                what=f"version {entry.body['version']} was put back",
-                detail=f"{entry.body['reason']}; took {entry.body['seconds']:.1f} s",
-            ),
+            *verdicts,
+            Moment(at_s=entry.at.timestamp(), what=f"version {kept} was put back", detail=detail),
         ),
     )
 
@@ -276,6 +286,16 @@ def _first_failure(rows: RolloutRows) -> list[Moment]:
         return []
     kinds = [kind.error for kind in rows.error_kinds if kind.arm == "challenger"]
     return [Moment(at_s=rows.first_failed_s, what="its first failure", detail=f"most often: {kinds[0][:200]}")]
+
+
+def _waited_in_vain(state: State) -> bool:
+    asked, ended_s = state.asked is not None, state.ended_s
+    return asked and ended_s is not None and state.seconds(ended_s) >= state.plan.approvals.timeout_s
+
+
+def _paused_too_long(state: State) -> bool:
+    since_s, ended_s = state.paused_since_s, state.ended_s
+    return since_s is not None and ended_s is not None and ended_s - since_s >= state.plan.maximum_pause_s
 
 
 def _who(entries: Sequence[Entry], last: Mapping[str, Any]) -> str | None:

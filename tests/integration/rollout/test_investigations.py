@@ -148,6 +148,23 @@ def test_a_person_who_ends_a_rollout_is_named_and_the_version_is_not_searched(ch
     assert found["findings"] != []  # the judge's last numbers
 
 
+def test_a_champion_whose_holdout_showed_worse_outcomes_is_told_from_one_that_a_person_took_back(
+    challenger: Bundle,
+) -> None:
+    ledger, rollout = open_ledger(), f"{PROJECT}-v2-held"
+    told = {"version": "1", "from": "2", "reason": "losses are higher", "seconds": 0.1, "aliases": {}}
+    finding = {"name": "worse", "what": "mean loss 0.31 against 0.22", "e_value": 4e3, "limit": 1e3}
+    for name, request in (("by-holdout", f"holdout/{rollout}"), ("by-hand", None)):
+        subject = f"{PROJECT}-back-{name}"
+        ledger.append(PROJECT, "rollback.begun", subject, {"request": request})
+        ledger.append(PROJECT, "holdout.verdict", rollout, {"reason": "worse", "findings": [finding]})
+        ledger.append(PROJECT, "rollback", "1", told, key=subject)
+        opened = investigating.investigate(PROJECT, subject)
+        assert opened is not None
+        assert opened["cause"] == ("quality" if request else "by_hand")
+        assert evidence(subject)["findings"] == ([finding] if request else [])
+
+
 def test_a_promoted_version_is_not_investigated(challenger: Bundle) -> None:
     name = f"{PROJECT}-v2-promoted"
     promoted = {"rollout": name, "version": "2", "state": "promoted", "reason": "by the test"}
@@ -210,3 +227,17 @@ def test_the_command_lists_shows_and_closes(challenger: Bundle) -> None:
     assert "closed by ada" in run("show", PROJECT, name)
     (investigating.investigation_folder(PROJECT, name) / EVIDENCE).write_text("{}")
     assert views.investigation(PROJECT, name)["files"] == "altered"
+
+
+@pytest.mark.parametrize("what", ["rollback", "abort", "pause"])
+def test_what_a_person_does_to_a_rollout_is_the_cause_and_is_on_the_timeline(challenger: Bundle, what: str) -> None:
+    name = f"{PROJECT}-v2-{what}"
+    command = {"command": what, "by": "ada", "reason": "the desk saw something", "phase": None}
+    outcome = rolled_back(challenger, {}, name=name, command=command)
+    releasing.settle(PROJECT, outcome)
+    found = evidence(name)
+    expected = {"rollback": ("operator", "page", "ada"), "abort": ("aborted", "notice", "ada")}
+    expected["pause"] = ("paused", "notice", None)
+    assert (found["cause"]["name"], found["cause"]["severity"], found["by"]) == expected[what]
+    told = [f"{moment['what']}: {moment['detail']}" for moment in found["timeline"]]
+    assert f"a person asked: {what} by ada: the desk saw something" in told
