@@ -59,6 +59,7 @@ class RolloutWatch:
             "title": definition.title,
             "champion": None if champion is None else champion.version,
             "running": running,
+            "queued": self._queued(project),
             "rollout": told,
             "past": past,
         }
@@ -102,6 +103,21 @@ class RolloutWatch:
             "plan": _plain(state.plan),
         }
 
+    def _queued(self, project: str) -> list[dict[str, Any]]:
+        """The versions that wait for the running rollout to end, in order."""
+        entries = self._ledger.entries(project, ("release.queued", "release.opened", "release.refused"))
+        waiting: dict[int, dict[str, Any]] = {}
+        for entry in entries:
+            version, ticket = entry.body.get("version"), entry.body.get("ticket")
+            if entry.kind == "release.queued":
+                since = entry.at.isoformat(timespec="seconds")
+                waiting[entry.id] = {"version": version, "since": since, "reason": entry.body["reason"]}
+            elif entry.kind == "release.opened":
+                waiting = {number: each for number, each in waiting.items() if each["version"] != version}
+            else:
+                waiting.pop(ticket or 0, None)
+        return list(waiting.values())
+
     def _past(self, project: str) -> list[dict[str, Any]]:
         from pipelines.rollout.story import OUTCOMES
 
@@ -131,6 +147,7 @@ def rollouts_text(found: dict[str, Any]) -> str:
     lines = [f"[bold]{found['project']}[/]: {leads}, " + ("a rollout runs" if found["running"] else "no rollout runs")]
     if told is not None:
         lines += _told_lines(told)
+    lines += [f"  version {each['version']} waits since {each['since']}: {each['reason']}" for each in found["queued"]]
     for past in found["past"]:
         if told is None or past["rollout"] != told["rollout"]:
             lines.append(f"  {past['ended']} {past['rollout']} was {_words(past['state'])}: {_escaped(past['reason'])}")
@@ -179,11 +196,12 @@ def _steps(state: "State", until_s: float) -> list[dict[str, Any]]:
     """The plan's phases in order: `done`, `now`, `asked` (a person must allow it), `ahead` or `failed`."""
     plan, found = state.plan, []
     if (shadow := plan.shadow) is not None:
-        values = {"share": 0.0, "minimum": shadow.minimum_pairs, "unit": "pairs", "asks": None}
+        values = {"share": 0.0, "minimum": shadow.minimum_pairs, "unit": "pairs", "asks": None, "coverage": None}
         found.append(_phase(state, until_s, "shadow", shadow.minimum_s, shadow.maximum_s, values))
     for place, step in enumerate(plan.steps):
         question = plan.approvals.question(place, len(plan.steps))
         values = {"share": step.share, "minimum": step.minimum_requests, "unit": "requests", "asks": question}
+        values["coverage"] = step.coverage
         phase = _phase(state, until_s, f"{step.share * 100:g} %", step.minimum_s, step.maximum_s, values)
         is_asked = state.asked is not None and not state.is_final and state.asked.step == place
         found.append({**phase, "status": "asked"} if is_asked else phase)
@@ -193,9 +211,9 @@ def _steps(state: "State", until_s: float) -> list[dict[str, Any]]:
 def _phase(
     state: "State", until_s: float, label: str, minimum_s: float, maximum_s: float, values: dict[str, Any]
 ) -> dict[str, Any]:
-    """One phase, with what it needs and what it has seen; `progress` is the slower of the two, from 0 to 1."""
+    """One phase, with what it needs and what it has seen; `progress` is that of the slowest of these, from 0 to 1."""
     record = next((record for record in state.records if record.name == label), None)
-    status, seconds, seen, reason = "ahead", 0.0, 0, ""
+    status, seconds, seen, reason, covered = "ahead", 0.0, 0, "", None
     if record is not None:
         status = "done" if record.verdict == "advance" else "failed"
         seconds, reason = record.seconds, record.reason
@@ -203,7 +221,10 @@ def _phase(
     elif label == state.phase_label and state.memory is not None:
         status, seconds = "now", state.seconds(until_s)
         seen = state.memory.phase_pairs if state.phase == "shadow" else state.memory.phase_requests
+        covered = None if state.memory.coverage is None else state.memory.coverage.share
     reached = min(1.0, seen / values["minimum"], seconds / minimum_s if minimum_s else 1.0)
+    if values["coverage"] is not None:
+        reached = min(reached, (covered or 0.0) / values["coverage"])
     return {
         "phase": label,
         **values,
@@ -212,6 +233,7 @@ def _phase(
         "minimum_s": minimum_s,
         "maximum_s": maximum_s,
         "seen": seen,
+        "covered": covered,
         "progress": 1.0 if status == "done" else reached if status in ("now", "failed") else 0.0,
         "reason": reason,
     }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -125,6 +126,28 @@ def test_a_rolled_back_one_says_why_and_by_which_evidence(ledger: Ledger) -> Non
     assert "failed" in [step["status"] for step in told["steps"]]
     assert told["told"][0]["what"] == "rolled back"
     assert all("has ended" in why for why in told["refusals"].values())
+
+
+def test_who_waits_for_the_running_rollout_is_told_until_its_turn(ledger: Ledger) -> None:
+    run_until(ledger, looks=5)
+    tickets = [
+        ledger.append(PROJECT, "release.queued", version, {"version": version, "reason": "another one runs"}).id
+        for version in ("3", "4", "5")
+    ]
+    ledger.append(PROJECT, "release.refused", "3", {"version": "3", "reason": "older", "ticket": tickets[0]})
+    ledger.append(PROJECT, "release.opened", "flight_delay-v4-1", {"version": "4"})
+    assert [(each["version"], each["reason"]) for each in views.rollouts(PROJECT)["queued"]] == [
+        ("5", "another one runs")
+    ]
+    assert "version 5 waits since" in paceline("show", PROJECT).stdout
+
+
+def test_a_step_says_how_much_of_the_usual_traffic_it_has_seen(ledger: Ledger) -> None:
+    covering = (Step(share=0.2, minimum_requests=20, minimum_s=1, coverage=0.8), Step(share=1.0))
+    run_until(ledger, looks=12, plan=msgspec.structs.replace(PLAN, steps=covering), covered=0.4)
+    step = views.rollouts(PROJECT)["rollout"]["steps"][1]
+    assert (step["coverage"], step["status"]) == (0.8, "now")
+    assert (step["covered"], step["progress"]) == (0.4, 0.5)  # the requests and the time are there
 
 
 def test_a_rollout_that_nobody_knows_is_an_error(ledger: Ledger) -> None:
