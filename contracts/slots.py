@@ -53,11 +53,15 @@ class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Give the challenger of `rollout` this share of the entities, or let it shadow, for `lease_s` seconds from now."""
+    """Give the challenger of `rollout` this share of the entities, or let it shadow, for `lease_s` seconds from now.
+
+    In its shadow it is given a copy of the share `sample` of the requests, drawn one by one.
+    """
 
     rollout: str
     share: float
     shadow: bool = False
+    sample: float = 1.0
     lease_s: float = 15.0
 
 
@@ -121,7 +125,10 @@ class SlotCounts(msgspec.Struct, kw_only=True):
 
 
 class ShadowCounts(msgspec.Struct, kw_only=True):
-    """Pairs of answers to the same request; `flips` is how many decisions would have been another."""
+    """Pairs of answers to the same request; `flips` is how many decisions would have been another.
+
+    `dropped` rows were drawn, and left out since the server was busy; of rows that were not drawn nothing is counted.
+    """
 
     pairs: int = 0
     errors: int = 0

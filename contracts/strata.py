@@ -67,9 +67,13 @@ class Stratum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SlicePairs(msgspec.Struct, frozen=True, kw_only=True):
-    """Pairs of one slice, of each entity the first: how scores differ, and how many decisions turn over."""
+    """Pairs of one slice, of each entity the first: how scores differ, and how many decisions turn over.
+
+    `challenger_only` is of how many entities only the challenger failed; for people, the judge asks for all slices.
+    """
 
     pairs: int = 0
+    challenger_only: int = 0
     flips: int = 0
     differences: tuple[int, ...] = (0,) * DIFFERENCE_BINS
 

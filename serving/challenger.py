@@ -31,6 +31,7 @@ class SliceTally:
     """Pairs of one slice: how many decisions turned over, and how scores differ."""
 
     flips: int = 0
+    challenger_only: int = 0
     differences: list[int] = field(default_factory=lambda: [0] * DIFFERENCE_BINS)
 
 
@@ -42,6 +43,7 @@ class Challenger(Slot):
     hard_limits: HardLimits
     share: float = 0.0
     shadow: bool = False
+    sample: float = 1.0  # of the requests, for its shadow
     lease_ends_s: float | None = None
     tripped: Tripped | None = None
     fault_share: float = 0.0
@@ -76,10 +78,15 @@ class Challenger(Slot):
         """What the sticky assignment is salted with: the rollout."""
         return self.rollout or ""
 
-    def count_pair(self, entity: str, *, failed: bool, champion_failed: bool) -> None:
+    def count_pair(self, entity: str, *, failed: bool, champion_failed: bool, value: str | None = None) -> None:
         """A request that both versions were asked, in the shadow. Of an entity the first pair that differs counts."""
-        if failed != champion_failed and len(self.discordant) < MAXIMUM_DISCORDANT:
-            self.discordant.setdefault(unit(self.position_salt, entity), "challenger" if failed else "champion")
+        if failed == champion_failed or len(self.discordant) >= MAXIMUM_DISCORDANT:
+            return
+        position = unit(self.position_salt, entity)
+        if position not in self.discordant:
+            self.discordant[position] = "challenger" if failed else "champion"
+            if failed and value is not None:
+                self._slice(value).challenger_only += 1
 
     def count_difference(self, entity: str, difference: float, *, is_flip: bool, value: str | None) -> None:
         """The challenger's score less the champion's in the slice `value`. Of an entity the first counts."""
@@ -91,11 +98,14 @@ class Challenger(Slot):
         self.differences[place] += 1
         if value is None:
             return
-        if value not in self.slices and len(self.slices) >= MAXIMUM_SLICES - 1:
-            value = OTHER_SLICE
-        found = self.slices.setdefault(value, SliceTally())
+        found = self._slice(value)
         found.flips += is_flip
         found.differences[place] += 1
+
+    def _slice(self, value: str) -> SliceTally:
+        if value not in self.slices and len(self.slices) >= MAXIMUM_SLICES - 1:
+            value = OTHER_SLICE
+        return self.slices.setdefault(value, SliceTally())
 
     @property
     def pairs(self) -> PairCounts:
@@ -106,7 +116,12 @@ class Challenger(Slot):
             champion_only={ERRORS: sides["champion"]},
             differences=tuple(self.differences),
             slices={
-                value: SlicePairs(pairs=sum(found.differences), flips=found.flips, differences=tuple(found.differences))
+                value: SlicePairs(
+                    pairs=sum(found.differences),
+                    challenger_only=found.challenger_only,
+                    flips=found.flips,
+                    differences=tuple(found.differences),
+                )
                 for value, found in self.slices.items()
             },
         )

@@ -185,7 +185,11 @@ class Metrics(Collector):
         yield trips
         yield CounterMetricFamily("paceline_shadow_pairs", "Rows that both versions scored", value=self.shadow_pairs)
         yield CounterMetricFamily("paceline_shadow_flips", "Pairs with another decision", value=self.shadow_flips)
-        yield CounterMetricFamily("paceline_shadow_dropped", "Rows not shadowed: queue full", value=self.shadow_dropped)
+        yield CounterMetricFamily(
+            "paceline_shadow_dropped",
+            "Rows not shadowed: clients were waiting, or the queue was full",
+            value=self.shadow_dropped,
+        )
 
     def _of_models(self) -> Iterator[Metric]:
         provider = GaugeMetricFamily(

@@ -1,13 +1,16 @@
 """Shadow traffic: after the champion has answered, the challenger scores the same rows, in a thread of its own.
 
-Nobody waits for it. The queue is bounded; what does not fit is dropped and counted.
+Nobody waits for it, and its cost is bounded: the plan's sample of the requests, a quarter of the time, a queue that
+ends. It is shed first: while rows of clients wait for a graph, or clients keep the event loop busy, all but some rows a
+second are dropped and counted. The thread gives the interpreter back after each piece: an answer waits for one at most.
 """
 
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,13 @@ from serving.prediction_writer import LogFullError, LoggedGroup, PredictionIds, 
 from serving.slots import Slots
 
 MAXIMUM_QUEUED_ROWS = 4_000
+BUSY_ROWS = 64  # of clients: when so many wait for a graph, the server has better things to do
+BUSY_TURN_S = 0.001  # of the event loop: an idle one takes 20 µs, one request some 80
+SPARE_EVERY_S = 0.05  # what is done also then, so that a server that is always busy can have a rollout
+REST = 3.0  # times as long as it took, where processors are short as well: then it takes longer
+REST_FROM_S = 0.003  # a shorter rest is saved up: timers know milliseconds
+PIECE_ROWS = 64
+_PAUSE_S = 2e-5  # sleep(0) would take the interpreter back before anybody else has woken up
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +46,7 @@ class ShadowWork:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Shadowed:
+class Shadowed:
     """What the challenger made of the rows: a score or an error for each; `seconds` for all of them together."""
 
     scores: list[float | None]
@@ -55,16 +65,19 @@ class Shadow:
         writer: PredictionWriter,
         ids: PredictionIds,
         maximum_rows: int = MAXIMUM_QUEUED_ROWS,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._slots = slots
         self._metrics = metrics
         self._writer = writer
         self._ids = ids
         self._maximum_rows = maximum_rows
+        self._chance = chance
         self._queued_rows = 0
         self._queue: asyncio.Queue[ShadowWork] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._task: asyncio.Task[None] | None = None
+        self._spared_s = 0.0
 
     def start(self) -> None:
         """Begins to work off the queue."""
@@ -78,36 +91,69 @@ class Shadow:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def offer(self, work: ShadowWork) -> None:
-        """Queues `work`, or drops and counts it when the queue is full."""
+        """Queues `work` if it is drawn; or drops and counts it when the queue is full or clients wait."""
+        sample = work.challenger.sample
+        if sample < 1 and self._chance() >= sample:
+            return
         rows = len(work.records)
-        if self._queued_rows + rows > self._maximum_rows:
-            work.challenger.shadowed.dropped += rows
-            self._metrics.shadow_dropped += rows
+        is_busy = self._metrics.batcher.waiting_rows >= BUSY_ROWS
+        if is_busy or self._queued_rows + rows > self._maximum_rows:
+            self._drop(work)
             return
         self._queued_rows += rows
         self._queue.put_nowait(work)
 
+    def _drop(self, work: ShadowWork) -> None:
+        rows = len(work.records)
+        work.challenger.shadowed.dropped += rows
+        self._metrics.shadow_dropped += rows
+
+    async def _is_busy(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether clients keep the event loop busy: by how long one turn of it takes."""
+        started_s = loop.time()
+        await asyncio.sleep(0)
+        now_s = loop.time()
+        if now_s - started_s < BUSY_TURN_S:
+            return False
+        if now_s - self._spared_s < SPARE_EVERY_S:
+            return True
+        self._spared_s = now_s
+        return False
+
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
+        rest_s = 0.0
         while True:
+            if self._queue.empty():
+                rest_s = 0.0
+            elif rest_s >= REST_FROM_S:
+                await asyncio.sleep(rest_s)
+                rest_s = 0.0
             work = await self._queue.get()
             try:
                 # a challenger that has lost its slot, its lease or its shadow is asked no more
-                if self._slots.shadowing() is work.challenger:
-                    shadowed = await loop.run_in_executor(self._thread, _score, work.challenger.model, work.records)
-                    self._record(work, shadowed)
+                if self._slots.shadowing() is not work.challenger:
+                    continue
+                if await self._is_busy(loop):
+                    self._drop(work)
+                    continue
+                model, records = work.challenger.model, work.records
+                began_s = loop.time()
+                self._record(work, await loop.run_in_executor(self._thread, score_shadow, model, records))
+                rest_s += REST * (loop.time() - began_s)
             except Exception:
                 logger.exception("shadow rows of request %s are lost", work.request_id)
             finally:
                 self._queued_rows -= len(work.records)
 
-    def _record(self, work: ShadowWork, shadowed: _Shadowed) -> None:
+    def _record(self, work: ShadowWork, shadowed: Shadowed) -> None:
         challenger, model = work.challenger, work.challenger.model
         counts, totals = challenger.shadowed, self._metrics.of(model.version, "shadow")
         rows = zip(work.records, work.entities, work.scores, shadowed.scores, shadowed.errors, strict=True)
         for record, entity, theirs, score, error in rows:
             failed = score is None or error is not None
-            challenger.count_pair(entity, failed=failed, champion_failed=theirs is None)
+            value = None if challenger.slice_by is None else str(record.get(challenger.slice_by))
+            challenger.count_pair(entity, failed=failed, champion_failed=theirs is None, value=value)
             if theirs is None:  # nothing to compare a score with
                 continue
             counts.pairs += 1
@@ -120,7 +166,6 @@ class Shadow:
             counts.flips += is_flip
             self._metrics.shadow_flips += is_flip
             counts.absolute_difference_sum += abs(score - theirs)
-            value = None if challenger.slice_by is None else str(record.get(challenger.slice_by))
             challenger.count_difference(entity, score - theirs, is_flip=is_flip, value=value)
             count_answer(counts, shadowed.seconds, score)
             totals.answered(shadowed.seconds, score)
@@ -146,27 +191,33 @@ class Shadow:
             self._writer.append(group)
 
 
-def _score(model: Model, records: Sequence[Mapping[str, Any]]) -> _Shadowed:
-    """Runs in the thread."""
+def score_shadow(model: Model, records: Sequence[Mapping[str, Any]]) -> Shadowed:
+    """What the challenger makes of `records`, in pieces; runs in the thread."""
+    if len(records) > PIECE_ROWS:
+        parts = []
+        for start in range(0, len(records), PIECE_ROWS):
+            parts.append(score_shadow(model, records[start : start + PIECE_ROWS]))
+            time.sleep(_PAUSE_S)
+        return _joined(parts)
     started = time.perf_counter()
     try:
         scores = model.score(model.encoder.encode_rows(records))
     except (InvalidRecordError, ScoringError) as error:
         if len(records) > 1:  # one bad row must not count as many
-            return _joined([_score(model, [record]) for record in records])
+            return _joined([score_shadow(model, [record]) for record in records])
         # the text of a refused record shows its values, which the log must not
         text = "the challenger's schema refuses it" if isinstance(error, InvalidRecordError) else str(error)
-        return _Shadowed([None], [text], time.perf_counter() - started)
+        return Shadowed([None], [text], time.perf_counter() - started)
     errors = [problem_of(score) for score in scores.tolist()]
-    return _Shadowed(
+    return Shadowed(
         [score if error is None else None for score, error in zip(scores.tolist(), errors, strict=True)],
         errors,
         time.perf_counter() - started,
     )
 
 
-def _joined(parts: Sequence[_Shadowed]) -> _Shadowed:
-    return _Shadowed(
+def _joined(parts: Sequence[Shadowed]) -> Shadowed:
+    return Shadowed(
         [score for part in parts for score in part.scores],
         [error for part in parts for error in part.errors],
         sum(part.seconds for part in parts),

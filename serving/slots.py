@@ -246,6 +246,8 @@ class Slots:
             raise SlotMessageError(f"share is {message.share:g}, expected 0 to 1")
         if message.shadow and message.share > 0:
             raise SlotMessageError(f"a challenger shadows or has a share; found shadow with share {message.share:g}")
+        if not 0 < message.sample <= 1:
+            raise SlotMessageError(f"sample is {message.sample:g}, expected more than 0 and at most 1")
         if self.champion is None:
             raise SlotConflictError("there is no champion to fall back on: promote the first version instead")
         if message.share > 0 and self.flags_problem is not None:
@@ -257,7 +259,7 @@ class Slots:
             )
         challenger = self._held_by(message.rollout)
         challenger.phase += (challenger.share, challenger.shadow) != (message.share, message.shadow)
-        challenger.share, challenger.shadow = message.share, message.shadow
+        challenger.share, challenger.shadow, challenger.sample = message.share, message.shadow, message.sample
         challenger.lease_ends_s = self._clock() + message.lease_s
 
     def renew(self, message: RenewLease) -> None:

@@ -211,7 +211,11 @@ class _Run:
         try:
             if isinstance(action, SetShare):
                 share = slots.SetShare(
-                    rollout=offer.rollout, share=action.share, shadow=action.shadow, lease_s=action.lease_s
+                    rollout=offer.rollout,
+                    share=action.share,
+                    shadow=action.shadow,
+                    sample=action.sample,
+                    lease_s=action.lease_s,
                 )
                 await self._platform.set_share(share)
             else:

@@ -139,11 +139,12 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class SetShare(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Give the challenger a share of the entities, or let it shadow, under a lease."""
+    """Give the challenger a share of the entities, or let it shadow a sample of the requests, under a lease."""
 
     share: float
     shadow: bool
     lease_s: float
+    sample: float = 1.0
 
 
 class RenewLease(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -322,7 +322,9 @@ def _enter(state: State, phase: PhaseName, step: int, at_s: float) -> Decision:
 
 
 def _share(state: State) -> SetShare:
-    return SetShare(share=state.share, shadow=state.is_shadowing, lease_s=state.plan.lease_s)
+    plan, shadow = state.plan, state.plan.shadow if state.is_shadowing else None
+    sample = 1.0 if shadow is None else shadow.sample
+    return SetShare(share=state.share, shadow=shadow is not None, lease_s=plan.lease_s, sample=sample)
 
 
 def _keep(state: State, observation: Observation) -> tuple[Action, ...]:

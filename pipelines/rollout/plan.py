@@ -27,7 +27,8 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Seconds are counted from the phase's start. More than `maximum_flip_share` of the decisions turned
     over, a mean score more than `maximum_shift` above or below the champion's for the same requests, or `maximum_s`
-    without the pairs, ends the rollout. Both are also asked within each value of the category field `slice_by`.
+    without the pairs, ends the rollout. Both are also asked within each value of the category field `slice_by`. The
+    challenger gets a copy of the share `sample` of the requests, which bounds what it costs; pairs come as slowly.
     """
 
     minimum_pairs: int = 200
@@ -36,8 +37,11 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     maximum_flip_share: float = 0.35
     maximum_shift: float = 0.2
     slice_by: str | None = None
+    sample: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.sample <= 1:
+            raise ValueError(f"shadow.sample is a share of the requests in (0, 1], found {self.sample}")
         _check_times("shadow", self.minimum_s, self.maximum_s)
         _at_least("shadow.minimum_pairs", self.minimum_pairs, 1)
         if not 0 < self.maximum_flip_share <= 1:

@@ -48,6 +48,7 @@ class ChallengerView(msgspec.Struct, frozen=True, kw_only=True):
     hard_limits: HardLimits
     share: float
     shadow: bool
+    sample: float
     lease_ends_s: float | None
     fault_share: float
     fault: Fault | None = None

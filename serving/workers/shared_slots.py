@@ -134,7 +134,7 @@ class SharedSlots(Slots):
                 self._board.begin(self._worker, told.epoch)
             self._epoch, self.challenger = told.epoch, challenger
         challenger.share, challenger.shadow, challenger.phase = told.share, told.shadow, told.phase
-        challenger.lease_ends_s = told.lease_ends_s
+        challenger.sample, challenger.lease_ends_s = told.sample, told.lease_ends_s
         challenger.suffer(told.fault_share, told.fault)
         if (tripped := self._adopted(challenger).tripped) is not None:
             take_away(challenger, tripped)  # after the supervisor had made this view
@@ -241,6 +241,7 @@ class SharedSlots(Slots):
                 hard_limits=challenger.hard_limits,
                 share=challenger.share,
                 shadow=challenger.shadow,
+                sample=challenger.sample,
                 lease_ends_s=challenger.lease_ends_s,
                 fault_share=challenger.fault_share,
                 fault=challenger.fault,

@@ -96,6 +96,7 @@ def _add_pairs(total: PairCounts | None, more: PairCounts | None) -> PairCounts 
 def _add_slices(total: SlicePairs, more: SlicePairs) -> SlicePairs:
     return SlicePairs(
         pairs=total.pairs + more.pairs,
+        challenger_only=total.challenger_only + more.challenger_only,
         flips=total.flips + more.flips,
         differences=tuple(map(add, total.differences, more.differences)),
     )

@@ -14,7 +14,6 @@ from contracts.assignment import position
 from contracts.bundle import Bundle
 from contracts.encoder import InvalidRecordError
 from contracts.slots import HardLimits, InjectFault, LoadSlot, PromoteSlot, SetShare
-from pipelines.statistics import paired_shift
 from serving import divided
 from serving.answering import Answerer, NotReadyError, entity_of
 from serving.cache import ScoreCache
@@ -293,50 +292,6 @@ def test_a_large_request_lets_others_pass(parts: Parts) -> None:
 def test_slices_are_of_a_category_that_is_not_personal(parts: Parts, tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelRefusedError, match=f"slice_by is {name}, expected a category of the schema: carrier"):
         parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1", slice_by=name)
-
-
-def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_path: Path) -> None:
-    parts.place(tiny_bundle(tmp_path, bias=0.5, fail_above=500), "2", "r1", slice_by="carrier")
-    parts.share(0, shadow=True)
-
-    async def run() -> None:
-        parts.shadow.start()
-        records = [tiny_record(0), tiny_record(1), tiny_record(2, distance=900)]
-        answer = await as_future(parts.answerer.answer(records, Request("request")))
-        assert {each.slot for each in answer.predictions} == {"champion"}
-        await until(lambda: parts.metrics.shadow_pairs == 3)
-        await parts.shadow.stop()
-
-    parts.run(run())
-    shadowed = parts.slots.observe().shadowed
-    assert shadowed is not None
-    # 0.52 and 0.53 stay below the threshold of 0.6 on the champion; half a logit more lifts both above it
-    assert (shadowed.pairs, shadowed.flips, shadowed.errors) == (3, 2, 1)
-    expected = sum(sigmoid(logit + 0.5) - sigmoid(logit) for logit in (0.10, 0.11))
-    assert shadowed.absolute_difference_sum == pytest.approx(expected, abs=1e-6)
-    pairs = parts.slots.observe().pairs
-    assert pairs is not None
-    assert sum(pairs.differences) == 2, "of each entity the first pair in which both have a score"
-    assert {value: (found.pairs, found.flips) for value, found in pairs.slices.items()} == {"AA": (1, 1), "UA": (1, 1)}
-    assert paired_shift.mean_of(pairs.differences) == pytest.approx(expected / 2, abs=1 / 64)
-    assert [row for row in parts.log.rows() if row[0] == "shadow"] == [
-        ("shadow", "2", None),
-        ("shadow", "2", None),
-        ("shadow", "2", "the score is nan, expected 0 to 1"),
-    ]
-    challenger = parts.slots.challenger
-    assert challenger is not None
-    assert challenger.counts.requests == 0
-
-
-def test_shadow_rows_that_do_not_fit_the_queue_are_dropped_and_counted(parts: Parts, tmp_path: Path) -> None:
-    parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
-    parts.share(0, shadow=True)
-    parts.answer(*[tiny_record(number % 30) for number in range(40)])
-    parts.answer(*[tiny_record(number % 30) for number in range(40)])
-    shadowed = parts.slots.observe().shadowed
-    assert shadowed is not None
-    assert (shadowed.pairs, shadowed.dropped) == (0, 40)
 
 
 def test_requests_for_the_champion_by_name_stay_out_of_the_comparison(parts: Parts, tmp_path: Path) -> None:

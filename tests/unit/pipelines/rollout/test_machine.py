@@ -81,6 +81,13 @@ def promoting() -> State:
     return state
 
 
+def test_the_shadow_gets_the_sample_that_the_plan_says_and_a_step_none() -> None:
+    plan = Plan(shadow=ShadowStep(minimum_pairs=1, minimum_s=0, sample=0.2))
+    state, _ = decide(State(), Offered(offer=OFFER, plan=plan, at_s=0.0))
+    _, actions = decide(state, Loaded(at_s=1.0))
+    assert actions == (SetShare(share=0, shadow=True, lease_s=15, sample=0.2),)
+
+
 def test_a_rollout_goes_from_the_shadow_through_each_share_to_the_promotion() -> None:
     events: list[Event] = [OFFERED, Loaded(at_s=1), look(2), look(3, n=10), look(4, n=20), look(5, n=30), look(6, n=40)]
     state, done = State(), []
