@@ -26,7 +26,7 @@ LIVES_S = (0.5, 2.5)  # from the first share to the kill: several looks, at any 
 
 
 class Killed(NamedTuple):
-    """Seconds from the kill: to when the last request was sent that the challenger answered, to a look without share."""
+    """Seconds from the kill: to the last request that the challenger answered, and to the first look without share."""
 
     last_answer_s: float
     zero_share_s: float
@@ -133,9 +133,9 @@ def text(found: list[Killed]) -> str:
     return "\n".join(
         [
             f"{len(found)} controllers killed (-9) at a random moment, share {SHARE:.0%}, lease {LEASE_S:g} s, "
-            f"renewed every {LOOK_EVERY_S:g} s: the challenger answered nothing that was asked later than {LEASE_S:g} s "
-            f"after the kill (and {ON_ITS_WAY_S:g} s for a renewal on its way) {within} of {len(found)} times; errors "
-            f"that clients saw: {sum(each.client_errors for each in found)}.",
+            f"renewed every {LOOK_EVERY_S:g} s: the challenger answered nothing that was asked later than {LEASE_S:g} "
+            f"s after the kill (and {ON_ITS_WAY_S:g} s for a renewal on its way) {within} of {len(found)} times; "
+            f"errors that clients saw: {sum(each.client_errors for each in found)}.",
             "",
             "| after the kill | least | median | 95 % | most |",
             "| --- | --: | --: | --: | --: |",
