@@ -1,7 +1,7 @@
 """`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due.
 
-Beside it the prediction log of past days is compacted, and then old versions are archived; and who was not told of a
-rollback yet is told.
+A holdout is judged by the outcomes that have matured: the new champion stays, or the old one leads again; then who was
+not told of a rollback yet is told. Beside it the prediction log of past days is compacted, and old versions archived.
 """
 
 from datetime import timedelta
@@ -10,7 +10,7 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, get_current_context, task
 from delivery.notifying import tell_rollbacks
-from delivery.settings import as_of_param, as_of_run, options, schedule
+from delivery.settings import NO_RETRY, as_of_param, as_of_run, options, schedule
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -30,6 +30,35 @@ def observe(project: str) -> dict[str, Any]:
 
 
 @task
+def judge_holdout(project: str) -> dict[str, Any]:
+    from pipelines.tasks import holding
+
+    return holding.judge(project, as_of_run(get_current_context()))
+
+
+@task(**NO_RETRY)
+def is_kept(judged: dict[str, Any]) -> None:
+    """Fails with the version that outcomes have taken the lead from."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    if judged["state"] == "rollback":
+        raise AirflowFailException(f"{judged['rollout']} was rolled back by its holdout: {judged['reason']}")
+
+
+@task
+def whose_turn(project: str, judged: dict[str, Any]) -> dict[str, Any]:
+    """Who waited until the holdout had ended."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from pipelines.tasks import holding
+
+    following = holding.next_offer(project)
+    if following is None:
+        raise AirflowSkipException(f"No version of {project} waits for its rollout; the holdout: {judged['state']}.")
+    return following
+
+
+@task
 def report(project: str, observed: dict[str, Any]) -> str | None:
     from pipelines.tasks import watching
 
@@ -43,7 +72,7 @@ def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | N
     return watching.due_retrain(project, observed)
 
 
-@task
+@task(trigger_rule="all_done")
 def tell(project: str) -> dict[str, list[str]]:
     """Of rollbacks that nobody was told of: by the command line, or while a channel could not be reached."""
     return tell_rollbacks(project)
@@ -94,8 +123,16 @@ def watch(project: Project) -> DAG:
             ),
         },
     ) as dag:
-        tell(project.name)
         compact_log(project.name) >> archive_versions(project.name)
+        judged = judge_holdout(project.name)
+        judged >> tell(project.name)
+        is_kept(judged)
+        TriggerDagRunOperator(
+            task_id="release_next",
+            trigger_dag_id=f"{project.name}.release",
+            conf=whose_turn(project.name, judged),
+            wait_for_completion=False,
+        )
         observed = observe(project.name)
         report(project.name, observed)
         due = is_retrain_due(project.name, observed)

@@ -1,6 +1,7 @@
 """The commands that do what the DAGs do: ingests, rollouts, monitoring, and the demo."""
 
 import asyncio
+import getpass
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -92,13 +93,49 @@ def watch(
     days: Annotated[int, typer.Option(min=1, max=90, help="How many days of predictions before it.")] = 7,
     as_json: Json = False,
 ) -> None:
-    """Quality and drift of the live predictions, and whether a retrain is due."""
+    """What outcomes say of a holdout; quality and drift of the live predictions, and whether a retrain is due."""
     from pipelines.tasks import watching
 
+    judged = _judged(project, as_of)
     observed = watching.observe(project, _today(as_of), days)
+    observed["holdout"] = judged
     observed["report"] = watching.report(project, observed)
     observed["due"] = watching.due_retrain(project, observed)
     show(observed, as_json)
+
+
+def _judged(project: str, as_of: str) -> dict[str, Any]:
+    """A server that does not answer leaves the rest of the watch to be seen; the next one carries the verdict out."""
+    from pipelines.rollout.platforms.port import PlatformError
+    from pipelines.tasks import holding
+
+    try:
+        return holding.judge(project, _today(as_of))
+    except PlatformError as error:
+        err.print(f"the holdout could not be ended: {error}", highlight=False)
+        return {"state": "unfinished", "reason": str(error)}
+
+
+@app.command()
+def holdout(
+    project: ProjectName,
+    as_of: AsOf = "",
+    end: Annotated[
+        str | None, typer.Option(metavar="REASON", help="End it without a verdict; why, for the ledger.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who ends it; default: the user.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Judge the new champion against the old one by outcomes that have matured. Exit code 2 when it is rolled back."""
+    from pipelines.tasks import holding
+
+    if end is not None:
+        show(holding.end(project, end, by or getpass.getuser()), as_json)
+        return
+    judged = holding.judge(project, _today(as_of))
+    show(judged, as_json)
+    if judged["state"] == "rollback":
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pipelines.monitoring.predictions import predictions_table
 # Two-sided: an honest split falls outside in one step of five thousand, a whole rollout in one of a thousand.
 SPLIT_LEVEL = 0.0002
 
+# of the rollout itself: after the promotion its holdout goes on under the same name
 _REQUESTS = """
     SELECT request_id,
            any_value(entity) AS entity,
@@ -18,7 +19,8 @@ _REQUESTS = """
            any_value(share) AS share,
            min(served_at) AS moment
     FROM predictions
-    WHERE slot <> 'shadow' AND share > 0
+    WHERE share > 0 AND (slot = 'challenger' OR (
+        slot = 'champion' AND version NOT IN (SELECT version FROM predictions WHERE slot = 'challenger')))
     GROUP BY request_id
 """
 

@@ -132,7 +132,16 @@ def _summer(story: Story) -> None:
     story.facts["promotion"] = _release(story, version, "shadow → 5 → 10 → 25 → 50 → 100 % under live traffic")
 
 
+def _end_holdout(story: Story) -> None:
+    """A minute of the demo has no outcomes that could mature: here a person says that the new champion stays."""
+    from pipelines.tasks import holding
+
+    with _step("ending the holdout: in production it waits for outcomes, and the next challenger for it"):
+        story.facts["holdout"] = holding.end(PROJECT, "the demo goes on with its next challenger", by="the demo")
+
+
 def _broken(story: Story) -> None:
+    _end_holdout(story)
     version = _retrain(story, BROKEN_AS_OF, "manual", "the demo's challenger that breaks in production")
 
     def break_it() -> None:

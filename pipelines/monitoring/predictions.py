@@ -119,6 +119,24 @@ def read_predictions(
     return PredictionLog(dated, found.files, found.damaged, found.table.num_rows - dated.num_rows)
 
 
+def read_holdout(root: Path, rollout: str, *, new: str, old: str, since: datetime) -> PredictionLog:
+    """The rows that chance has given to the champion `new` and to the holdout `old` since the promotion by `rollout`.
+
+    `undated` rows are left out. `since` has its zone.
+    """
+    first = (since - timedelta(days=1)).date().isoformat()
+    found = _read(
+        root,
+        lambda day: day >= first,
+        "WHERE rollout = ? AND uncounted IS NULL"
+        " AND ((slot = 'champion' AND version = ?) OR (slot = 'holdout' AND version = ?))",
+        [rollout, new, old],
+        select=f"{SELECT_COLUMNS}, {EVENT_TIME} IS NULL AS undated",
+    )
+    dated = found.table.filter(pc.invert(found.table["undated"])).drop_columns(["undated"])
+    return PredictionLog(dated, found.files, found.damaged, found.table.num_rows - dated.num_rows)
+
+
 def find_prediction(root: Path, prediction_id: str) -> dict[str, Any] | None:
     """The row of one prediction, by the names of `contracts.prediction_row.PredictionRow`; None if there is none.
 

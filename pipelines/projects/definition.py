@@ -89,6 +89,12 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __post_init__(self) -> None:
         names = self.schema.names
+        held = self.rollout.holdout
+        if held is not None and held.maximum_days <= self.label.delay_days:
+            raise ValueError(
+                f"rollout.holdout: maximum_days is {held.maximum_days}, and the first outcome is known after "
+                f"{self.label.delay_days} days (label.delay_days): give it more"
+            )
         categories = [field.name for field in self.schema.fields if field.kind == "category"]
         if self.label.column in names:
             raise ValueError(f"label.column: {self.label.column!r} is also a field; what is predicted is no input")

@@ -248,7 +248,7 @@ class _Run:
                 if not _is_ready(observation, offer, offer.rollout, _finishing(offer)):
                     await self._place_again(offer, plan)
                     continue
-                await self._platform.promote(PromoteSlot(version=offer.version, expected=offer.expected_champion))
+                await self._platform.promote(_promote_slot(offer, plan))
                 return PromotionDone(at_s=self._clock())
             except SlotRefusedError as error:
                 refused = error.detail
@@ -287,6 +287,14 @@ def _is_ready(observation: Observation, offer: Offer, *rollouts: str) -> bool:
 
 def _finishing(offer: Offer) -> str:
     return f"{offer.rollout}:promotion"
+
+
+def _promote_slot(offer: Offer, plan: Plan) -> PromoteSlot:
+    """The first champion has nobody to hold out against."""
+    keep = None
+    if plan.holdout is not None and offer.expected_champion is not None:
+        keep = slots.KeepHoldout(rollout=offer.rollout, share=plan.holdout.share)
+    return PromoteSlot(version=offer.version, expected=offer.expected_champion, holdout=keep)
 
 
 def _load_slot(offer: Offer, plan: Plan, rollout: str) -> LoadSlot:

@@ -53,7 +53,7 @@ def retell(events: Sequence[Event]) -> Course:
         before = state
         state, _ = decide(state, event)
         if (label := _label(state)) != _label(before):
-            share = state.plan.steps[state.step].share if state.phase == "step" else 0.0
+            share = state.share if state.phase == "step" else 0.0
             phases.append(Entered(at_s=event.at_s, phase=label, share=share))
         if not isinstance(event, Looked):
             continue

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from contracts.slots import HardLimits
+from contracts.slots import MAXIMUM_HOLDOUT_SHARE, HardLimits
 
 LEASE_LOOKS_MIN = 3  # a lease outlives at least two lost looks
 
@@ -149,6 +149,35 @@ class AlphaShares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError(f"alpha_shares are at least 0 and at most 1 together, found {found}")
 
 
+class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What stays on the old champion after 100 %, until outcomes say which version was better.
+
+    `share` of the entities stay, those that no step shows the challenger. Compared is the mean `loss` of an entity: its
+    Brier score, or its log loss with probabilities kept between 0.01 and 0.99. The new version stays when it is shown
+    to be at most `margin` worse (in units of the loss), with an outcome for `minimum_outcomes` entities on each side;
+    it is rolled back when it is shown to be worse. `alpha` bounds the probability of either by mistake. After
+    `maximum_days` without a verdict, label delay included, `on_timeout` holds.
+    """
+
+    share: float = 0.05
+    loss: Literal["brier", "log_loss"] = "brier"
+    margin: float = 0.05
+    minimum_outcomes: int = 50
+    maximum_days: int = 14
+    alpha: float = 0.01
+    on_timeout: Literal["keep", "rollback"] = "keep"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= MAXIMUM_HOLDOUT_SHARE:
+            raise ValueError(f"holdout.share lies in (0, {MAXIMUM_HOLDOUT_SHARE}], found {self.share}")
+        if not 0 < self.margin < 1:
+            raise ValueError(f"holdout.margin lies in (0, 1), found {self.margin}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"holdout.alpha lies in (0, 1), found {self.alpha}")
+        _at_least("holdout.minimum_outcomes", self.minimum_outcomes, 1)
+        _at_least("holdout.maximum_days", self.maximum_days, 1)
+
+
 DEFAULT_STEPS = tuple(Step(share=share) for share in (0.05, 0.1, 0.25, 0.5, 1.0))
 
 
@@ -166,6 +195,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     server is asked again, `maximum_pause_s` how long a rollout stays paused before it is rolled back. `when_busy` says
     what a new offer does while another rollout of the project has not ended: it waits, ends that one, or is refused.
     `preflight` says whether a plan is begun with a phase that cannot reach its verdict at the traffic that there is.
+    With a `holdout` the last step stops short of its share, and the old champion keeps it until outcomes have matured.
     """
 
     shadow: ShadowStep | None = ShadowStep()
@@ -188,6 +218,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     unreachable_s: float = 60.0
     maximum_pause_s: float = 86_400.0
     when_busy: Literal["queue", "supersede", "refuse"] = "queue"
+    holdout: Holdout | None = None
 
     @property
     def identity(self) -> str:
@@ -220,6 +251,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             )
         if self.maximum_pause_s <= 0:
             raise ValueError(f"maximum_pause_s is above 0, found {self.maximum_pause_s}")
+        if self.holdout is not None and len(shares) > 1 and shares[-2] >= 1 - self.holdout.share:
+            raise ValueError(
+                f"steps before the last leave the holdout's share of {self.holdout.share:g}, found {shares[-2]:g}"
+            )
         if self.look_every_s <= 0:
             raise ValueError(f"look_every_s is above 0, found {self.look_every_s}")
         if self.lease_s < LEASE_LOOKS_MIN * self.look_every_s:

@@ -166,7 +166,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         """The share of the entities that the challenger should have."""
         if self.phase in ("shadow", "loading") or (self.asked is not None and self.asked.step == 0):
             return 0.0
-        return self.plan.steps[self.step].share
+        share = self.plan.steps[self.step].share
+        return share if self.plan.holdout is None else min(share, 1 - self.plan.holdout.share)
 
     @property
     def is_shadowing(self) -> bool:

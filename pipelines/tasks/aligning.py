@@ -8,6 +8,7 @@ import logging
 
 from contracts.slots import LoadSlot, Observation, PromoteSlot
 from pipelines.ledger import Champion
+from pipelines.rollout import holdouts
 from pipelines.rollout.platforms.port import Platform, PlatformError, PlatformUnreachableError, SlotRefusedError
 from pipelines.tasks.sites import Site
 
@@ -84,4 +85,5 @@ async def _hand_over(site: Site, platform: Platform, observed: Observation, cham
     now = site.ledger.champion(site.project)
     if now != champion:
         raise SlotRefusedError(409, f"the ledger's champion changed from entry {champion.since_entry}")
-    await platform.promote(PromoteSlot(version=champion.version, expected=serving))
+    keep = holdouts.to_keep(site.ledger, champion, serving)
+    await platform.promote(PromoteSlot(version=champion.version, expected=serving, holdout=keep))

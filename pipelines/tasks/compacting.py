@@ -12,7 +12,8 @@ import pyarrow as pa
 from pipelines.monitoring.compaction import CompactionError, CompactionRunsError, compact_day, locked
 from pipelines.monitoring.retention import DEFAULT_SAMPLE, MINIMUM_KEEP_DAYS, reduce_day
 from pipelines.monitoring.segments import days_of
-from pipelines.wiring import find_project, home, log_keep_days
+from pipelines.rollout import holdouts
+from pipelines.wiring import find_project, home, log_keep_days, open_ledger
 
 __all__ = ["CompactionRunsError", "compact", "compacted_text"]
 logger = logging.getLogger("paceline")
@@ -28,7 +29,7 @@ def compact(
     progress: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Compacts the days before `today` (UTC; at the latest the real one, which is the default), and reduces those that
-    are older than `keep_days`, by default what the environment says.
+    are older than `keep_days`, by default what the environment says, and than a holdout that has not ended.
 
     Safe to repeat; a bad day does not stop the others.
 
@@ -46,6 +47,9 @@ def compact(
     # a date in the future would take rows that are young
     until = min(datetime.now(UTC).date(), date.max if today is None else date.fromisoformat(today))
     oldest_kept = (until - timedelta(days=keep_days)).isoformat()
+    held = holdouts.unfinished(open_ledger(), project)
+    if held is not None:  # it is judged by every row since its promotion
+        oldest_kept = min(oldest_kept, held.since.date().isoformat())
     root = home().predictions(project)
     compacted: list[dict[str, Any]] = []
     reduced: list[dict[str, Any]] = []

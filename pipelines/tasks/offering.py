@@ -19,6 +19,7 @@ import msgspec
 
 from pipelines.ledger import Entry, Ledger, evidence
 from pipelines.registry.port import Version
+from pipelines.rollout import holdouts
 from pipelines.rollout.events import Offer
 from pipelines.tasks import preflighting
 from pipelines.tasks.investigating import closing_note
@@ -26,6 +27,7 @@ from pipelines.tasks.sites import Site
 
 OPENED, ENDED, QUEUED, REFUSED = "release.opened", "release.ended", "release.queued", "release.refused"
 BEGUN, PUT_BACK = "rollback.begun", "rollback"
+BY_HOLDOUT = "holdout/"  # how the request of a rollback begins that nobody asked for
 ATTEMPTS_MAX = 50  # each is an opening that somebody else was faster with
 logger = logging.getLogger("paceline")
 
@@ -88,6 +90,9 @@ def open_rollout(site: Site, version: str | None = None, note: str | None = None
             if older is ticket:
                 return refused
             continue
+        held = holdouts.running(site.ledger, site.project) if book.running is None else None
+        if held is not None:
+            return _after_holdout(site, book, found, note, ticket, held)
         if book.running is None and not book.waiting:
             opened = _open(site, book, found, note, None)
         elif ticket is None:
@@ -104,9 +109,9 @@ def open_rollout(site: Site, version: str | None = None, note: str | None = None
 
 
 def next_offer(site: Site) -> dict[str, Any] | None:
-    """The version, with its note, whose turn it is now; None while a rollout runs, and when nobody waits."""
+    """The version, with its note, whose turn it is now; None while a rollout or a holdout runs, and if nobody waits."""
     book = read_book(site.ledger, site.project)
-    if book.running is not None or not book.waiting:
+    if book.running is not None or not book.waiting or holdouts.running(site.ledger, site.project) is not None:
         return None
     first = book.waiting[0].body
     return {"version": first["version"], "note": first["note"]}
@@ -147,15 +152,16 @@ def distrust(ledger: Ledger, project: str, version: str, bundle: str) -> str | N
     """
     entries = ledger.entries(project, (OPENED, BEGUN, PUT_BACK, "champion.swapped", *evidence.ENDS))
     bundles = {entry.subject: entry.body.get("bundle") for entry in entries if entry.kind == OPENED}
-    by_hand = {entry.subject for entry in entries if entry.kind == BEGUN}
+    requests = {entry.subject: entry.body["request"] or "" for entry in entries if entry.kind == BEGUN}
     for entry in reversed(entries):
         body, subject = entry.body, entry.subject
         if entry.kind == PUT_BACK:
-            is_meant, how, subject = body["from"] == version, "rolled back by hand", entry.key or subject
+            is_meant, subject = body["from"] == version, entry.key or subject
+            how = _how(requests.get(subject, ""))
         elif entry.kind == "champion.swapped":
             left = body["previous"] or {}
-            is_meant = subject in by_hand and (version == left.get("version") or bundle == left.get("bundle"))
-            how = "rolled back by hand"
+            is_meant = subject in requests and (version == left.get("version") or bundle == left.get("bundle"))
+            how = _how(requests.get(subject, ""))
         elif entry.kind in evidence.ENDS:
             how = body.get("state") or entry.kind.removeprefix("rollout.")
             is_meant = how != "promoted" and (body["version"] == version or bundles.get(subject) == bundle)
@@ -165,6 +171,10 @@ def distrust(ledger: Ledger, project: str, version: str, bundle: str) -> str | N
             told = f"{how} on {entry.at} ({body['reason']})"
             return told if closing_note(ledger, project, subject) is None else None
     return None
+
+
+def _how(request: str) -> str:
+    return f"rolled back by {'its holdout' if request.startswith(BY_HOLDOUT) else 'hand'}"
 
 
 def _used(ledger: Ledger, project: str, found: Version, note: str) -> str | None:
@@ -188,10 +198,29 @@ def _enqueue(site: Site, book: Book, found: Version, note: str | None) -> Opened
             why = f"superseded by version {found.version}"
             body = {"command": "abort", "by": "paceline", "reason": why, "phase": None}
             site.ledger.append(site.project, evidence.COMMAND, running.subject, body, f"{running.subject}/superseded")
+    _queue(site, found, note, why)
+    return None
+
+
+def _queue(site: Site, found: Version, note: str | None, why: str) -> None:
     earlier = site.ledger.entries(site.project, (QUEUED,), found.version)
     body = {"version": found.version, "note": note, "as_of": found.tags["as_of"], "reason": why, "state": "queued"}
     site.ledger.append(site.project, QUEUED, found.version, body, key=f"queued/{found.version}/{len(earlier)}")
-    return None
+
+
+def _after_holdout(
+    site: Site, book: Book, found: Version, note: str | None, ticket: Entry | None, held: holdouts.Begun
+) -> Opened:
+    """No rollout runs, and yet `found` has to wait: outcomes have not said yet whether the champion should stay."""
+    why = (
+        f"the holdout of {held.rollout} compares version {held.new} with {held.old} until outcomes have matured: wait "
+        f"for its verdict, or end it (paceline holdout {site.project} --end REASON)"
+    )
+    if ticket is None:
+        if site.plan.when_busy == "refuse":
+            return _refuse(site, found.version, why, None)
+        _queue(site, found, note, why)
+    return Opened(None, f"version {found.version} waits: {why}", waits=found.version)
 
 
 def _open_first(site: Site, book: Book, mine: Entry) -> Opened | None:

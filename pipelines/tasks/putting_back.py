@@ -20,16 +20,19 @@ SLOT_ATTEMPTS_MAX = 5
 
 
 async def put_back(
-    site: Site, version: str | None, reason: str, request: str | None
+    site: Site, version: str | None, reason: str, request: str | None, reign: int | None = None
 ) -> tuple[str | None, dict[str, Any]]:
-    """Makes a kept version the champion again, and says by which rollback, and how: see `releasing.roll_back`."""
+    """Makes a kept version the champion again, and says by which rollback, and how: see `releasing.roll_back`.
+
+    With `reign` only that one is ended: the entry that made its champion.
+    """
     started = time.monotonic()
     intent = _found(site, version, request)
     if intent is None and (leads := site.ledger.champion(site.project)) is not None and leads.version == version:
         await align_servers(site)
         same = {"version": version, "from": version, "reason": f"version {version} leads already"}
         return None, {**same, "aliases": align_aliases(site), "seconds": time.monotonic() - started}
-    intent = intent or _begin(site, version, reason, request)
+    intent = intent or _begin(site, version, reason, request, reign)
     done = site.ledger.entries(site.project, (PUT_BACK,), limit=None)
     recorded = next((entry.body for entry in done if entry.key == intent.subject), None)
     if recorded is not None:
@@ -75,8 +78,10 @@ def _found(site: Site, version: str | None, request: str | None) -> Entry | None
     return last if leads and not is_done and version in (None, last.body["version"]) else None
 
 
-def _begin(site: Site, version: str | None, reason: str, request: str | None) -> Entry:
+def _begin(site: Site, version: str | None, reason: str, request: str | None, only: int | None) -> Entry:
     champion = site.ledger.champion(site.project)
+    if only is not None and (champion is None or champion.since_entry != only):
+        raise RuntimeError(f"the champion of {site.project} changed meanwhile: look at its status, and try again")
     target = _version(site, version or _before(site, champion))
     reign = None if champion is None else champion.since_entry
     rollback = f"{site.project}-back-to-v{target.version}-{reign or 0}"

@@ -9,6 +9,7 @@ import msgspec
 
 from contracts.slots import Observation
 from pipelines.ledger import LedgerUnavailableError
+from pipelines.rollout import holdouts
 from pipelines.rollout.controller import Offer, run_rollout
 from pipelines.tasks import offering
 from pipelines.tasks.aligning import align_aliases, align_servers
@@ -95,6 +96,8 @@ def settle_at(site: Site, outcome: dict[str, Any]) -> dict[str, Any]:
     aliases = align_aliases(site, offered=outcome["version"])
     rollout = outcome["rollout"]
     site.ledger.append(site.project, offering.ENDED, rollout, outcome, key=f"ended:{rollout}")
+    if outcome["state"] == "promoted" and (held := holdouts.running(site.ledger, site.project)) is not None:
+        holdouts.begin(site.ledger, held)
     logger.info("version %s was %s: %s", outcome["version"], outcome["state"], outcome["reason"])
     return {**outcome, "aliases": aliases, "unaligned": unaligned, "next": offering.next_offer(site)}
 

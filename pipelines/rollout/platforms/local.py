@@ -78,6 +78,10 @@ class LocalPlatform:
         """Empties the challenger's slot if `rollout` holds it."""
         await self._send("DELETE", "/control/challenger", parameters={"rollout": rollout})
 
+    async def end_holdout(self, rollout: str) -> None:
+        """Gives the champion all entities, if it was `rollout` that left some on the old one."""
+        await self._send("DELETE", "/control/holdout", parameters={"rollout": rollout})
+
     async def observe(self) -> Observation:
         """Both slots at this instant."""
         return self._read(await self._send("GET", "/control/observation"), Observation)

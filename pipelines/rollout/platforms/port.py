@@ -55,6 +55,10 @@ class Platform(Protocol):
         """Empties the challenger's slot if `rollout` holds it."""
         ...
 
+    async def end_holdout(self, rollout: str) -> None:
+        """Gives the champion all entities, if it was `rollout` that left some on the old one."""
+        ...
+
     async def observe(self) -> Observation:
         """Both slots at this instant."""
         ...
