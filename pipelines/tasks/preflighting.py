@@ -11,14 +11,14 @@ from pipelines.monitoring.segments import LogChangesError
 from pipelines.monitoring.traffic import RECENT_S, MeasuredTraffic, measure_traffic
 from pipelines.rollout import preflight
 from pipelines.rollout.plan import Plan
-from pipelines.rollout.preflight import HARM, Forecast, Traffic, duration
+from pipelines.rollout.preflight import DAY_S, HARM, Forecast, Traffic, duration
 from pipelines.tasks.covering import usual_pattern
 from pipelines.tasks.sites import Site
 from pipelines.wiring import find_project, home
 
 DAYS = 7
 PREFLIGHT = "release.preflight"
-PROFILE_DAYS_MIN = 2  # of traffic, for a mean by hour of the day; else the last minutes tell what comes
+PROFILE_DAYS_MIN = 2  # since the first request, for a mean by hour of the day; else the last minutes tell what comes
 logger = logging.getLogger("paceline")
 
 
@@ -89,12 +89,12 @@ def traffic_of(measured: MeasuredTraffic, days: int) -> Traffic:
     """The mean by hour of the day where the log has some days; else what came in the last minutes."""
     entities = measured.entity_seconds / measured.requests if measured.requests else 0.0
     failures = measured.failed_entity_seconds / measured.entity_seconds if measured.entity_seconds else 0.0
-    if measured.days >= PROFILE_DAYS_MIN:
+    if measured.requests and measured.seconds >= PROFILE_DAYS_MIN * DAY_S:
         per_s, source = measured.requests / measured.seconds, f"the last {days} days, by hour of the day"
         by_hour = tuple(count / measured.requests for count in measured.by_hour)
     else:
         per_s, by_hour = measured.recent / min(RECENT_S, max(measured.seconds, 1.0)), ()
-        source = f"the last {RECENT_S / 60:.0f} minutes; the log has traffic of {measured.days} days"
+        source = f"the last {RECENT_S / 60:.0f} minutes; the log begins {duration(measured.seconds)} ago"
     return Traffic(
         requests_per_s=per_s,
         entities_per_s=per_s * entities,

@@ -79,7 +79,8 @@ def false_alarms(
     plan: Plan, rollouts: int, requests_per_s: float, look_s: float, seed: int, progress: Progress
 ) -> list[FalseAlarms]:
     """For each of `worlds`, `rollouts` rollouts of equal versions through all steps of `plan`."""
-    plan = msgspec.structs.replace(plan, shadow=None)
+    steps = tuple(msgspec.structs.replace(step, coverage=None) for step in plan.steps)  # of drawn traffic there is none
+    plan = msgspec.structs.replace(plan, shadow=None, steps=steps)
     found, asked = [], worlds(requests_per_s)
     for place, world in enumerate(asked):
         done = partial(_tell, progress, place * rollouts, len(asked) * rollouts)

@@ -35,18 +35,19 @@ def measured(**changes: Any) -> MeasuredTraffic:
     by_hour = tuple(100 if hour in (8, 9) else 0 for hour in range(24))
     usual: dict[str, Any] = {
         "requests": 200, "recent": 60, "entity_seconds": 100, "failed_entity_seconds": 2, "by_hour": by_hour,
-        "days": 2, "seconds": 400.0,
+        "days": 3, "seconds": 200_000.0,
     }  # fmt: skip
     return MeasuredTraffic(**{**usual, **changes})
 
 
 def test_some_days_give_a_mean_by_hour_and_one_day_the_last_minutes() -> None:
     days = traffic_of(measured(), 7)
-    assert (days.requests_per_s, days.entities_per_s, days.failure_rate) == (0.5, 0.25, 0.02)
+    assert (days.requests_per_s, days.entities_per_s, days.failure_rate) == (0.001, 0.0005, 0.02)
     assert (days.by_hour[8], days.by_hour[20], days.source) == (0.5, 0.0, "the last 7 days, by hour of the day")
-    today = traffic_of(measured(days=1, seconds=7000.0), 7)
+    # two days by name, an hour around midnight by time: no mean of a day
+    today = traffic_of(measured(days=2, seconds=3600.0), 7)
     assert (today.requests_per_s, today.by_hour) == (0.1, ())
-    assert today.source == "the last 10 minutes; the log has traffic of 1 days"
+    assert today.source == "the last 10 minutes; the log begins 60.0 min ago"
     none = dict.fromkeys(("requests", "recent", "entity_seconds", "failed_entity_seconds", "days", "seconds"), 0)
     nothing = traffic_of(measured(**none), 7)
     assert (nothing.requests_per_s, nothing.failure_rate) == (0.0, 0.0)
