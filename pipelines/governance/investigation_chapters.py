@@ -94,6 +94,9 @@ def both_versions(found: "Investigation") -> Chapter | None:
             f"The log has {logged:,} of the {found.counted:,} requests that the judge counted for version "
             f"{found.version}: the rest was not written yet, or is not kept."
         )
+    if found.rows.clients:
+        asked = [(each.client, f"{each.rows:,}", f"{each.errors:,}") for each in found.rows.clients]
+        said.append(Table((f"Client that version {found.version} was to answer", "Predictions", "Failed"), asked))
     return Chapter("Both versions, by phase and over time", [*said, *map(Figure, plots.over_time(found))])
 
 

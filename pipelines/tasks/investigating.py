@@ -101,9 +101,15 @@ def try_to_investigate(project: str, subject: str) -> dict[str, Any] | None:
         return investigate(project, subject)
     except Exception as error:
         logger.warning("no investigation of %s was opened", subject, exc_info=True)
-        told = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        open_ledger().append(project, "investigation.failed", subject, told)
+        _record_failure(project, subject, f"{type(error).__name__}: {error}")
         return None
+
+
+def _record_failure(project: str, subject: str, error: str) -> None:
+    try:
+        open_ledger().append(project, "investigation.failed", subject, {"error": error[:2000]})
+    except Exception:  # the ledger may be what failed
+        logger.warning("that there is no investigation of %s is not in the ledger", subject, exc_info=True)
 
 
 def close_investigation(project: str, subject: str, *, note: str, by: str) -> dict[str, Any]:

@@ -196,6 +196,14 @@ def test_what_keeps_an_investigation_from_being_opened_does_not_keep_a_rollout_f
     assert investigating.investigate(PROJECT, name) is not None
 
 
+def test_a_ledger_that_is_away_keeps_no_rollout_from_being_settled(
+    challenger: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PACELINE_LEDGER_URL", "oracle://away")
+    assert investigating.try_to_investigate(PROJECT, ROLLOUT) is None
+    assert "is not in the ledger" in caplog.text
+
+
 def test_closing_asks_for_a_note_and_a_name_and_happens_once(challenger: Bundle) -> None:
     name = f"{PROJECT}-v2-closed"
     ended(challenger, name)
