@@ -89,7 +89,7 @@ def forecast(plan: Plan, traffic: Traffic, begins_s: float, pattern: Pattern | N
                 phase="shadow",
                 criterion="pairs",
                 needs=f"{pairs:,} pairs",
-                seconds=_finite(walk.seconds_for(pairs)),
+                seconds=_finite(walk.seconds_for(pairs / plan.shadow.sample)),
                 maximum_s=plan.shadow.maximum_s,
             )
         )

@@ -11,7 +11,7 @@ from typing import Protocol
 from contracts.slots import LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
 
 
-class PlatformError(Exception):
+class PlatformError(RuntimeError):
     """Something that was asked of the model server did not come to be."""
 
 

@@ -1,5 +1,6 @@
 """Feature flags on real servers: in every worker from the next request on, over a restart, and in the ledger."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from contracts.flags import Flags, FlagsInForce
+from pipelines.cli import app
+from pipelines.rollout.platforms.port import PlatformUnreachableError
 from pipelines.tasks import flags, keys
 from pipelines.wiring import open_ledger
 from serving.flags import read_flags
@@ -150,3 +154,27 @@ def test_a_change_by_the_task_keeps_what_is_not_given_and_is_in_the_ledger(proje
     with pytest.raises(ValueError, match="expected CLIENT=champion"):
         flags.pins_of(["acme=leader"])
     assert len(open_ledger().entries("flight_delay", [flags.CHANGED])) == 2
+
+
+def test_the_command_shows_and_sets_them_and_says_in_a_line_when_the_server_is_away(
+    project: ModelServerProcess,
+) -> None:
+    def paceline(*words: str) -> Any:
+        done = CliRunner().invoke(app, ["flags", *words, "--json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    given = ("--deny", "acme, bank", "--pin", "tester=challenger", "--sticky-by", "client", "--by", "ann")
+    paceline("set", "flight_delay", *given, "--reason", "a try")
+    shown = paceline("show", "flight_delay")
+    assert (shown["flags"]["deny"], shown["flags"]["pins"], shown["by"]) == (
+        ["acme", "bank"],
+        {"tester": "challenger"},
+        "ann",
+    )
+    cleared = paceline("set", "flight_delay", "--deny", "", "--reason", "enough")["flags"]
+    assert (cleared["deny"], cleared["sticky_by"]) == ([], "client"), "what is not given stays"
+    project.stop()
+    with pytest.raises(PlatformUnreachableError, match="/control/flags: ConnectError") as away:
+        flags.show("flight_delay")
+    assert isinstance(away.value, RuntimeError), "what `paceline` tells in one line"
