@@ -11,7 +11,7 @@ from pipelines.rollout.plan import Plan
 
 SHADOW, SHARE, LEASE, HARD_LIMITS = "shadow", "share", "lease", "hard_limits"
 ENTITIES, LATENCY, SCORES, HOLDOUT = "counts by entity", "counts of slow answers", "counts of scores", "holdout"
-SAMPLE = "sampled shadow"
+SAMPLE, SLICES = "sampled shadow", "pairs by slice"
 COVERAGE = "coverage"  # of whoever runs the rollout and can read the prediction log, and of no platform
 
 _Asks = Callable[[Plan], Any]
@@ -20,6 +20,7 @@ _SLOW = ("slow_p50", "slow_p95", "slow_p99")
 _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("shadow", SHADOW, lambda plan: plan.shadow is not None),
     ("shadow.sample", SAMPLE, lambda plan: plan.shadow is not None and plan.shadow.sample < 1),
+    ("shadow.slice_by", SLICES, lambda plan: plan.shadow is not None and plan.shadow.slice_by is not None),
     ("steps", SHARE, lambda plan: any(step.share < 1 for step in plan.steps)),
     ("steps.coverage", COVERAGE, lambda plan: any(step.coverage is not None for step in plan.steps)),
     ("lease_s", LEASE, lambda plan: True),

@@ -15,7 +15,7 @@ from pipelines.rollout.features import (
     unknown_fields,
     unsupported,
 )
-from pipelines.rollout.plan import AlphaShares, Plan, Step
+from pipelines.rollout.plan import AlphaShares, Holdout, Plan, ShadowStep, Step
 from pipelines.rollout.platforms.local import LocalPlatform
 from tests.fixtures.platforms import SimulatedClock, SimulatedPlatform
 
@@ -35,19 +35,21 @@ def test_a_plan_needs_only_what_it_asks_for() -> None:
     assert set(needs(bare)) == {"lease_s", "hard_limits"}
 
 
+EVERYTHING = Plan(shadow=ShadowStep(sample=0.5, slice_by="carrier"), holdout=Holdout())
+
+
 @pytest.mark.parametrize("missing", sorted(FEATURES))
 def test_what_a_platform_does_not_support_is_named_with_its_field(missing: str) -> None:
-    fields = {field for field, feature in needs(Plan()).items() if feature == missing}
-    lines = unsupported(Plan(), FEATURES - {missing})
-    assert lines == tuple(
-        f"the plan's {field} needs the feature {missing!r}" for field in needs(Plan()) if field in fields
-    )
-    assert unsupported(Plan(), FEATURES) == ()
+    fields = [field for field, feature in needs(EVERYTHING).items() if feature == missing]
+    assert fields, f"a plan that asks for everything asks for {missing}"
+    lines = unsupported(EVERYTHING, FEATURES - {missing})
+    assert lines == tuple(f"the plan's {field} needs the feature {missing!r}" for field in fields)
+    assert unsupported(EVERYTHING, FEATURES) == ()
 
 
 def test_the_local_platform_supports_all_that_a_plan_can_ask_for() -> None:
     supported = LocalPlatform("http://127.0.0.1:1").supports()
-    assert unsupported(Plan(), supported) == ()
+    assert unsupported(EVERYTHING, supported) == ()
     assert {f"hard_limits.{name}" for name in HardLimits.__struct_fields__} | FEATURES == supported
 
 

@@ -35,6 +35,8 @@ def test_requests_take_their_time_by_share() -> None:
     assert (seconds(found, "pairs"), seconds(found, "requests")) == ([10], [200, 20])
     assert found.problems == ()
     assert round(found.seconds) == 230
+    sampled = plan(shadow=ShadowStep(minimum_pairs=100, sample=0.25))
+    assert seconds(forecast(sampled, STEADY, MIDNIGHT, None), "pairs") == [40]
 
 
 def test_a_phase_that_gets_too_little_in_its_time_is_a_problem_with_both_sides() -> None:
