@@ -1,6 +1,7 @@
 """The check before the first step: whether a project's plan can reach its verdicts at the traffic that it has."""
 
 import logging
+from collections.abc import Callable, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import msgspec
 
 from pipelines.monitoring.segments import LogChangesError
 from pipelines.monitoring.traffic import RECENT_S, MeasuredTraffic, measure_traffic
-from pipelines.rollout import preflight
+from pipelines.rollout import features, preflight
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.preflight import DAY_S, HARM, Forecast, Traffic, duration
 from pipelines.tasks.covering import usual_pattern
 from pipelines.tasks.sites import Site
-from pipelines.wiring import find_project, home
+from pipelines.wiring import find_project, home, open_platform
 
 DAYS = 7
 PREFLIGHT = "release.preflight"
@@ -28,15 +29,21 @@ def check(project: str, days: int = DAYS, harm: float = HARM, at: datetime | Non
     `problems` are the phases that do not get it in their time, a line each; `refused` is why the plan's policy would
     not begin, None where it would.
     """
-    plan = find_project(project).rollout
-    return _check(project, plan, home().predictions(project), days, harm, at or datetime.now(UTC))
+    found = find_project(project)
+    checked = _check(project, found.rollout, home().predictions(project), days, harm, at or datetime.now(UTC))
+    if (reason := _unsupported(found.rollout, open_platform(found).supports)) is not None:
+        checked |= {"problems": [reason, *checked["problems"]], "refused": reason}
+    return checked
 
 
 def refusal(site: Site, rollout: str, version: str) -> str | None:
-    """Why `rollout` of `version` must not begin, by its plan's policy; the ledger gets what was found.
+    """Why `rollout` of `version` must not begin; the ledger gets what was found.
 
+    What the platform does not support is refused always, what takes too long by the plan's policy.
     What cannot be measured is told, and refuses nothing: a rollout whose log is away is as safe as any other.
     """
+    if (reason := _unsupported(site.plan, site.supports)) is not None:
+        return reason
     if site.plan.preflight == "off" or site.predictions is None:
         return None
     try:
@@ -49,6 +56,10 @@ def refusal(site: Site, rollout: str, version: str) -> str | None:
     site.ledger.append(site.project, PREFLIGHT, rollout, {"version": version, **found})
     refused: str | None = found["refused"]
     return refused
+
+
+def _unsupported(plan: Plan, supports: Callable[[], Set[str]] | None) -> str | None:
+    return None if supports is None else features.refusal(plan, supports() | {features.COVERAGE})  # we read the log
 
 
 def _check(project: str, plan: Plan, root: Path, days: int, harm: float, at: datetime) -> dict[str, Any]:

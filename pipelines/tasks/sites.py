@@ -1,6 +1,6 @@
 """What a release works with: one project's plan, ledger, registry and model servers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ class Site:
     """The parts that a release of `project` is made of; `fetch` brings a version's bundle to hand, with the reason.
 
     `path` is where a bundle lies when it is at hand; while `kept` is held, nothing that is at hand goes away.
-    `predictions` is the prediction log, None where there is none to look at.
+    `predictions` is the prediction log, None where there is none to look at; `supports` says what the platform can do,
+    by the names of `pipelines.rollout.features`, None where the rollout itself has to ask.
     """
 
     project: str
@@ -31,6 +32,7 @@ class Site:
     path: Callable[[str], str]
     kept: Callable[[], AbstractContextManager[object]]
     predictions: Path | None = None
+    supports: Callable[[], Set[str]] | None = None
 
 
 def open_site(project: str) -> Site:
@@ -46,4 +48,5 @@ def open_site(project: str) -> Site:
         path=lambda bundle: str(home().bundles / bundle),
         kept=lambda: Archive(home().archive).removals_held(),
         predictions=home().predictions(project),
+        supports=lambda: open_platform(found).supports(),
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.ledger import Ledger
 from pipelines.monitoring.traffic import MeasuredTraffic
-from pipelines.rollout.plan import Coverage, Plan, Step
+from pipelines.rollout.features import FEATURES, SHADOW
+from pipelines.rollout.plan import Coverage, Plan, ShadowStep, Step
 from pipelines.tasks.offering import open_rollout, read_book
 from pipelines.tasks.preflighting import PREFLIGHT, traffic_of
 from pipelines.tasks.sites import Site
@@ -64,7 +66,7 @@ def site_of(ledger: Ledger, log: Path, policy: Any, plan: Plan = SHORT) -> Site:
     registry = MemoryRegistry({"1": "2013-01-07", "2": "2013-01-14", "3": "2013-01-21"})
     wanted = msgspec.structs.replace(plan, preflight=policy)
     made = make_site(ledger, SimulatedPlatform(SimulatedClock()), registry, wanted)
-    return Site(**{**{name: getattr(made, name) for name in made.__dataclass_fields__}, "predictions": log})
+    return dataclasses.replace(made, predictions=log)
 
 
 def test_a_plan_that_cannot_reach_its_verdicts_is_refused_where_it_says_so(ledger: Ledger, tmp_path: Path) -> None:
@@ -100,6 +102,17 @@ def test_enough_traffic_is_no_problem(ledger: Ledger, tmp_path: Path) -> None:
 def test_a_check_that_is_off_looks_at_nothing(ledger: Ledger, tmp_path: Path) -> None:
     assert open_rollout(site_of(ledger, tmp_path / "log", "off"), "2").offer is not None
     assert ledger.entries(PROJECT, (PREFLIGHT,)) == []
+
+
+def test_what_the_platform_does_not_support_is_refused_whatever_the_policy(ledger: Ledger, tmp_path: Path) -> None:
+    site = site_of(ledger, tmp_path / "log", "off", msgspec.structs.replace(SHORT, shadow=ShadowStep()))
+    able = dataclasses.replace(site, supports=lambda: FEATURES)
+    unable = dataclasses.replace(site, supports=lambda: FEATURES - {SHADOW})
+    refused = open_rollout(unable, "2")
+    assert refused.offer is None
+    assert refused.reason.startswith("the plan's shadow needs the feature 'shadow': the platform supports")
+    assert [entry.body["version"] for entry in ledger.entries(PROJECT, ("release.refused",))] == ["2"]
+    assert open_rollout(able, "2").offer is not None, "it was not rolled back: no note is needed"
 
 
 def test_no_traffic_at_all_is_no_verdict(ledger: Ledger, tmp_path: Path) -> None:
