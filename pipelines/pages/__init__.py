@@ -1,6 +1,7 @@
 """Pages for people: one look (`templates/base.html`), charts as inline SVG (`plots`), files that load nothing else."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,12 @@ class Card(NamedTuple):
 
 def render(template: str, folders: Sequence[Path] = (), **values: Any) -> str:
     """A page from a template in one of `folders`, or of this package; it may extend `base.html`."""
+    return _environment(tuple(folders)).get_template(template).render(**values)
+
+
+@cache
+def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
+    """Kept, since a page that follows a rollout is drawn every second, and compiling its templates takes longest."""
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
             [jinja2.PackageLoader("pipelines.pages"), *(jinja2.FileSystemLoader(folder) for folder in folders)]
@@ -34,7 +41,7 @@ def render(template: str, folders: Sequence[Path] = (), **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["figure"] = number_text
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -155,8 +155,9 @@ def steer(page: Page, stack: Stack, pictures: Path) -> str:
     expect(page.get_by_text("Without an answer until")).to_be_visible(timeout=SLOW_MS)
     page.locator("#element_reason").fill("the comparison is good")
     page.screenshot(path=pictures / "approval.png")
-    page.get_by_test_id("hitl-option-Approve").click()
-    expect(page.get_by_test_id("hitl-option-Approve")).to_be_hidden(timeout=SLOW_MS)
+    with page.expect_response(lambda answer: answer.request.method == "PATCH" and "hitlDetails" in answer.url) as said:
+        page.get_by_test_id("hitl-option-Approve").click()
+    assert said.value.ok
 
     console = framed(page, stack)
     expect(console.locator("#status")).to_have_text("promoted", timeout=SLOW_MS)
