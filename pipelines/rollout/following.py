@@ -58,11 +58,14 @@ class _Course:
         self.stride = 1
         self.state = State()
         self.looked_s: float | None = None
+        self.findings: tuple[Finding, ...] = ()  # at the end, where nothing but a person's word ended it
         self.points: list[Point] = []
 
     def learn(self, event: Event) -> None:
         before = self.state
         self.state, _ = decide(before, event)
+        if self.state.is_final and (found := judgement_at(before, event.at_s)) is not None:
+            self.findings = found.findings
         if not isinstance(event, Looked):
             return
         self.looked_s = event.at_s
@@ -104,7 +107,7 @@ class Follower:
             return Followed(
                 state=course.state,
                 looked_s=course.looked_s,
-                judgement=_last_judgement(course.state, course.looked_s),
+                judgement=_last_judgement(course),
                 points=tuple(course.points),
             )
 
@@ -117,11 +120,12 @@ def judgement_at(state: State, at_s: float) -> Judgement | None:
     return judge_at(state, memory, at_s)
 
 
-def _last_judgement(state: State, looked_s: float | None) -> Judgement | None:
+def _last_judgement(course: _Course) -> Judgement | None:
+    state = course.state
     if state.is_final and state.records:
         last = state.records[-1]
-        return Judgement(verdict=last.verdict, reason=last.reason, findings=last.findings)
-    return None if looked_s is None else judgement_at(state, looked_s)
+        return Judgement(verdict=last.verdict, reason=last.reason, findings=last.findings or course.findings)
+    return None if course.looked_s is None else judgement_at(state, course.looked_s)
 
 
 def _point(state: State, event: Looked, findings: tuple[Finding, ...]) -> Point:

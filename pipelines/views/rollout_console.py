@@ -115,7 +115,8 @@ def charts(told: dict[str, Any]) -> list[Markup]:
     has_rates = any(value is not None for series in rates for _, value in series.points)
     axis, limit = Axis("e-value ÷ its limit", "log"), [(1.0, "limit: rolled back above")]
     width = WIDTH if has_rates else WIDE
-    found = [chart("Evidence against the challenger", time, axis, evidence, limit, width)]
+    title = "Evidence against the challenger" + (f": {evidence[0].name}" if len(evidence) == 1 else "")
+    found = [chart(title, time, axis, evidence, limit, width)]
     if has_rates:
         found.append(chart("Entities that failed, so far", time, Axis("%", unit=" %"), rates))
     return found

@@ -150,6 +150,15 @@ def test_a_step_says_how_much_of_the_usual_traffic_it_has_seen(ledger: Ledger) -
     assert (step["covered"], step["progress"]) == (0.4, 0.5)  # the requests and the time are there
 
 
+def test_what_a_person_ended_still_shows_the_evidence_of_that_moment(ledger: Ledger) -> None:
+    with running(ledger):
+        commanding.command(PROJECT, "abort", by="ann", reason="not today", wait_s=30)
+    told = views.rollouts(PROJECT)["rollout"]
+    assert (told["state"], told["reason"]) == ("rolled_back", "aborted by ann: not today")
+    assert {"split", "errors"} <= {finding["name"] for finding in told["findings"]}
+    assert not any(finding["exceeded"] for finding in told["findings"])
+
+
 def test_a_rollout_that_nobody_knows_is_an_error(ledger: Ledger) -> None:
     with pytest.raises(LookupError, match="flight_delay has no rollout 'v9' that has begun"):
         views.rollouts(PROJECT, "v9")
