@@ -20,7 +20,7 @@ import httpx
 
 from benchmarks.chaos.installation import CHAMPION, PROJECT, Installation
 
-START_S_MAX = 90.0
+START_S_MAX = 300.0
 ASK_EVERY_S = 0.02
 PRELOADED = [
     *("pipelines.tasks.releasing", "pipelines.tasks.investigating", "pipelines.registry.mlflow_registry"),
