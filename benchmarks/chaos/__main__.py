@@ -46,7 +46,7 @@ def main() -> int:
         template = install(Path(folder) / "template")
         if options.only is not None:
             return _one(options.only, template)
-        runs = _runs(options, template)
+        runs, failed = _runs(options, template)
         killed = asyncio.run(lease.measure(template, options.lease, options.seed, 4)) if options.lease else []
         with console.status("Airflow") as status:
             released = (
@@ -56,7 +56,7 @@ def main() -> int:
         sys.stdout.write(text)
         if options.readme and text:
             write_section(README, name, text)
-    is_sound = not any(run.findings for run in (*runs, *released))
+    is_sound = not failed and not any(run.findings for run in (*runs, *released))
     return 0 if is_sound and all(each.is_within_lease for each in killed) else 1
 
 
@@ -79,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=100, help="with a seed each, counted up from --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--minutes", type=float, default=600.0, help="after so many no further run begins")
     parser.add_argument("--only", type=int, metavar="SEED", help="one run again, with its timeline")
     parser.add_argument("--lease", type=int, default=0, metavar="KILLS", help="kill so many controllers in a step")
     parser.add_argument("--airflow", type=int, default=0, metavar="RUNS", help="so many more in a real Airflow")
@@ -98,22 +99,32 @@ def _run(seed: int, template: Installation) -> Survived:
     return Survived(seen, findings(seen), time.monotonic() - started_s)
 
 
-def _runs(options: argparse.Namespace, template: Installation) -> list[Survived]:
+def _runs(options: argparse.Namespace, template: Installation) -> tuple[list[Survived], list[int]]:
+    """The runs that came to their end, and the seeds of those in which this benchmark itself failed."""
     done: list[Survived] = []
-    seeds = range(options.seed, options.seed + options.runs)
+    failed: list[int] = []
+    ends_s = time.monotonic() + options.minutes * 60
     with ThreadPoolExecutor(options.jobs) as pool, console.status("starting") as status:
-        futures = {pool.submit(_run, seed, template): seed for seed in seeds}
+        seeds = range(options.seed, options.seed + options.runs)
+        futures = {pool.submit(_run_until, ends_s, seed, template): seed for seed in seeds}
         for future in as_completed(futures):
             if (error := future.exception()) is not None:
-                raise RuntimeError(f"the run of seed {futures[future]} did not come to its end") from error
-            run = future.result()
+                failed.append(futures[future])
+                console.print(f"the run of seed {futures[future]} did not come to its end: {error!r}", highlight=False)
+                continue
+            if (run := future.result()) is None:
+                continue
             done.append(run)
             status.update(f"{len(done)} of {options.runs}, {sum(bool(each.findings) for each in done)} with findings")
             if run.findings:
                 _tell(run)
     if done:
         console.print(_table(done))
-    return sorted(done, key=lambda run: run.seen.case.seed)
+    return sorted(done, key=lambda run: run.seen.case.seed), sorted(failed)
+
+
+def _run_until(ends_s: float, seed: int, template: Installation) -> Survived | None:
+    return None if time.monotonic() > ends_s else _run(seed, template)
 
 
 def _tell(run: Survived) -> None:

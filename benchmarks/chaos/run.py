@@ -108,7 +108,7 @@ class Run:
         load = self._load()
         self._ledger = await asyncio.to_thread(Ledger.open, f"sqlite:///{self.place.ledger}")
         watchers = [
-            asyncio.create_task(work) for work in (self._look(), self._read(), self._supervise(), self._strike())
+            asyncio.create_task(work) for work in (self._look(), self._read(), self._supervise(), self._strike(load))
         ]
         ended = asyncio.create_task(self._ended())
         clients = asyncio.create_task(self._ask(load))
@@ -192,9 +192,9 @@ class Run:
 
     # -- the fault -------------------------------------------------------------------------------------------------
 
-    async def _strike(self) -> None:
+    async def _strike(self, load: Load) -> None:
         case = self.case
-        while not self._is_at_anchor() and not self._has_ended():
+        while not load.started_s or not (self._is_at_anchor() or self._has_ended()):
             await asyncio.sleep(ASK_S)
         await asyncio.sleep(case.after_s)
         self._held_down.clear()
