@@ -31,7 +31,7 @@ from pipelines.tasks import offering
 from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site, open_site
-from pipelines.wiring import find_project, home
+from pipelines.wiring import find_project, home, open_ledger
 
 logger = logging.getLogger("paceline")
 
@@ -53,11 +53,12 @@ def judge(project: str, as_of: str) -> dict[str, Any]:
     Raises:
         PlatformError: the server refuses the end, or does not answer; the next run finishes it.
     """
-    site = open_site(project)
-    begun = holdouts.unfinished(site.ledger, project)
+    found = find_project(project)
+    begun = holdouts.unfinished(open_ledger(), project)
     if begun is None:
         return {"state": "none", "reason": f"no holdout of {project} runs"}
-    outcome = judge_at(site, begun, as_of, lambda: measure(find_project(project), site, begun, as_of))
+    site = open_site(project)
+    outcome = judge_at(site, begun, as_of, lambda: measure(found, site, begun, as_of))
     logger.info("the holdout of %s: %s, %s", begun.rollout, outcome["state"], outcome["reason"])
     if outcome["state"] == "rollback":
         try_to_investigate(project, outcome["rollback"])
@@ -87,10 +88,14 @@ def end(project: str, reason: str, by: str) -> dict[str, Any]:
         LookupError: none runs.
         PlatformError: the server does not answer; nothing has ended then.
     """
-    site = open_site(project)
-    begun = holdouts.unfinished(site.ledger, project)
+    return end_at(open_site(project), reason, by)
+
+
+def end_at(site: Site, reason: str, by: str) -> dict[str, Any]:
+    """`end` with the parts of `site`."""
+    begun = holdouts.unfinished(site.ledger, site.project)
     if begun is None:
-        raise LookupError(f"no holdout of {project} runs")
+        raise LookupError(f"no holdout of {site.project} runs")
     asyncio.run(_end_on_server(site, begun))
     return _ended(site, begun, "ended", reason, by)
 

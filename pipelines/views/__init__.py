@@ -67,6 +67,7 @@ def status(project: str) -> dict[str, Any]:
             {"version": v.version, "bundle": v.bundle, "aliases": list(v.aliases), "as_of": v.tags.get("as_of")}
             for v in open_registry().versions(project)
         ],
+        "holdout": last("holdout.begun", "holdout.verdict", "holdout.ended")[-1:],
         "releases": last("release.ended", "release.refused", "release.queued", "rollback"),
         "retrains": last("trigger"),
         "gates": last("gates"),
@@ -74,6 +75,15 @@ def status(project: str) -> dict[str, Any]:
         "investigations": investigations(project, only_open=True)[-_LAST:],
         "failures": last("failure"),
     }
+
+
+def _holdout_line(last: dict[str, Any]) -> str:
+    """The last word on a holdout: its end, a verdict, or that it has begun."""
+    if "how" in last:
+        return f"  {last['at']} the holdout of {last['subject']} ended: {last['how']}, {last['reason']}"
+    if "verdict" in last:
+        return f"  {last['at']} the holdout of {last['subject']}: {last['verdict']}, {last['reason']}"
+    return f"  {last['at']} the holdout of {last['subject']} keeps version {last['old']} beside {last['new']}"
 
 
 def status_text(found: dict[str, Any]) -> str:
@@ -87,6 +97,7 @@ def status_text(found: dict[str, Any]) -> str:
         lines.append(
             f"  version {version['version']} as of {version['as_of']}, bundle {version['bundle'][:12]}{aliases}"
         )
+    lines += [_holdout_line(each) for each in found["holdout"]]
     for release in found["releases"]:
         what = release.get("state") or ("put back" if "from" in release else "refused")
         lines.append(f"  {release['at']} version {release['version']} {what}: {release['reason']}")

@@ -1,6 +1,7 @@
 """A challenger that only outcomes can tell from a good one: promoted, and rolled back by the holdout. All is real."""
 
 import asyncio
+import json
 import shutil
 import threading
 import time
@@ -14,8 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml  # type: ignore[import-untyped]
+from typer.testing import CliRunner
 
 from contracts.bundle import Bundle
+from pipelines import views
+from pipelines.cli import app
 from pipelines.monitoring.predictions import read_holdout
 from pipelines.rollout import holdouts
 from pipelines.tasks import holding, releasing
@@ -178,4 +182,7 @@ def test_an_honest_version_is_kept_and_then_the_next_one_may_come(server: ModelS
     observed = server.observe()
     assert (observed["champion"]["version"], observed["holdout"]) == ("2", None)
     assert {each["model_version"] for each in server.predict(*FLIGHTS).json()["predictions"]} == {"2"}
+    assert f"the holdout of {PROJECT}-v2-1 ended: keep" in views.status_text(views.status(PROJECT))
+    told = CliRunner().invoke(app, ["holdout", PROJECT, "--as-of", AS_OF, "--json"])
+    assert (told.exit_code, json.loads(told.stdout)["state"]) == (0, "none")
     assert holding.next_offer(PROJECT) == {"version": "3", "note": None}

@@ -81,7 +81,22 @@ def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_who_was_not_told_of_a_rollback_is_told_whatever_there_is_to_watch(dags: dict[str, Any], project: str) -> None:
     task = dags[f"{project}.watch"].get_task("tell")
-    assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), set())
+    assert (task.trigger_rule, task.upstream_task_ids, task.downstream_task_ids) == (
+        "all_done",
+        {"judge_holdout"},
+        set(),
+    )
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_a_holdout_is_judged_whatever_there_is_to_watch_and_who_waited_for_it_follows(
+    dags: dict[str, Any], project: str
+) -> None:
+    dag = dags[f"{project}.watch"]
+    assert dag.get_task("judge_holdout").upstream_task_ids == set()
+    assert {"is_kept", "whose_turn", "tell"} <= dag.get_task("judge_holdout").downstream_task_ids
+    assert dag.get_task("is_kept").retries == 0, "the version is rolled back: another try changes nothing"
+    assert dag.get_task("release_next").upstream_task_ids == {"whose_turn"}
 
 
 def test_versions_are_archived_whatever_became_of_the_log_and_of_the_watch(dags: dict[str, Any]) -> None:

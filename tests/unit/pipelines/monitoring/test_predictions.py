@@ -1,4 +1,4 @@
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipelines.monitoring.predictions import (
     PREDICTION_COLUMNS,
     encode_inputs,
     find_prediction,
+    read_holdout,
     read_predictions,
 )
 from pipelines.monitoring.segments import Files, LogChangesError
@@ -79,6 +80,22 @@ def test_synthetic_requests_are_in_no_monitoring_and_can_be_found_by_their_id(tm
     found = find_prediction(tmp_path, _row(3).prediction_id)
     assert found is not None
     assert found["uncounted"] == "synthetic"
+
+
+def test_a_holdout_is_read_by_what_chance_has_assigned_since_its_promotion(tmp_path: Path) -> None:
+    after = {"rollout": "r1", "share": 0.05}
+    new = _row(1, slot="champion", version="2", **after)
+    old = _row(2, slot="holdout", version="1", **after)
+    others = [
+        _row(3, slot="champion", version="2", rollout=None, share=0.0),  # in the other's place
+        _row(4, slot="champion", version="1", rollout="r1", share=0.5),  # of the rollout itself
+        _row(5, slot="challenger", version="2", rollout="r1", share=0.5),
+        _row(6, slot="holdout", version="1", rollout="r0", share=0.05),
+        _row(7, slot="champion", version="2", uncounted="synthetic", **after),
+    ]
+    _write(tmp_path, "a.parquet", [new, old, *others])
+    log = read_holdout(tmp_path, "r1", new="2", old="1", since=datetime(2013, 7, 1, tzinfo=UTC))
+    assert msgspec.convert(log.table.to_pylist(), list[PredictionRow]) == [new, old]
 
 
 def test_the_columns_are_those_of_the_contract() -> None:

@@ -7,7 +7,12 @@ from typer.testing import CliRunner
 
 from pipelines import views
 from pipelines.cli import app
+from pipelines.ledger import Ledger
 from pipelines.monitoring.compaction import CompactionError, CompactionRunsError, locked
+from pipelines.rollout import holdouts
+from pipelines.rollout.events import Offer, Offered
+from pipelines.rollout.plan import Holdout, Plan
+from pipelines.rollout.story import shorten
 from pipelines.tasks import compacting
 from pipelines.wiring import home
 from tests.fixtures.prediction_log import tiny_group, write_segment
@@ -44,6 +49,25 @@ def test_today_is_left_alone_past_days_are_compacted_and_old_ones_reduced(root: 
     again = compacting.compact(PROJECT, sample=0.0)
     assert (again["compacted"], again["reduced"]) == ([], [])
     assert "nothing to do" in compacting.compacted_text(again)
+
+
+def test_what_a_running_holdout_is_judged_by_is_kept(root: Path) -> None:
+    for days in (40, 50):
+        write_segment(root, tiny_group(40, served_at_s=days_ago(days)))
+    promoted_at = datetime.fromtimestamp(days_ago(45), UTC)
+    with Ledger.open(f"sqlite:///{home().root / 'ledger.db'}", clock=lambda: promoted_at) as ledger:
+        ledger.swap_champion(PROJECT, None, "1", "b1", "bootstrap", "the first")
+        offer = Offer(rollout="r1", project=PROJECT, version="2", bundle="b2", path="/b2", expected_champion="1")
+        offered = Offered(offer=offer, plan=Plan(holdout=Holdout()), at_s=0.0)
+        ledger.append(PROJECT, "rollout.event", "r1", shorten(offered))
+        ledger.swap_champion(PROJECT, "1", "2", "b2", "r1", "won")
+        ledger.append(PROJECT, "rollout.promoted", "r1", {"version": "2"})
+        reduced = compacting.compact(PROJECT, sample=0.0)["reduced"]
+        assert [day["day"] for day in reduced] == [datetime.fromtimestamp(days_ago(50), UTC).date().isoformat()]
+        begun = holdouts.unfinished(ledger, PROJECT)
+        assert begun is not None
+        holdouts.end(ledger, begun, "keep", "no worse", "judge")
+    assert len(compacting.compact(PROJECT, sample=0.0)["reduced"]) == 1
 
 
 def test_an_earlier_today_does_less_and_a_later_one_no_more(root: Path) -> None:

@@ -17,7 +17,7 @@ from pipelines.rollout.controller import Offer, run_rollout
 from pipelines.rollout.holdout import Side
 from pipelines.rollout.holdouts import Begun
 from pipelines.rollout.plan import Holdout, Plan, Step
-from pipelines.rollout.platforms.port import SlotRefusedError
+from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
 from pipelines.tasks import holding, offering
 from pipelines.tasks.aligning import align_servers
 from pipelines.tasks.holding import Measured
@@ -158,11 +158,23 @@ def test_a_look_without_a_verdict_waits_and_the_same_day_is_the_same_look(
 def test_a_verdict_holds_whatever_comes_after_it(site: Site, platform: SimulatedPlatform) -> None:
     found = begun(site)
     platform.is_unreachable = True
-    with pytest.raises(Exception, match="connection refused"):
+    with pytest.raises(PlatformUnreachableError, match="connection refused"):
         holding.judge_at(site, found, "2013-01-20", GOOD)
     platform.is_unreachable = False
     assert judge(site, unasked, "2013-01-21")["state"] == "keep"
     assert platform.holdout is None
+
+
+def test_a_person_ends_it_without_a_verdict(site: Site, platform: SimulatedPlatform) -> None:
+    platform.is_unreachable = True
+    with pytest.raises(PlatformUnreachableError):
+        holding.end_at(site, "the next one waits", "ada")
+    assert holdouts.running(site.ledger, PROJECT) is not None, "nothing has ended then"
+    platform.is_unreachable = False
+    done = holding.end_at(site, "the next one waits", "ada")
+    assert (done["state"], done["by"], leads(site, platform), platform.holdout) == ("ended", "ada", ("2", "2"), None)
+    with pytest.raises(LookupError, match="no holdout of flights runs"):
+        holding.end_at(site, "again", "ada")
 
 
 def test_whoever_leads_instead_makes_the_holdout_void(site: Site, platform: SimulatedPlatform) -> None:
