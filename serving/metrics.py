@@ -187,7 +187,7 @@ class Metrics(Collector):
         yield CounterMetricFamily("paceline_shadow_flips", "Pairs with another decision", value=self.shadow_flips)
         yield CounterMetricFamily(
             "paceline_shadow_dropped",
-            "Rows not shadowed: clients were waiting, or the queue was full",
+            "Rows not shadowed: queue full",
             value=self.shadow_dropped,
         )
 

@@ -1,8 +1,8 @@
 """Shadow traffic: after the champion has answered, the challenger scores the same rows, in a thread of its own.
 
 Nobody waits for it, and its cost is bounded: the plan's sample of the requests, a quarter of the time, a queue that
-ends. It is shed first: while rows of clients wait for a graph, or clients keep the event loop busy, all but some rows a
-second are dropped and counted. The thread gives the interpreter back after each piece: an answer waits for one at most.
+ends. It gives way: while rows of clients wait for a graph, or clients keep the event loop busy, it does little, and
+what the queue does not take is dropped and counted. The thread gives the interpreter back after each piece of rows.
 """
 
 import asyncio
@@ -25,7 +25,8 @@ from serving.slots import Slots
 MAXIMUM_QUEUED_ROWS = 4_000
 BUSY_ROWS = 64  # of clients: when so many wait for a graph, the server has better things to do
 BUSY_TURN_S = 0.001  # of the event loop: an idle one takes 20 µs, one request some 80
-SPARE_EVERY_S = 0.05  # what is done also then, so that a server that is always busy can have a rollout
+GIVE_WAY_S = 0.05  # at most, for each request: a server that is always busy can have a rollout as well
+_LOOK_AGAIN_S = 0.005
 REST = 3.0  # times as long as it took, where processors are short as well: then it takes longer
 REST_FROM_S = 0.003  # a shorter rest is saved up: timers know milliseconds
 PIECE_ROWS = 64
@@ -77,7 +78,6 @@ class Shadow:
         self._queue: asyncio.Queue[ShadowWork] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._task: asyncio.Task[None] | None = None
-        self._spared_s = 0.0
 
     def start(self) -> None:
         """Begins to work off the queue."""
@@ -91,34 +91,29 @@ class Shadow:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def offer(self, work: ShadowWork) -> None:
-        """Queues `work` if it is drawn; or drops and counts it when the queue is full or clients wait."""
+        """Queues `work` if it is drawn; or drops and counts it when the queue is full."""
         sample = work.challenger.sample
         if sample < 1 and self._chance() >= sample:
             return
         rows = len(work.records)
-        is_busy = self._metrics.batcher.waiting_rows >= BUSY_ROWS
-        if is_busy or self._queued_rows + rows > self._maximum_rows:
-            self._drop(work)
+        if self._queued_rows + rows > self._maximum_rows:
+            work.challenger.shadowed.dropped += rows
+            self._metrics.shadow_dropped += rows
             return
         self._queued_rows += rows
         self._queue.put_nowait(work)
 
-    def _drop(self, work: ShadowWork) -> None:
-        rows = len(work.records)
-        work.challenger.shadowed.dropped += rows
-        self._metrics.shadow_dropped += rows
-
-    async def _is_busy(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether clients keep the event loop busy: by how long one turn of it takes."""
-        started_s = loop.time()
-        await asyncio.sleep(0)
-        now_s = loop.time()
-        if now_s - started_s < BUSY_TURN_S:
-            return False
-        if now_s - self._spared_s < SPARE_EVERY_S:
-            return True
-        self._spared_s = now_s
-        return False
+    async def _give_way(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Waits while clients keep the server busy, and not for ever."""
+        until_s = loop.time() + GIVE_WAY_S
+        while True:
+            started_s = loop.time()
+            await asyncio.sleep(0)
+            now_s = loop.time()
+            is_busy = now_s - started_s >= BUSY_TURN_S or self._metrics.batcher.waiting_rows >= BUSY_ROWS
+            if not is_busy or now_s >= until_s:
+                return
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -134,9 +129,7 @@ class Shadow:
                 # a challenger that has lost its slot, its lease or its shadow is asked no more
                 if self._slots.shadowing() is not work.challenger:
                     continue
-                if await self._is_busy(loop):
-                    self._drop(work)
-                    continue
+                await self._give_way(loop)
                 model, records = work.challenger.model, work.records
                 began_s = loop.time()
                 self._record(work, await loop.run_in_executor(self._thread, score_shadow, model, records))

@@ -10,7 +10,7 @@ import pytest
 from contracts.slots import SetShare
 from pipelines.statistics import paired_shift
 from serving.prediction_writer import PredictionIds
-from serving.shadow import BUSY_ROWS, BUSY_TURN_S, PIECE_ROWS, SPARE_EVERY_S, Shadow, ShadowWork, score_shadow
+from serving.shadow import BUSY_ROWS, BUSY_TURN_S, GIVE_WAY_S, PIECE_ROWS, Shadow, ShadowWork, score_shadow
 from tests.fixtures.bundles import tiny_bundle, tiny_record
 from tests.fixtures.driven import as_future
 from tests.unit.serving.test_answering import Parts, Request, sigmoid, until
@@ -92,25 +92,14 @@ def test_the_shadow_gets_a_sample_of_the_requests(parts: Parts, tmp_path: Path) 
     assert [group.request_id for group in parts.log.groups] == ["request 0", "request 3"]
 
 
-def test_the_shadow_is_shed_first_while_clients_wait(parts: Parts, tmp_path: Path) -> None:
-    parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
-    parts.share(0, shadow=True)
-    parts.metrics.batcher.waiting_rows = BUSY_ROWS
-    parts.shadow.offer(work_of(parts, 0))
-    parts.metrics.batcher.waiting_rows = BUSY_ROWS - 1
-    parts.shadow.offer(work_of(parts, 1))
-    shadowed = parts.slots.observe().shadowed
-    assert shadowed is not None
-    assert shadowed.dropped == 1
-
-
-def test_the_shadow_gives_way_to_clients_that_keep_the_loop_busy_but_for_some_rows_a_second(
-    parts: Parts, tmp_path: Path
+@pytest.mark.parametrize("is_in_loop", [True, False])
+def test_the_shadow_gives_way_while_clients_keep_the_server_busy_and_not_for_ever(
+    parts: Parts, tmp_path: Path, is_in_loop: bool
 ) -> None:
     parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
     parts.share(0, shadow=True)
 
-    async def run() -> None:
+    async def run() -> float:
         loop = asyncio.get_running_loop()
         is_over = False
 
@@ -121,20 +110,20 @@ def test_the_shadow_gives_way_to_clients_that_keep_the_loop_busy_but_for_some_ro
                     pass
                 loop.call_soon(keep_busy)
 
-        keep_busy()
+        if is_in_loop:
+            keep_busy()
+        else:
+            parts.metrics.batcher.waiting_rows = BUSY_ROWS
         started_s = time.perf_counter()
         parts.shadow.start()
-        for number in range(50):
+        for number in range(6):
             parts.shadow.offer(work_of(parts, number))
-        await until(lambda: parts.metrics.shadow_pairs + parts.metrics.shadow_dropped == 50)
+        await until(lambda: parts.metrics.shadow_pairs == 6)
         is_over = True
-        assert 0 < parts.metrics.shadow_pairs <= 1 + (time.perf_counter() - started_s) / SPARE_EVERY_S
         await parts.shadow.stop()
+        return time.perf_counter() - started_s
 
-    parts.run(run())
-    shadowed = parts.slots.observe().shadowed
-    assert shadowed is not None
-    assert (shadowed.pairs, shadowed.dropped) == (parts.metrics.shadow_pairs, parts.metrics.shadow_dropped)
+    assert parts.run(run()) >= 6 * GIVE_WAY_S
 
 
 def test_a_large_request_goes_through_the_shadow_in_pieces(parts: Parts, tmp_path: Path) -> None:
