@@ -67,6 +67,18 @@ def test_an_entity_that_comes_back_to_the_champion_is_counted(tmp_path: Path) ->
     assert evidence.side_changes(write(tmp_path / "back", back), ROLLOUT) == 1
 
 
+def test_what_comes_after_the_promotion_is_no_part_of_the_rollouts_steps(tmp_path: Path) -> None:
+    rows = [
+        row(1, "N1", "champion", 0.95),
+        row(2, "N2", "challenger", 0.95),
+        row(3, "N2", "champion", 0.05, version="2"),
+        row(4, "N1", "holdout", 0.05),
+    ]
+    root = write(tmp_path, rows)
+    assert evidence.side_changes(root, ROLLOUT) == 0
+    assert [(split.share, split.entities) for split in evidence.step_splits(root, ROLLOUT)] == [(0.95, 2)]
+
+
 def test_an_answer_of_the_champion_after_the_challengers_error_is_no_change_of_sides(tmp_path: Path) -> None:
     rows = [
         row(1, "N1", "challenger", 0.25),
