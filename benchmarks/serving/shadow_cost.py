@@ -108,7 +108,10 @@ def main() -> int:
                 print(f"round {number} of {options.rounds} done", file=sys.stderr)  # noqa: T201
     about = f"Medians of {options.rounds} rounds, {os.cpu_count()} cores, load of the machine before them {load:.1f}."
     if load > 0.5 * (os.cpu_count() or 1):
-        about += " **The machine had other work**: ratios and CPU times hold, latencies and rates say little."
+        about += (
+            " **The machine had other work**: the CPU times say something, latencies, rates and their ratios do not. "
+            "Run it again on a quiet one."
+        )
     text = f"{about}\n\n{table(results)}"
     print(text)  # noqa: T201
     if options.readme:
