@@ -283,3 +283,10 @@ def test_a_project_with_a_trainer_of_its_own_loads_without_running_it(folder: Pa
     (folder / "trainer.py").write_text("raise RuntimeError('run')")
     change(folder, "training.trials", [{"trainer": "own", "parameters": {"anything": 1}}])
     assert load_project(folder).training.trials[0].parameters == {"anything": 1}
+
+
+def test_a_holdout_lasts_longer_than_the_first_outcome_takes(folder: Path) -> None:
+    change(folder, "label.delay_days", 14)
+    refused = refusal(folder)
+    assert refused.key == "rollout.holdout"
+    assert "maximum_days is 14, and the first outcome is known after 14 days" in str(refused)
