@@ -73,8 +73,8 @@ def _text(fenced: list[Found], alone: list[Found], plain: list[PlainFound]) -> s
         ("set the alias, the last writer wins", None, lost, disagree),
     )
     lines = [
-        f"{n:,} interleavings each, {date.today().isoformat()}; of the first {kills:,} runs were killed and run again, "
-        f"{promoted:,} rollouts were promoted, and stale evidence was refused in {refused}.",
+        f"{n:,} interleavings each, {date.today().isoformat()}; in those of the first line {kills:,} runs were killed and run "
+        f"again, {promoted:,} rollouts were promoted, and stale evidence was offered and refused in {refused}.",
         "",
         "| how the champion is set | promoted on stale evidence | lost updates | ledger, server and aliases disagree |",
         "| --- | --- | --- | --- |",
@@ -88,7 +88,7 @@ def _is_stale(found: Found) -> bool:
 
 
 def _of(count: int | None, n: int) -> str:
-    return "not known" if count is None else f"{count} ({count / n:.1%})"
+    return "names none" if count is None else f"{count} ({count / n:.1%})"
 
 
 if __name__ == "__main__":
