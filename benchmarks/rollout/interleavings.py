@@ -73,8 +73,8 @@ def _text(fenced: list[Found], alone: list[Found], plain: list[PlainFound]) -> s
         ("set the alias, the last writer wins", None, lost, disagree),
     )
     lines = [
-        f"{n:,} interleavings each, {date.today().isoformat()}; in those of the first line {kills:,} runs were killed and run "
-        f"again, {promoted:,} rollouts were promoted, and stale evidence was offered and refused in {refused}.",
+        f"{n:,} interleavings each, {date.today().isoformat()}; in those of the first line {kills:,} runs were killed "
+        f"and run again, {promoted:,} rollouts were promoted, and stale evidence was offered and refused in {refused}.",
         "",
         "| how the champion is set | promoted on stale evidence | lost updates | ledger, server and aliases disagree |",
         "| --- | --- | --- | --- |",
