@@ -45,6 +45,7 @@ def live_parts(found: dict[str, Any], now_s: float) -> dict[str, Any]:
         "status": status_of(told),
         "question": open_question(told, now_s),
         "charts": [] if told is None else charts(told),
+        "plan": plan_facts(found["plan"] if told is None else told["plan"]),
         "findings": [] if told is None else [_drawn(each, told) for each in told["findings"]],
     }
     return {
@@ -67,6 +68,27 @@ def duration(seconds: float) -> str:
             rest = whole % size // smaller
             return f"{whole // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
     return f"{whole} s"
+
+
+def plan_facts(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """A plan as names and words, the version of it first; a step with its share, requests and time."""
+    return [(name.replace("_", " "), _fact(value)) for name, value in plan.items()]
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_fact(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return "; ".join(_step(each) if "share" in each else _fact(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _step(step: dict[str, Any]) -> str:
+    return f"{step['share'] * 100:g} %: {step['minimum_requests']:,} requests, {duration(step['minimum_s'])}"
 
 
 def status_of(told: dict[str, Any] | None) -> tuple[str, str]:

@@ -60,6 +60,7 @@ class RolloutWatch:
             "champion": None if champion is None else champion.version,
             "running": running,
             "queued": self._queued(project),
+            "plan": {"identity": definition.rollout.identity, **_plain(definition.rollout)},
             "rollout": told,
             "past": past,
         }
@@ -100,7 +101,7 @@ class RolloutWatch:
             "told": _story(entries, commands),
             "refusals": refusals(state),
             "points": [point_values(point) for point in followed.points],
-            "plan": _plain(state.plan),
+            "plan": {"identity": state.plan.identity, **_plain(state.plan)},
         }
 
     def _queued(self, project: str) -> list[dict[str, Any]]:

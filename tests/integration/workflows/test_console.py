@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from pipelines.ledger import Ledger
 from pipelines.wiring import REPOSITORY
-from tests.fixtures.rollouts import ASKING, PROJECT, ROLLOUT, run_until, running
+from tests.fixtures.rollouts import ASKING, PLAN, PROJECT, ROLLOUT, run_until, running
 
 API = f"/api/rollouts/{PROJECT}"
 
@@ -133,6 +133,18 @@ def test_the_live_part_shows_an_open_question(console: TestClient, rollouts_ledg
     assert live["asks"]
     assert "May the challenger get its first live traffic?" in live["top"]
     assert "waits for a person" in live["top"]
+
+
+def test_the_plan_is_shown_with_its_version_before_and_during_a_rollout(
+    console: TestClient, rollouts_ledger: Ledger
+) -> None:
+    before = console.get(f"{API}/live").json()["more"]
+    assert "That of the project&#39;s next rollout." in before or "That of the project's next rollout." in before
+    run_until(rollouts_ledger, looks=5)
+    during = console.get(f"{API}/live").json()["more"]
+    assert f"<dd>{PLAN.identity}</dd>" in during
+    assert "<dd>20 %: 20 requests, 2 s; 50 %: 20 requests, 2 s; 100 %" in during
+    assert "<dt>hard limits</dt><dd>errors 8, window 20" in during
 
 
 def test_a_past_rollout_is_shown_without_commands(console: TestClient, rollouts_ledger: Ledger) -> None:
