@@ -32,7 +32,7 @@ from pipelines.benchmarking.load import Load
 from pipelines.ledger import Entry, Ledger, LedgerUnavailableError
 
 RATE, ENTITIES, CLIENT_TIMEOUT_S = 60, 3000, 15.0
-RUN_S_MAX = 300.0
+RUN_S_MAX = 600.0
 RESTART_S, RESTARTS_MAX = 0.5, 40  # of a controller that ended by itself
 LOOK_S, READ_S, ASK_S = 0.08, 0.15, 0.02
 OPENED, ENDED = "release.opened", "release.ended"
