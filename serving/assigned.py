@@ -1,7 +1,9 @@
 """Which versions may answer a request, by what its rows stick to theirs, and whether the judge counts it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from contracts.assignment import position
 from serving.challenger import Challenger
@@ -12,8 +14,8 @@ Uncounted = Literal["denied", "pinned", "by_version", "synthetic"]
 SYNTHETIC_HEADER = b"paceline-synthetic"
 
 
-class Assigned(NamedTuple):
-    """What is settled of a request before its rows are encoded.
+class Assigned(msgspec.Struct, frozen=True, gc=False):
+    """What is settled of a request before its rows are encoded. Each has one: a Struct is made in a fifth of the time.
 
     `challenger` or `held` may answer its rows, and never both; without them all are the champion's. `keys` is what each
     row sticks to its version by. `uncounted` is why the judge does not count the request: its version is not by chance,
@@ -45,11 +47,9 @@ class Assigned(NamedTuple):
 
     def is_all_champions(self) -> bool:
         """Whether no row is another's; of requests with more rows it is not asked."""
-        challenger = self.challenger
-        if self.held is not None:
-            return len(self.keys) == 1 and not self.held.answers(self.keys[0])
+        challenger, held = self.challenger, self.held
         if challenger is None:
-            return True
+            return held is None or (len(self.keys) == 1 and not held.answers(self.keys[0]))
         return not self.is_pinned and len(self.keys) == 1 and not is_for(challenger, self.keys[0])
 
 
@@ -65,7 +65,7 @@ def assign(
     rules = slots.flag_rules
     synthetic: Literal["synthetic"] | None = "synthetic" if SYNTHETIC_HEADER in headers else None
     if rules is None or (challenger is None and held is None):
-        return Assigned(challenger, entities, synthetic, held=held)
+        return Assigned(challenger, entities, synthetic, False, held)
     variant = rules.variant_of(client)
     if variant == "champion":
         return Assigned(None, entities, synthetic or ("pinned" if rules.is_pinned(client) else "denied"))
