@@ -17,7 +17,7 @@ from airflow.sdk import DAG, Asset, Param, get_current_context, task
 from delivery.approvals import REASON, AskPerson, WaitForQuestion
 from delivery.notifying import tell_rollbacks
 from delivery.rollout import RolloutOperator
-from delivery.settings import NO_RETRY, options
+from delivery.settings import MANY_RETRIES, NO_RETRY, options
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -44,7 +44,7 @@ def open_rollout(project: str) -> dict[str, Any]:
     return opened.offer
 
 
-@task
+@task(**MANY_RETRIES)
 def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
     from pipelines.tasks import releasing
 
@@ -140,7 +140,7 @@ def release(project: Project) -> DAG:
         },
     ) as dag:
         offer = open_rollout(project.name)
-        outcome = RolloutOperator(task_id="roll_out", project=project.name, offer=offer)
+        outcome = RolloutOperator(task_id="roll_out", project=project.name, offer=offer, **MANY_RETRIES)
         settled = settle(project.name, outcome.output)
         settled >> tell(project.name)
         is_promoted(settled)
