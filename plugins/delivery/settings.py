@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "on_failure_callback": record_failure,
     "post_execute": tell_lineage,
 }
-# What ends a rollout outlives an API server that is away: 10 s, 20 s … up to ten minutes apart, three quarters of an hour.
+# What ends a rollout outlives an API server that is away: 10 s, 20 s … up to ten minutes apart, most of an hour in all.
 MANY_RETRIES: dict[str, Any] = {"retries": 10}
 # Where the same input gives the same refusal, a retry only delays the message.
 NO_RETRY: dict[str, Any] = {"retries": 0}
