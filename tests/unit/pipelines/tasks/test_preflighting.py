@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.cli.console import out
 from pipelines.ledger import Ledger
 from pipelines.monitoring.traffic import MeasuredTraffic
 from pipelines.rollout.features import FEATURES, SHADOW
@@ -155,7 +156,8 @@ def test_the_command_shows_what_each_phase_needs(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PACELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PACELINE_PROJECTS", str(small_projects(tmp_path / "projects", 8599)))
     log_requests(tmp_path / "home" / "predictions" / "flight_delay", count=60)
-    shown = CliRunner().invoke(app, ["preflight", "flight_delay"], env={"NO_COLOR": "1", "COLUMNS": "160"})
+    monkeypatch.setattr(out, "width", 160)
+    shown = CliRunner().invoke(app, ["preflight", "flight_delay"], env={"NO_COLOR": "1"})
     assert shown.exit_code == 2, shown.output
     assert "10 requests of the challenger" in shown.stdout
     assert "0.1 requests a second (the last 10 minutes" in " ".join(shown.stdout.split())
