@@ -33,6 +33,7 @@ from pipelines.rollout.platforms.local import LocalPlatform
 from tests.fixtures.bundles import tiny_bundle, tiny_record
 from tests.fixtures.model_servers import ModelServerProcess
 
+PAUSE_S = 0.02  # of each client between two requests: what a version may answer until the next look hangs on the rate
 BIAS = 2.0  # scores of 0.9, so that a wrong one is far from them
 ENDLESS = Step(share=0.3, minimum_requests=100_000, minimum_s=600, maximum_s=600)
 STEP_ONLY = Plan(
@@ -76,7 +77,7 @@ QUICK = ("NaN", "leaking memory", "wrong for one carrier")
 
 @dataclass
 class Traffic:
-    """Clients that ask without pause; what went wrong for them, and how many connections ended under them."""
+    """Clients, 150 requests a second at most; what went wrong for them, and how many connections ended under them."""
 
     server: ModelServerProcess
     clients: int = 3
@@ -92,7 +93,7 @@ class Traffic:
 
     def _ask(self, number: int) -> None:
         with httpx.Client(base_url=self.server.url, timeout=30, trust_env=False) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_S):
                 number += self.clients
                 record = tiny_record(number % 30, tailnum=f"N{number}")
                 try:
