@@ -29,7 +29,7 @@ from pipelines.rollout.platforms.local import LocalPlatform
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-SHADOW = ShadowStep(minimum_pairs=2000, slice_by="carrier", maximum_shift=0.2, maximum_flip_share=0.35)
+SHADOW = ShadowStep(minimum_pairs=500, slice_by="carrier", maximum_shift=0.2, maximum_flip_share=0.35)
 PLAN = Plan(
     shadow=SHADOW,
     steps=tuple(Step(share=share, minimum_s=10) for share in (0.05, 0.1, 0.25, 0.5, 1.0)),
