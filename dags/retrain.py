@@ -12,11 +12,21 @@ from pipelines.views import projects
 
 @task(retries=0)
 def choose_window(project: str) -> dict[str, Any]:
-    from pipelines.tasks import retraining
+    """Skips the run where the project's policy holds it back; the ledger has the reason."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from pipelines.tasks import triggering
 
     context = get_current_context()
-    params = context["params"]
-    return retraining.choose_window(project, as_of_run(context), params["trigger"], params["reason"] or "")
+    params, run = context["params"], context["dag_run"]
+    by = getattr(run, "triggering_user_name", None) or str(run.run_type)
+    trigger, reason = params["trigger"], params["reason"] or ""
+    try:
+        return triggering.begin_retrain(
+            project, as_of_run(context), trigger, reason, by=by, request=run.run_id, insists=params["insist"]
+        )
+    except triggering.RetrainHeldError as held:
+        raise AirflowSkipException(str(held)) from held
 
 
 @task
@@ -93,6 +103,14 @@ def _form(trainers: list[str]) -> dict[str, Any]:
             title="Reason",
             description="For the ledger: what made you start it.",
             maxLength=500,
+            section="Why",
+        ),
+        "insist": Param(
+            False,
+            type="boolean",
+            title="Insist",
+            description="Go past what holds a retrain back (cool-down, budget …), as far as the project lets a person. "
+            "A manual retrain always does.",
             section="Why",
         ),
         "accept_shifts": Param(

@@ -1,5 +1,7 @@
 """The commands from data to a judged candidate: snapshot, train, evaluate, and all of it as a retrain."""
 
+import getpass
+import uuid
 from datetime import date
 from typing import Annotated, Any
 
@@ -168,15 +170,27 @@ def retrain(
     as_of: AsOf = "",
     trigger: Annotated[str, typer.Option(help="schedule, drift, performance, alert or manual.")] = "manual",
     reason: Annotated[str, typer.Option(help="For the ledger.")] = "",
+    insist: Annotated[
+        bool, typer.Option("--insist", help="Go past what holds it back, as `--trigger manual` does.")
+    ] = False,
     trials: Trials = None,
     minutes: Minutes = None,
     accept_shifts: AcceptShifts = None,
     as_json: Json = False,
 ) -> None:
-    """The whole way from data to a registered challenger. Exit code 2 when a gate fails."""
-    from pipelines.tasks import judging, optimising, retraining
+    """The whole way from data to a registered challenger. Exit code 2 when a gate fails, or the project's policy
+    (`monitoring.triggers` in project.yaml) holds the retrain back.
+    """
+    from pipelines.tasks import judging, optimising, retraining, triggering
 
-    windows = retraining.choose_window(project, as_of or date.today().isoformat(), trigger, reason)
+    today, request = as_of or date.today().isoformat(), f"cli/{uuid.uuid4()}"
+    try:
+        windows = triggering.begin_retrain(
+            project, today, trigger, reason, by=getpass.getuser(), request=request, insists=insist
+        )
+    except triggering.RetrainHeldError as held:
+        err.print(str(held), highlight=False)
+        raise typer.Exit(2) from None
     taken = retraining.validate(project, retraining.take_snapshot(project, windows), accept_shifts)
     planned = retraining.plan_trials(project, taken, None, trials, minutes)
     evaluation = judging.evaluate(project, optimising.optimise(project, _best_of(project, planned)))

@@ -173,7 +173,7 @@ def _lines(path: Path) -> int:
 def _retrain(story: Story, as_of: str, trigger: str, reason: str) -> str:
     """Runs the retrain workflow, and returns the version that it registered."""
     dag = f"{PROJECT}.retrain"
-    run = story.stack.airflow.trigger(dag, {"as_of": as_of, "trigger": trigger, "reason": reason})
+    run = story.stack.airflow.trigger(dag, {"as_of": as_of, "trigger": trigger, "reason": reason, "insist": True})
     story.seen_releases = set(story.stack.airflow.runs(f"{PROJECT}.release"))
     _follow(story, "retrain", run, f"retraining as of {as_of}")
     if story.stack.airflow.tasks(dag, run).get("register") != "success":

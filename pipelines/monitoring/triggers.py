@@ -11,17 +11,16 @@ from typing import Literal
 import msgspec
 
 from pipelines.monitoring.drift import Answer, DriftReport
+from pipelines.monitoring.holds import Held, Hold, HoldLimits, Past, rule
 from pipelines.monitoring.measures import Estimate, Quality
 
 
-class TriggerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When drift or worse quality starts a retrain; null switches a rule off.
+class TriggerPolicy(HoldLimits, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When drift or worse quality starts a retrain; null switches a rule off. What holds any retrain: `HoldLimits`.
 
     Quality is compared with the metrics in the bundle's baseline: `auc_drop_max` and `log_loss_rise_max` are absolute
     changes, `false_positive_rate_max` a rate at the project's threshold. A rule fires only when the whole confidence
-    interval lies beyond its limit, on at least `minimum_labelled` labelled predictions. Whatever fires, no retrain is
-    due within `cooldown_days` of the last one, nor before `minimum_new_labels` outcomes are known that the champion has
-    not been trained on.
+    interval lies beyond its limit, on at least `minimum_labelled` labelled predictions.
     """
 
     on_drift: bool = True
@@ -29,35 +28,31 @@ class TriggerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     log_loss_rise_max: float | None = 0.05
     false_positive_rate_max: float | None = None
     minimum_labelled: int = 500
-    cooldown_days: int = 7
-    minimum_new_labels: int = 1000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("auc_drop_max", "false_positive_rate_max"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} lies between 0 and 1, or is null; found {value}")
         if self.log_loss_rise_max is not None and not self.log_loss_rise_max >= 0:
             raise ValueError(f"log_loss_rise_max is at least 0, or null; found {self.log_loss_rise_max}")
-        for name, least in (("minimum_labelled", 1), ("cooldown_days", 0), ("minimum_new_labels", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is at least {least}, found {getattr(self, name)}")
+        if self.minimum_labelled < 1:
+            raise ValueError(f"minimum_labelled is at least 1, found {self.minimum_labelled}")
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
     """What a watch run saw of the champion.
 
     `drift` and `quality` are None when it made no predictions. `baseline_metrics` are those in its bundle's baseline
-    (`auc` and `log_loss` are read). `last_retrain` is the as-of of the last retrain, of any trigger and any outcome;
-    `new_labels` counts the outcomes known now that are later than its data.
+    (`auc` and `log_loss` are read). `past` is what speaks for and against a retrain now, whoever asks for it.
     """
 
     as_of: date
     drift: DriftReport | None
     quality: Quality | None
     baseline_metrics: Mapping[str, float]
-    last_retrain: date | None
-    new_labels: int
+    past: Past
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,14 +66,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 class TriggerDecision(msgspec.Struct, frozen=True, kw_only=True):
     """`trigger` is what to start a retrain with, None when none is due.
 
-    `found` is what the rules found: when that is not None and `trigger` is, `suppressed_by` says what held it back.
+    `found` is what the rules found: when that is not None and `trigger` is, `suppressed_by` says what held it back
+    first, and `held_by` all that did.
     `blind` is true when no rule that is on could be judged: that deserves an alert of its own.
     """
 
     trigger: Literal["drift", "performance"] | None
     reason: str
     found: Literal["drift", "performance"] | None = None
-    suppressed_by: Literal["cooldown", "new_labels"] | None = None
+    suppressed_by: Hold | None = None
+    held_by: tuple[Held, ...] = ()
     blind: bool = False
     rules: tuple[Rule, ...] = ()
 
@@ -86,8 +83,7 @@ class TriggerDecision(msgspec.Struct, frozen=True, kw_only=True):
 def decide_trigger(watched: Watched, policy: TriggerPolicy) -> TriggerDecision:
     """Whether what was `watched` makes a retrain due under `policy`.
 
-    >>> quiet = Watched(as_of=date(2013, 7, 1), drift=None, quality=None, baseline_metrics={}, last_retrain=None,
-    ...                 new_labels=0)
+    >>> quiet = Watched(as_of=date(2013, 7, 1), drift=None, quality=None, baseline_metrics={}, past=Past())
     >>> decide_trigger(quiet, TriggerPolicy()).blind
     True
     """
@@ -98,10 +94,12 @@ def decide_trigger(watched: Watched, policy: TriggerPolicy) -> TriggerDecision:
         return _nothing_fired(rules)
     found: Literal["drift", "performance"] = "performance" if fired[0] in performance else "drift"
     why = "; ".join(rule.reason for rule in fired)
-    suppressed_by, held = _held_back(watched, policy)
-    if suppressed_by is not None:
-        reason = f"{found}, but held back by {held} ({why})"
-        return TriggerDecision(trigger=None, found=found, suppressed_by=suppressed_by, reason=reason, rules=rules)
+    ruled = rule(found, watched.as_of, watched.past, policy)
+    if not ruled.due:
+        first, reason = ruled.held_by[0].hold, f"{found}, but {ruled.why} ({why})"
+        return TriggerDecision(
+            trigger=None, found=found, suppressed_by=first, held_by=ruled.held_by, reason=reason, rules=rules
+        )
     return TriggerDecision(trigger=found, found=found, reason=f"{found}: {why}", rules=rules)
 
 
@@ -111,20 +109,6 @@ def _nothing_fired(rules: Sequence[Rule]) -> TriggerDecision:
     said = "nothing can be judged" if blind else "no retrain is due"
     reasons = "; ".join(rule.reason for rule in on) or "every rule is switched off"
     return TriggerDecision(trigger=None, reason=f"{said}: {reasons}", blind=blind, rules=tuple(rules))
-
-
-def _held_back(watched: Watched, policy: TriggerPolicy) -> tuple[Literal["cooldown", "new_labels"] | None, str]:
-    if watched.last_retrain is not None:
-        days = (watched.as_of - watched.last_retrain).days
-        if days < policy.cooldown_days:
-            since = f"{days} days since the last retrain (as of {watched.last_retrain})"
-            return "cooldown", f"the cool-down: {since} < {policy.cooldown_days}"
-    if watched.new_labels < policy.minimum_new_labels:
-        return (
-            "new_labels",
-            f"too little to learn from: {watched.new_labels:,} new labels < {policy.minimum_new_labels:,}",
-        )
-    return None, ""
 
 
 def _performance_rules(

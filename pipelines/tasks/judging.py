@@ -59,6 +59,7 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
         "reason": came_out.reason,
         "gates": msgspec.to_builtins(gates),
         "comparison": msgspec.to_builtins(compared),
+        "cpu_s": sum(trial["spent"]["cpu_s"] for trial in candidate["trials"] if trial.get("spent")),
         "evidence": artifacts.keep_json({section.name: section.content for section in sections}),
     }
     limits = content_id((found.decision_threshold, found.costs, found.gates, found.slices, found.fairness))

@@ -10,6 +10,7 @@ import msgspec
 
 from contracts.input_schema import InputSchema
 from pipelines.data.snapshots import Snapshot
+from pipelines.monitoring.holds import TRIGGERS
 from pipelines.projects import Project
 from pipelines.tasks import artifacts
 from pipelines.tasks.features import encoded
@@ -22,7 +23,6 @@ _HOW_TO_ACCEPT = (
     " (a change that is real is accepted by a person who has looked at it: --accept-shifts NOTE, or the field of that"
     " name in the form of the retrain)"
 )
-TRIGGERS = ("schedule", "drift", "performance", "alert", "manual")
 
 
 class DataRejectedError(ValueError):
@@ -30,7 +30,18 @@ class DataRejectedError(ValueError):
 
 
 def choose_window(project: str, as_of: str, trigger: str = "manual", reason: str = "") -> dict[str, Any]:
-    """The train, validation and test windows as of a date, and the ledger's entry that a retrain started, and why."""
+    """The train, validation and test windows as of a date, and the ledger's entry that a person began with them."""
+    built = plan_windows(project, as_of, trigger)
+    open_ledger().append(project, "trigger", as_of, {"trigger": trigger, "reason": reason, "windows": built})
+    return built
+
+
+def plan_windows(project: str, as_of: str, trigger: str) -> dict[str, Any]:
+    """The train, validation and test windows as of a date: those of an emergency where `trigger` is urgent.
+
+    Raises:
+        ValueError: there is too little labelled data, or `trigger` is none.
+    """
     from pipelines.data.snapshots import earliest_day
     from pipelines.data.windows import choose_windows
 
@@ -43,7 +54,6 @@ def choose_window(project: str, as_of: str, trigger: str = "manual", reason: str
     connection.disconnect()
     windows = choose_windows(date.fromisoformat(as_of), found.label, rule, earliest)
     built: dict[str, Any] = msgspec.to_builtins(windows)
-    open_ledger().append(project, "trigger", as_of, {"trigger": trigger, "reason": reason, "windows": built})
     logger.info("windows as of %s (%s): %s", as_of, trigger, built)
     return built
 

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow.compute as pc
 
 from contracts.bundle import Bundle, read_bundle
-from pipelines.data.snapshots import earliest_day, labelled_events, read_snapshot
+from pipelines.data.snapshots import labelled_events, read_snapshot
 from pipelines.monitoring.drift import DriftReport, find_drift
 from pipelines.monitoring.outcomes import join_outcomes
 from pipelines.monitoring.predictions import PredictionLog, encode_inputs, read_predictions
 from pipelines.monitoring.quality import measure_quality
 from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigger
 from pipelines.projects import Project
+from pipelines.tasks import triggering
 from pipelines.tasks.features import encoded
 from pipelines.wiring import find_project, home, open_ledger
 
@@ -46,9 +47,6 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
     connection = ibis.duckdb.connect()
     events = found.source().events(connection, home().warehouse(project))
     outcomes = labelled_events(events, found.schema, found.label, start, today, today)
-    last = _last_retrain(project, today)
-    first = earliest_day(events, found.schema) if last is None else last
-    new_labels = labelled_events(events, found.schema, found.label, first, today, today).num_rows
     connection.disconnect()
     labelled = join_outcomes(log.table, outcomes, bundle.schema, found.label.column, known_before=known_before)
     quality = measure_quality(labelled.table)
@@ -58,8 +56,7 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
         drift=drift,
         quality=next((q for q in quality if q.version == champion.version and q.slot == "champion"), None),
         baseline_metrics=bundle.baseline.metrics,
-        last_retrain=last,
-        new_labels=new_labels,
+        past=triggering.read_past(found, today, with_labels=True),
     )
     decision = decide_trigger(watched, found.monitoring.triggers)
     observed: dict[str, Any] = {
@@ -100,12 +97,17 @@ def report(project: str, observed: dict[str, Any]) -> str | None:
 
 
 def due_retrain(project: str, observed: dict[str, Any]) -> dict[str, Any] | None:
-    """The parameters of the retrain that is due, or None."""
+    """The parameters of the retrain that is due, or None; the ledger gets what was found and what held it back."""
     decision = observed["decision"]
-    if decision["trigger"] is None:
+    if decision["found"] is None:
         logger.info("no retrain of %s: %s", project, decision["reason"])
         return None
-    return {"as_of": observed["as_of"], "trigger": decision["trigger"], "reason": decision["reason"][:500]}
+    why = "; ".join(rule["reason"] for rule in decision["rules"] if rule["answer"] == "fired")
+    evidence = {"champion": observed["champion"], "days": observed["days"], "rules": decision["rules"]}
+    asked = triggering.request_retrain(
+        project, decision["found"], f"{decision['found']}: {why}", observed["as_of"], evidence, by="watch"
+    )
+    return asked["conf"] if asked["due"] else None
 
 
 def _champion_bundle(project: str) -> Bundle:
@@ -131,11 +133,6 @@ def _drift(project: Project, bundle: Bundle, log: PredictionLog, version: str) -
     if inputs.refused:
         logger.warning("%s logged inputs do not fit the champion's schema: %s", inputs.refused, inputs.first_refusal)
     return find_drift(bundle.baseline, bundle.schema, inputs.rows, scores, project.monitoring.drift)
-
-
-def _last_retrain(project: str, today: date) -> date | None:
-    starts = [date.fromisoformat(e.subject) for e in open_ledger().entries(project=project, kinds=("trigger",))]
-    return max((start for start in starts if start <= today), default=None)
 
 
 def _say(log: PredictionLog, decision: TriggerDecision) -> None:

@@ -70,6 +70,7 @@ def status(project: str) -> dict[str, Any]:
         "holdout": last("holdout.begun", "holdout.verdict", "holdout.ended")[-1:],
         "releases": last("release.ended", "release.refused", "release.queued", "rollback"),
         "retrains": last("trigger"),
+        "suppressed": last("trigger.suppressed"),
         "gates": last("gates"),
         "watches": last("watch"),
         "investigations": investigations(project, only_open=True)[-_LAST:],
@@ -106,5 +107,6 @@ def status_text(found: dict[str, Any]) -> str:
         for i in found["investigations"]
     ]
     lines += [f"  {r['at']} retrain as of {r['subject']} ({r['trigger']}) {r['reason']}" for r in found["retrains"]]
+    lines += [f"  {s['at']} no retrain for {s['trigger']}: {s['why']} ({s['reason']})" for s in found["suppressed"]]
     lines += [f"  [red]{f['at']} {f['workflow']}.{f['task']} failed: {f['error']}[/]" for f in found["failures"]]
     return "\n".join(lines)

@@ -69,3 +69,13 @@ def test_every_key_of_a_project_and_of_its_validation_is_on_its_page() -> None:
     ):
         text = (ROOT / "docs" / page).read_text()
         assert [key for key in keys if f"`{key}`" not in text and f"`{key}:" not in text] == [], page
+
+
+def test_every_key_of_the_triggers_is_on_their_page() -> None:
+    from pipelines.monitoring.holds import EVERY_HOLD, TRIGGERS, RetrainBudget
+    from pipelines.monitoring.triggers import TriggerPolicy
+
+    text = (ROOT / "docs" / "triggers.md").read_text()
+    keys = [*TriggerPolicy.__struct_encode_fields__, *TRIGGERS, *EVERY_HOLD]
+    assert [key for key in keys if f"`{key}" not in text] == []
+    assert [key for key in RetrainBudget.__struct_encode_fields__ if f"{key}:" not in text] == []

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from pipelines.monitoring.drift import Answer, ColumnDrift, DriftReport
+from pipelines.monitoring.holds import Past, PastRetrain
 from pipelines.monitoring.measures import Estimate, Quality
 from pipelines.monitoring.triggers import TriggerDecision, TriggerPolicy, Watched, decide_trigger
 
@@ -58,8 +59,10 @@ def _decide(
         drift=drift,
         quality=quality,
         baseline_metrics={"auc": 0.7, "log_loss": 0.5},
-        last_retrain=last_retrain,
-        new_labels=new_labels,
+        past=Past(
+            retrains=() if last_retrain is None else (PastRetrain(as_of=last_retrain, trigger="schedule"),),
+            new_labels=new_labels,
+        ),
     )
     return decide_trigger(watched, policy)
 
@@ -107,7 +110,7 @@ def test_within_the_cooldown_nothing_starts_and_what_was_found_is_kept() -> None
     decision = _decide(_drift(inputs="drift"), _quality(), last_retrain=date(2013, 6, 25))
     assert decision.trigger is None
     assert (decision.found, decision.suppressed_by) == ("drift", "cooldown")
-    assert "6 days since the last retrain (as of 2013-06-25) < 7" in decision.reason
+    assert "6 days since the last retrain (as of 2013-06-25, schedule) < 7" in decision.reason
     assert _decide(_drift(inputs="drift"), _quality(), last_retrain=date(2013, 6, 24)).trigger == "drift"
     assert _decide(_drift(inputs="drift"), _quality(), last_retrain=None).trigger == "drift"
 
@@ -155,8 +158,7 @@ def test_a_bundle_without_metrics_cannot_be_compared_with() -> None:
         drift=None,
         quality=_quality(),
         baseline_metrics={},
-        last_retrain=None,
-        new_labels=0,
+        past=Past(),
     )
     decision = decide_trigger(watched, TriggerPolicy())
     assert decision.blind
