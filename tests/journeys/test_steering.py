@@ -160,7 +160,13 @@ def steer(page: Page, stack: Stack, pictures: Path) -> str:
     assert said.value.ok
 
     console = framed(page, stack)
-    expect(console.locator("#status")).to_have_text("promoted", timeout=SLOW_MS)
+    try:
+        expect(console.locator("#status")).to_have_text("promoted", timeout=SLOW_MS)
+    except AssertionError as error:
+        told = [(entry.kind, entry.body) for entry in open_ledger().entries(PROJECT)[-8:]]
+        error.add_note(f"page: {console.locator('#fresh').text_content()}; tasks: {stack.airflow.tasks(RELEASE, run)}")
+        error.add_note(f"the ledger's last entries: {told}")
+        raise
     page.screenshot(path=pictures / "promoted.png")
     return run
 

@@ -1,6 +1,6 @@
 (() => {
   "use strict";
-  const POLL_MS = 1500, SURE_MS = 4000;
+  const POLL_MS = 1500, SURE_MS = 4000, ANSWER_MS = 5000;  // longest wait for an answer: a lost one must not end the polling
   const { project, rollout } = document.getElementById("console").dataset;
   const find = id => document.getElementById(id);
   const here = `api/rollouts/${encodeURIComponent(project)}`;
@@ -64,7 +64,7 @@
 
   const refresh = async () => {
     try {
-      const answer = await fetch(watched, { headers: { Accept: "application/json" } });
+      const answer = await fetch(watched, { headers: { Accept: "application/json" }, signal: AbortSignal.timeout(ANSWER_MS) });
       if (answer.status === 401) throw new Error("your session has ended: log in again");
       const found = await answer.json();
       if (!answer.ok) throw new Error(found.detail);

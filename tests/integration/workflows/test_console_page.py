@@ -134,3 +134,20 @@ def test_a_viewer_has_no_commands(
         return opened(page, url, airflow_tokens, "viewer").locator("#commands").is_visible()
 
     assert browser.visit("about:blank", work) == (False, [])
+
+
+def test_an_answer_that_never_comes_does_not_end_the_following(
+    browser: PageBrowser,
+    url: str,
+    airflow_tokens: dict[str, str],
+    rollouts_ledger: Ledger,
+) -> None:
+    run_until(rollouts_ledger, looks=5)
+
+    def work(page: Page) -> None:
+        opened(page, url, airflow_tokens)
+        page.route("**/live*", lambda route: None, times=1)  # asked, and never answered
+        expect(page.locator("#fresh")).to_contain_text("not fresh", timeout=20_000)
+        expect(page.locator("#fresh")).to_have_text("live", timeout=20_000)
+
+    browser.visit("about:blank", work)
