@@ -48,7 +48,8 @@ def plan_trials(project: str, snapshot: str) -> list[dict[str, Any]]:
     from pipelines.tasks import retraining
 
     params = get_current_context()["params"]
-    return retraining.plan_trials(project, snapshot, params["trainers"], params["trials"], params["minutes"])
+    budget = (params["trainers"], params["trials"], params["minutes"])
+    return retraining.plan_trials(project, snapshot, *budget, params["trigger"])
 
 
 @task(retries=1, map_index_template="{{ task.op_kwargs['trial']['name'] }}")
@@ -94,7 +95,7 @@ def _form(trainers: list[str]) -> dict[str, Any]:
             type="string",
             enum=["schedule", "drift", "performance", "alert", "manual"],
             title="Trigger",
-            description="Why this retrain starts. `performance` and `alert` use the emergency window.",
+            description="Why this retrain starts. `performance` and `alert` use the emergency window and search.",
             section="Why",
         ),
         "reason": Param(

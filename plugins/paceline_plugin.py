@@ -20,9 +20,19 @@ async def console(scope: Any, receive: Any, send: Any) -> None:
     await app(scope, receive, send)
 
 
+async def alerts(scope: Any, receive: Any, send: Any) -> None:
+    """The app of `delivery.alerts`; it asks Airflow's own app, which mounts this one, to start runs."""
+    from delivery.alerts import AIRFLOW, app
+
+    await app({**scope, AIRFLOW: scope.get("app")}, receive, send)
+
+
 class PacelinePlugin(AirflowPlugin):
     name = "paceline"
-    fastapi_apps = [{"app": console, "url_prefix": "/paceline", "name": "Paceline"}]  # noqa: RUF012 - Airflow's shape
+    fastapi_apps = [  # noqa: RUF012 - Airflow's shape
+        {"app": alerts, "url_prefix": "/paceline/hooks", "name": "Paceline alerts"},  # before the app above its path
+        {"app": console, "url_prefix": "/paceline", "name": "Paceline"},
+    ]
     external_views = [  # noqa: RUF012
         {
             "name": "Paceline",

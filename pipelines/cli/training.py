@@ -192,7 +192,7 @@ def retrain(
         err.print(str(held), highlight=False)
         raise typer.Exit(2) from None
     taken = retraining.validate(project, retraining.take_snapshot(project, windows), accept_shifts)
-    planned = retraining.plan_trials(project, taken, None, trials, minutes)
+    planned = retraining.plan_trials(project, taken, None, trials, minutes, trigger)
     evaluation = judging.evaluate(project, optimising.optimise(project, _best_of(project, planned)))
     if not evaluation["passed"]:
         err.print(judging.why_the_champion_stays(evaluation))

@@ -140,10 +140,12 @@ def plan_trials(
     trainers: list[str] | None = None,
     trials: int | None = None,
     minutes: float | None = None,
+    trigger: str = "manual",
 ) -> list[dict[str, Any]]:
     """The trials of a retrain: the plan's own, and those whose parameters a search will choose.
 
-    `trainers` takes only theirs; `trials` and `minutes` stand in for those of the project's search.
+    `trainers` takes only theirs; `trials` and `minutes` stand in for those of the project's search. What is not named
+    of an urgent `trigger` is as the plan's `emergency` says.
 
     Raises:
         ValueError: the project has no trials of these trainers, or one that cannot start: its parameters do not fit the
@@ -155,6 +157,13 @@ def plan_trials(
 
     found = find_project(project)
     plan = found.training
+    if trigger in URGENT:
+        emergency = plan.emergency
+        if not trainers or set(trainers) == set(plan.trainers):  # a form names all of them unless a person chooses
+            trainers = list(emergency.trainers) or trainers
+        if trials is None and emergency.trials is not None:
+            trials = min(emergency.trials, len(slots(plan, trainers)))
+        minutes = emergency.minutes if minutes is None else minutes
     planned = slots(plan, trainers, trials)
     for spec in examples(plan, planned):
         find_trainer(spec, found.folder)

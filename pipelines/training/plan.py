@@ -190,20 +190,33 @@ def parse_with(spec: TrialSpec, wanted: type[AnyStruct]) -> AnyStruct:
         raise ValueError(f"parameters of {spec.trainer}: {error}") from error
 
 
+class EmergencySearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an urgent retrain tries: less of the plan, so that it is ready sooner. It has no gates of its own.
+
+    Only trials of `trainers` (all of them by default), at most `trials` in all and `minutes` of training.
+    """
+
+    trainers: tuple[str, ...] = ()
+    trials: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
+    minutes: Annotated[float, msgspec.Meta(gt=0, le=10_000)] | None = None
+
+
 class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The trials of a retrain, and the seed that all their randomness comes from.
 
     With `search`, more trials follow whose parameters are searched for. A trial that takes longer than `trial_minutes`
-    is ended, and the others go on.
+    is ended, and the others go on. `emergency` is what an urgent retrain makes of the plan.
 
     Raises:
-        ValueError: no trials, two equal ones, a seed outside 0 … 2³² - 1, or a search that the trainers do not allow.
+        ValueError: no trials, two equal ones, a seed outside 0 … 2³² - 1, a search that the trainers do not allow, or an
+            emergency that tries more than the plan.
     """
 
     seed: int = 0
     trials: tuple[TrialSpec, ...] = (TrialSpec(trainer="boosted_trees"), TrialSpec(trainer="neural_net"))
     trial_minutes: Annotated[float, msgspec.Meta(gt=0, le=1440)] = 120
     search: Search | None = None
+    emergency: EmergencySearch = EmergencySearch()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 32:
@@ -212,6 +225,7 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("trials: found none, expected at least one trial, or a search")
         if any(trial in self.trials[:position] for position, trial in enumerate(self.trials)):
             raise ValueError("trials: two are the same; each must differ in its trainer or its parameters")
+        _check_emergency(self)
         if self.search is None:
             return
         if self.search.trials < len(self.trials):
@@ -227,6 +241,18 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """The names of all trainers that a retrain may use, sorted."""
         searched = () if self.search is None else self.search.space
         return tuple(sorted({trial.trainer for trial in self.trials} | set(searched)))
+
+
+def _check_emergency(plan: TrainingPlan) -> None:
+    emergency, search = plan.emergency, plan.search
+    if unknown := set(emergency.trainers) - set(plan.trainers):
+        raise ValueError(f"emergency.trainers: {', '.join(sorted(unknown))} is not among {', '.join(plan.trainers)}")
+    trials = len(plan.trials) if search is None else search.trials
+    if emergency.trials is not None and emergency.trials > trials:
+        raise ValueError(f"emergency.trials: found {emergency.trials}, expected at most the plan's {trials}")
+    if emergency.minutes is not None and (search is None or emergency.minutes > search.minutes):
+        allowed = "no minutes without a search" if search is None else f"at most the search's {search.minutes:g}"
+        raise ValueError(f"emergency.minutes: found {emergency.minutes:g}, expected {allowed}")
 
 
 def is_whole(trainer: str, parameter: str, dimension: Dimension) -> bool | None:

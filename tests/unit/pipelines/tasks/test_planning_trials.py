@@ -48,6 +48,32 @@ def test_parameters_that_an_own_trainer_does_not_know_stop_the_plan(folder: Path
     assert retraining.plan_trials("flight_delay", SNAPSHOT)[0]["parameters"] == {"depth": 4}
 
 
+SEARCH = {"trials": 6, "minutes": 60, "space": {"boosted_trees": {"leaves": {"low": 8, "high": 64}}}}
+
+
+@pytest.mark.parametrize("trigger", ["alert", "performance"])
+def test_an_urgent_retrain_tries_less_of_the_plan_and_no_other_one_does(folder: Path, trigger: str) -> None:
+    trials = [{"trainer": "boosted_trees"}, {"trainer": "neural_net"}]
+    emergency = {"trainers": ["boosted_trees"], "trials": 2, "minutes": 5}
+    training = {"trials": trials, "search": SEARCH, "emergency": emergency}
+    file = folder / "project.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"training": training}))
+    usual = retraining.plan_trials("flight_delay", SNAPSHOT, trigger="schedule")
+    assert (len(usual), {trial["minutes"] for trial in usual}) == (6, {60})
+    urgent = retraining.plan_trials("flight_delay", SNAPSHOT, trigger=trigger)
+    assert [trial["trainer"] for trial in urgent] == ["boosted_trees", "boosted_trees"]
+    assert {trial["minutes"] for trial in urgent} == {5}
+    form = ["boosted_trees", "neural_net"]  # what a form that nobody has touched names
+    assert retraining.plan_trials("flight_delay", SNAPSHOT, form, trigger=trigger) == urgent
+    chosen = retraining.plan_trials("flight_delay", SNAPSHOT, ["neural_net"], 1, 9, trigger)
+    assert [(trial["trainer"], trial["minutes"]) for trial in chosen] == [("neural_net", 9)]
+
+
+def test_an_emergency_without_a_plan_of_its_own_tries_what_the_plan_says(folder: Path) -> None:
+    plan(folder, {"trainer": "boosted_trees"}, {"trainer": "neural_net"})
+    assert len(retraining.plan_trials("flight_delay", SNAPSHOT, trigger="alert")) == 2
+
+
 def test_a_lock_of_other_libraries_stops_a_trial_before_anything_is_read(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,14 @@ def test_a_projects_own_trainer_has_any_parameters_until_its_file_is_loaded(trai
         ({"trials": []}, "found none, expected at least one"),
         ({"trials": [{"trainer": "neural_net"}, {"trainer": "neural_net"}]}, "two are the same"),
         ({"seed": -1}, "seed: found -1"),
+        ({"emergency": {"trainers": ["forest"]}}, "emergency.trainers: forest is not among boosted_trees, neural_net"),
+        ({"emergency": {"trials": 3}}, "emergency.trials: found 3, expected at most the plan's 2"),
+        ({"emergency": {"minutes": 5}}, "emergency.minutes: found 5, expected no minutes without a search"),
+        ({"emergency": {"gates": []}}, "unknown field `gates`"),
+        (
+            {"emergency": {"minutes": 61}, "search": {"space": {"boosted_trees": {"leaves": {"choices": [8, 16]}}}}},
+            "emergency.minutes: found 61, expected at most the search's 60",
+        ),
     ],
 )
 def test_a_plan_without_distinct_trials_or_with_a_wrong_seed_is_refused(plan: dict[str, object], message: str) -> None:
