@@ -15,7 +15,7 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
 from delivery.approvals import REASON, AskPerson, WaitForQuestion
-from delivery.notifying import tell_rollbacks
+from delivery.notifying import tell_people
 from delivery.rollout import RolloutOperator
 from delivery.settings import MANY_RETRIES, NO_RETRY, options
 
@@ -54,7 +54,7 @@ def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
 @task
 def tell(project: str) -> dict[str, list[str]]:
     """Of this rollback, and of any that somebody was not told of yet."""
-    return tell_rollbacks(project)
+    return tell_people(project)
 
 
 @task(**NO_RETRY)

@@ -1,9 +1,13 @@
-"""`<project>.retrain`: labelled data → validated snapshot → trials → optimised bundle → gates → registered version."""
+"""`<project>.retrain`: labelled data → validated snapshot → trials → optimised bundle → gates → registered version.
+
+Where an alert asked for it, the on-call engineer is told of its end, also when the champion stays.
+"""
 
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
+from delivery.notifying import tell_people
 from delivery.settings import NO_RETRY, as_of_param, as_of_run, options, schedule
 
 from pipelines.projects import Project
@@ -84,6 +88,22 @@ def evaluate(project: str, candidate: dict[str, Any]) -> dict[str, Any]:
     from pipelines.tasks import judging
 
     return judging.evaluate(project, candidate)
+
+
+@task
+def conclude_emergency(project: str) -> dict[str, Any]:
+    """Tells the on-call engineer what came of a retrain that an alert asked for; others need nobody at night."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from pipelines.tasks import emergencies
+
+    context = get_current_context()
+    if context["params"]["trigger"] != emergencies.TRIGGER:
+        raise AirflowSkipException("nobody was woken by an alert for this retrain")
+    instance = context["ti"]
+    evaluation, registered = (instance.xcom_pull(task_ids=each) for each in ("evaluate", "register"))
+    ended = emergencies.conclude(project, context["run_id"], as_of_run(context), evaluation, registered)
+    return {**ended, "told": tell_people(project)}
 
 
 def _form(trainers: list[str]) -> dict[str, Any]:
@@ -188,7 +208,9 @@ def retrain(project: Project) -> DAG:
             execution_timeout=timedelta(minutes=project.training.trial_minutes), max_active_tis_per_dagrun=parallel
         )
         outcomes = trained.partial(project=project.name).expand(trial=trials)
-        register(evaluate(project.name, optimise(project.name, best_of(project.name, trials, outcomes))))
+        registered = register(evaluate(project.name, optimise(project.name, best_of(project.name, trials, outcomes))))
+        # a teardown, so that it runs after whatever failed, and the run has the state of what comes before it
+        registered >> conclude_emergency(project.name).as_teardown()
     return dag
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from airflow.sdk import DAG, Param, get_current_context, task
-from delivery.notifying import tell_rollbacks
+from delivery.notifying import tell_people
 from delivery.settings import options
 
 from pipelines.projects import Project
@@ -22,7 +22,7 @@ def put_back(project: str) -> dict[str, Any]:
 @task
 def tell(project: str) -> dict[str, list[str]]:
     """Of this rollback, and of any that somebody was not told of yet."""
-    return tell_rollbacks(project)
+    return tell_people(project)
 
 
 def rollback(project: Project) -> DAG:

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, get_current_context, task
-from delivery.notifying import tell_rollbacks
+from delivery.notifying import tell_people
 from delivery.settings import NO_RETRY, as_of_param, as_of_run, options, schedule
 
 from pipelines.projects import Project
@@ -75,7 +75,7 @@ def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | N
 @task(trigger_rule="all_done")
 def tell(project: str) -> dict[str, list[str]]:
     """Of rollbacks that nobody was told of: by the command line, or while a channel could not be reached."""
-    return tell_rollbacks(project)
+    return tell_people(project)
 
 
 @task(execution_timeout=timedelta(hours=4))

@@ -63,10 +63,11 @@ Channel = WebhookChannel | EmailChannel | SlackChannel
 
 
 class NotifyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who is told of a rollback. Connections are Airflow's, by their ids: nothing secret is in a project.
+    """Who is told of a rollback, and of what came of an emergency retrain.
 
-    `pages_url` is where the folder of reports is served; without it, messages name the page's path. A channel with
-    `notices: false` is left out where nothing speaks against the version (somebody aborted, too little traffic).
+    Connections are Airflow's, by their ids: nothing secret is in a project. `pages_url` is where the folder of reports
+    is served; without it, messages name the page's path. A channel with `notices: false` is left out where nothing
+    speaks against the version (somebody aborted, too little traffic), or nothing is to be done.
     """
 
     channels: tuple[Channel, ...] = ()
@@ -79,8 +80,9 @@ class NotifyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said. `facts` are the ledger's, for machines."""
+    """What is said of an `event`. `facts` are the ledger's, for machines."""
 
+    event: str = "paceline.rollback"
     subject: str
     what: str
     why: str
@@ -131,7 +133,7 @@ _FACTS = ("version", "champion", "state", "cause", "phase", "by", "evidence")
 
 def webhook_body(told: Message) -> bytes:
     """The JSON that a webhook gets."""
-    return msgspec.json.encode({"event": "paceline.rollback", **msgspec.to_builtins(told)})
+    return msgspec.json.encode(told)
 
 
 def signature(body: bytes, secret: str) -> str:

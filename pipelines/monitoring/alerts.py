@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 FIRING, RESOLVED = "alert.firing", "alert.resolved"
-RETRAIN, STARTED, ENDED = "alert.retrain", "alert.started", "emergency.ended"
+RETRAIN, STARTED = "alert.retrain", "alert.started"
 PROJECT_LABEL, RETRAIN_LABEL, EMERGENCY = "project", "retrain", "emergency"
 MAXIMUM_ALERTS = 1000
 _NAME = "alertname"

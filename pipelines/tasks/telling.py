@@ -1,4 +1,4 @@
-"""Who is still to be told of a rollback, and what: an outbox; what the ledger does not call sent is open.
+"""Who is still to be told of a rollback or an emergency retrain: an outbox; what the ledger does not call sent is open.
 
 Whoever can reach people (Airflow, by its notifiers) takes `deliveries`, and says of each how it went. What was not
 delivered is tried again by the next run, for some days.
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pipelines.governance import emergency_message as emergency
 from pipelines.governance import rollback_message as rollback
 from pipelines.governance.investigation import CLOSED, OPENED
 from pipelines.wiring import find_project, home, open_ledger
@@ -17,14 +18,14 @@ TOLD_FOR = timedelta(days=3)  # older rollbacks are no news: a channel that is n
 
 @dataclass(frozen=True)
 class Delivery:
-    """One message for one channel, as its notifier takes it; `key` names both.
+    """One message for one channel, as its notifier takes it. `about` is the rollout, or the emergency's run.
 
     `kind` is webhook, email or slack. Of a webhook `body` is what is posted to `endpoint`, signed with the password of
     the connection `signing_connection` if there is one; of a mail `body` is HTML; of Slack `blocks` are the message.
     """
 
     project: str
-    rollout: str
+    about: str
     channel: str
     kind: str
     connection: str
@@ -44,10 +45,11 @@ def deliveries(project: str, now: datetime | None = None) -> list[Delivery]:
     sent = {(entry.subject, entry.body["channel"]) for entry in ledger.entries(project, (rollback.SENT,))}
     closed = {entry.subject for entry in ledger.entries(project, (CLOSED,))}
     open_ = []
-    for entry in ledger.entries(project, (OPENED,)):
+    for entry in ledger.entries(project, (OPENED, emergency.ENDED)):
         if entry.at < since or entry.subject in closed:
             continue
-        told = rollback.message(
+        message = rollback.message if entry.kind == OPENED else emergency.message
+        told = message(
             project,
             found.title,
             entry.subject,
@@ -69,7 +71,7 @@ def signature_header(delivery: Delivery, secret: str) -> dict[str, str]:
 
 def record_sent(delivery: Delivery) -> None:
     """Writes down that the message arrived; once."""
-    _append(delivery, rollback.SENT, {}, key=f"{rollback.SENT}/{delivery.rollout}/{delivery.channel}")
+    _append(delivery, rollback.SENT, {}, key=f"{rollback.SENT}/{delivery.about}/{delivery.channel}")
 
 
 def record_failed(delivery: Delivery, error: str) -> None:
@@ -79,13 +81,13 @@ def record_failed(delivery: Delivery, error: str) -> None:
 
 def _append(delivery: Delivery, kind: str, more: dict[str, Any], key: str | None) -> None:
     body = {"channel": delivery.channel, **more}
-    open_ledger().append(delivery.project, kind, delivery.rollout, body, key=key)
+    open_ledger().append(delivery.project, kind, delivery.about, body, key=key)
 
 
 def _delivery(project: str, subject: str, channel: rollback.Channel, told: rollback.Message) -> Delivery:
     named: dict[str, Any] = {
         "project": project,
-        "rollout": subject,
+        "about": subject,
         "channel": rollback.channel_name(channel),
         "connection": channel.connection,
         "subject": told.subject,

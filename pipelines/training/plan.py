@@ -208,8 +208,8 @@ class TrainingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     is ended, and the others go on. `emergency` is what an urgent retrain makes of the plan.
 
     Raises:
-        ValueError: no trials, two equal ones, a seed outside 0 … 2³² - 1, a search that the trainers do not allow, or an
-            emergency that tries more than the plan.
+        ValueError: no trials, two equal ones, a seed outside 0 … 2³² - 1, a search that the trainers do not allow, or
+            an emergency that tries more than the plan.
     """
 
     seed: int = 0

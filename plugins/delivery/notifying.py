@@ -1,4 +1,4 @@
-"""Tells people of rollbacks, by Airflow's own notifiers and connections.
+"""Tells people of rollbacks and of what came of emergency retrains, by Airflow's own notifiers and connections.
 
 A notifier is called directly: its templates would be rendered in texts that are data (a challenger's error may hold
 `{{`). One that fails is logged and tried again by the next run; it never fails the task that calls.
@@ -17,15 +17,15 @@ _TIMEOUT_S = 10
 _STATUS = re.compile(r"\d{3}:[^/]{0,100}")
 
 
-def tell_rollbacks(project: str) -> dict[str, list[str]]:
-    """Sends what is still to be told of the project's rollbacks; the channels that were reached, and the others."""
+def tell_people(project: str) -> dict[str, list[str]]:
+    """Sends what the people of the project are still to be told; the channels that were reached, and the others."""
     told: dict[str, list[str]] = {"sent": [], "failed": []}
     try:
         from pipelines.tasks import telling
 
         open_ = telling.deliveries(project)
     except Exception:
-        logger.warning("nobody is told of rollbacks of %s: what to tell cannot be read", project, exc_info=True)
+        logger.warning("nobody is told of %s: what to tell cannot be read", project, exc_info=True)
         return told
     for delivery in open_:
         try:
@@ -34,7 +34,7 @@ def tell_rollbacks(project: str) -> dict[str, list[str]]:
             told["sent"].append(delivery.channel)
         except Exception as error:  # noqa: BLE001
             why = _why(error)
-            logger.warning("%s was not told of %s: %s", delivery.channel, delivery.rollout, why)
+            logger.warning("%s was not told of %s: %s", delivery.channel, delivery.about, why)
             told["failed"].append(delivery.channel)
             _record_failed(delivery, why)
     return told

@@ -88,10 +88,10 @@ def close(rollout: str) -> None:
 def test_a_rollback_is_told_by_webhook_mail_and_slack_and_each_message_has_all_that_counts(
     challenger: Bundle, connections: None, web: HttpMailbox, mail: SmtpMailbox
 ) -> None:
-    from delivery.notifying import tell_rollbacks
+    from delivery.notifying import tell_people
 
     rollout = ended(challenger, f"{PROJECT}-v2-told", bad_from_share=0.25)
-    assert tell_rollbacks(PROJECT) == {"sent": ALL, "failed": []}
+    assert tell_people(PROJECT) == {"sent": ALL, "failed": []}
     hook, slack = web.posted
     assert (hook.path, slack.path) == ("/rollbacks", "/services/T0/B0/token")
     told = json.loads(hook.body)
@@ -118,17 +118,17 @@ def test_a_rollback_is_told_by_webhook_mail_and_slack_and_each_message_has_all_t
         assert said in blocks
 
     assert [each["channel"] for each in views.investigation(PROJECT, rollout)["told"]] == ALL
-    assert tell_rollbacks(PROJECT) == {"sent": [], "failed": []}  # nobody is told twice
+    assert tell_people(PROJECT) == {"sent": [], "failed": []}  # nobody is told twice
     close(rollout)
 
 
 def test_the_receiver_of_a_webhook_can_check_who_sent_it(
     challenger: Bundle, connections: None, web: HttpMailbox
 ) -> None:
-    from delivery.notifying import tell_rollbacks
+    from delivery.notifying import tell_people
 
     rollout = ended(challenger, f"{PROJECT}-v2-signed")
-    tell_rollbacks(PROJECT)
+    tell_people(PROJECT)
     hook = web.posted[0]
     expected = hmac.new(SECRET.encode(), hook.body, hashlib.sha256).hexdigest()
     assert hook.headers["X-Paceline-Signature"] == f"sha256={expected}"
@@ -139,18 +139,18 @@ def test_the_receiver_of_a_webhook_can_check_who_sent_it(
 def test_a_channel_that_fails_breaks_nothing_and_is_tried_again_by_the_next_run(
     challenger: Bundle, connections: None, web: HttpMailbox, mail: SmtpMailbox
 ) -> None:
-    from delivery.notifying import tell_rollbacks
+    from delivery.notifying import tell_people
 
     rollout = ended(challenger, f"{PROJECT}-v2-unheard")
     web.status = 500
-    assert tell_rollbacks(PROJECT) == {"sent": ["email:mail"], "failed": ["webhook:hook", "slack:slack"]}
+    assert tell_people(PROJECT) == {"sent": ["email:mail"], "failed": ["webhook:hook", "slack:slack"]}
     failures = {
         entry.body["channel"]: entry.body["error"] for entry in open_ledger().entries(PROJECT, (FAILED,), rollout)
     }
     assert failures.keys() == {"webhook:hook", "slack:slack"}
     assert "500" in failures["webhook:hook"]
     web.status = 200
-    assert tell_rollbacks(PROJECT)["sent"] == ["webhook:hook", "slack:slack"]
+    assert tell_people(PROJECT)["sent"] == ["webhook:hook", "slack:slack"]
     assert len(mail.mails) == 1
     assert len(open_ledger().entries(PROJECT, (SENT,), rollout)) == 3
     close(rollout)
@@ -159,12 +159,12 @@ def test_a_channel_that_fails_breaks_nothing_and_is_tried_again_by_the_next_run(
 def test_nothing_secret_of_a_channel_that_cannot_be_reached_is_written_down(
     challenger: Bundle, connections: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from delivery.notifying import tell_rollbacks
+    from delivery.notifying import tell_people
 
     nowhere = {"conn_type": "http", "host": "http://127.0.0.1:9/services/token-in-a-path"}
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", json.dumps(nowhere))
     rollout = ended(challenger, f"{PROJECT}-v2-secret")
-    assert tell_rollbacks(PROJECT)["failed"] == ["webhook:hook"]
+    assert tell_people(PROJECT)["failed"] == ["webhook:hook"]
     (failure,) = open_ledger().entries(PROJECT, (FAILED,), rollout)
     assert failure.body["error"].endswith("Error")
     assert "token-in-a-path" not in "".join(
@@ -176,13 +176,13 @@ def test_nothing_secret_of_a_channel_that_cannot_be_reached_is_written_down(
 def test_a_text_that_looks_like_a_template_is_sent_as_it_is(
     challenger: Bundle, connections: None, web: HttpMailbox
 ) -> None:
-    from delivery.notifying import tell_rollbacks
+    from delivery.notifying import tell_people
 
     rollout = f"{PROJECT}-v2-braces"
     reason = "the desk wrote {{ conn.hook_key.password }} & <b>bold</b>"
     outcome = {**rolled_back(challenger, FAILING, name=rollout), "reason": reason}
     releasing.settle(PROJECT, outcome)
-    tell_rollbacks(PROJECT)
+    tell_people(PROJECT)
     assert reason in json.loads(web.posted[0].body)["why"]
     assert SECRET not in "".join(posted.body.decode() for posted in web.posted)
     assert "&lt;b&gt;bold" in json.dumps(json.loads(web.posted[1].body)["blocks"])
@@ -192,10 +192,10 @@ def test_a_text_that_looks_like_a_template_is_sent_as_it_is(
 def test_a_notice_wakes_nobody_by_mail(
     challenger: Bundle, connections: None, web: HttpMailbox, mail: SmtpMailbox
 ) -> None:
-    from delivery.notifying import tell_rollbacks
+    from delivery.notifying import tell_people
 
     rollout = ended(challenger, f"{PROJECT}-v2-stopped", error_rates={}, stop_after_s=10)
-    assert tell_rollbacks(PROJECT)["sent"] == ["webhook:hook", "slack:slack"]
+    assert tell_people(PROJECT)["sent"] == ["webhook:hook", "slack:slack"]
     assert json.loads(web.posted[0].body)["severity"] == "notice"
     assert mail.mails == []
     close(rollout)
@@ -203,7 +203,7 @@ def test_a_notice_wakes_nobody_by_mail(
 
 def test_what_is_old_or_closed_is_no_news(challenger: Bundle) -> None:
     rollout = ended(challenger, f"{PROJECT}-v2-old")
-    assert [each.rollout for each in telling.deliveries(PROJECT)] == [rollout] * 3
+    assert [each.about for each in telling.deliveries(PROJECT)] == [rollout] * 3
     later = datetime.now(UTC) + telling.TOLD_FOR + timedelta(minutes=1)
     assert telling.deliveries(PROJECT, now=later) == []
     close(rollout)
@@ -213,10 +213,10 @@ def test_what_is_old_or_closed_is_no_news(challenger: Bundle) -> None:
 def test_a_ledger_that_cannot_be_read_fails_no_task(
     challenger: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from delivery.notifying import tell_rollbacks
+    from delivery.notifying import tell_people
 
     monkeypatch.setenv("PACELINE_LEDGER_URL", "oracle://nowhere")
-    assert tell_rollbacks(PROJECT) == {"sent": [], "failed": []}
+    assert tell_people(PROJECT) == {"sent": [], "failed": []}
 
 
 def test_without_a_link_of_its_own_the_message_names_the_file(
