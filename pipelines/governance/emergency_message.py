@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pipelines.governance.rollback_message import Message
 
 ENDED = "emergency.ended"
-State = Literal["challenger", "champion_stays", "failed"]
+State = Literal["challenger", "champion_stays", "held_back", "failed"]
 _SUBJECT_CHARACTERS = 200
 _FACTS = ("state", "champion", "version", "as_of", "alerts", "outcome", "failed_gates")
 
@@ -29,11 +29,13 @@ def message(
     what = {
         "challenger": f"the emergency retrain registered version {ended['version']}; its rollout begins.",
         "champion_stays": f"the emergency retrain found nothing better: the champion stays, {champion}.",
+        "held_back": f"the emergency retrain was held back: the champion stays, {champion}.",
         "failed": f"the emergency retrain broke and offers nothing: the champion stays, {champion}.",
     }[state]
     short = {
         "challenger": f"the emergency retrain offers version {ended['version']}",
         "champion_stays": "the champion stays after an emergency retrain",
+        "held_back": "no emergency retrain, and the champion stays",
         "failed": "the emergency retrain failed, and the champion stays",
     }[state]
     return Message(
@@ -56,5 +58,7 @@ def _next(project: str, run: str, state: State, alerts: Sequence[str], failed_ga
     if state == "failed":
         return (f"Read the log of {project}.retrain {run} in Airflow, and clear the task that failed.", *pages)
     gates = (f"Read why it lost: {', '.join(failed_gates)}.",) if failed_gates else ()
+    if state == "held_back":
+        return (f"If it is needed all the same: paceline retrain {project} --trigger alert --insist", *pages)
     older = f"If an older version was sound: paceline rollback {project} --version N --reason …"
     return (*gates, *pages, older)

@@ -143,7 +143,8 @@ def _decide(ledger: Ledger, project: str, alerts: Collection[Alert], now: dateti
     if isinstance(claim, Entry):
         return [_join(ledger, project, body, claim)]
     as_of = _as_of(project)
-    answer = triggering.request_retrain(project, "alert", reason, as_of, [dict(as_body(a)) for a in asking], BY)
+    evidence = {"alerts": [dict(as_body(alert)) for alert in asking]}
+    answer = triggering.request_retrain(project, "alert", reason, as_of, evidence, BY)
     body |= {"due": answer["due"], "why": answer["why"], "run": None, "conf": None}
     if not answer["due"]:
         logger.warning("no emergency retrain of %s: %s", project, answer["why"])
@@ -179,7 +180,7 @@ def _join(ledger: Ledger, project: str, body: dict[str, Any], other: Entry) -> E
     return ledger.append(project, RETRAIN, other.subject, told)
 
 
-def _unstarted(ledger: Ledger, project: str, keys: Collection[str]) -> list[Start]:
+def _unstarted(ledger: Ledger, project: str, keys: set[str]) -> list[Start]:
     """The runs that were decided on for these alerts, and that Airflow is not known to have."""
     entries = ledger.entries(project, (RETRAIN, STARTED))
     started = {entry.subject for entry in entries if entry.kind == STARTED}

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.governance.emergency_message import ENDED, State
 from pipelines.monitoring.alerts import FIRING, RETRAIN
+from pipelines.tasks.triggering import SUPPRESSED
 from pipelines.wiring import home, open_ledger
 
 __all__ = ["conclude"]
@@ -32,8 +33,11 @@ def conclude(
     elif evaluation:
         reason = f"Outcome: {evaluation['outcome']} ({evaluation['reason']}). {_failed(evaluation)}"
     else:
+        held = [e for e in ledger.entries(project, (SUPPRESSED,)) if e.body["evidence"].get("request") == run]
         failures = ledger.entries(project, ("failure",), f"retrain/{run}")
         reason = f"{failures[0].body['task']}: {failures[0].body['error']}" if failures else "No failure is on record."
+        if held:
+            state, reason = "held_back", f"It was {held[-1].body['why']}"
     body = {
         "state": state,
         "champion": None if champion is None else champion.version,
