@@ -5,7 +5,7 @@
 | `PACELINE_HOME` | where everything that a run writes lies | `var/` in the repository |
 | `PACELINE_PROJECTS` | the folder of the project definitions | `projects/` in the repository |
 | `PACELINE_EXPECTATIONS` | the Great Expectations context | `great_expectations/` in the repository |
-| `PACELINE_LEDGER_URL` | the ledger's database | SQLite in `PACELINE_HOME` |
+| `PACELINE_LEDGER_URL` | the ledger's database: SQLite, or `postgresql://user@host/name` | SQLite in `PACELINE_HOME` |
 | `PACELINE_MLFLOW_URI` | the registry | SQLite in `PACELINE_HOME` |
 | `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
 | `PACELINE_SERVER_URL_<PROJECT>` | the same of one project, its name in capitals | `PACELINE_SERVER_URL` |

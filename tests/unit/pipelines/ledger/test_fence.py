@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +8,8 @@ from pipelines.ledger.evidence import COMMAND, COMMAND_REFUSED, ENDS, EVENT
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as opened:
+def ledger(url: str) -> Iterator[Ledger]:
+    with Ledger.open(url) as opened:
         opened.swap_champion("a", None, "1", "b1", "bootstrap", "the first")
         yield opened
 

@@ -1,10 +1,8 @@
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,11 +17,6 @@ from pipelines.ledger.database import MIGRATIONS, open_engine
 from pipelines.ledger.tables import METADATA, REVISION
 
 AT = datetime(2013, 7, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/below/ledger.db"
 
 
 @pytest.fixture
@@ -72,10 +65,10 @@ def test_the_same_key_is_appended_once_and_answers_with_the_first_entry(ledger: 
 @pytest.mark.parametrize("statement", ["UPDATE entries SET kind = 'gate'", "DELETE FROM entries"])
 def test_an_entry_cannot_be_changed_or_deleted_by_anybody(ledger: Ledger, url: str, statement: str) -> None:
     written = ledger.append("a", "verdict", "run", {"verdict": "rollback"})
-    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        connection.execute(statement)
-    connection.close()
+    engine = sa.create_engine(url)
+    with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="append-only"):
+        connection.execute(sa.text(statement))
+    engine.dispose()
     assert ledger.entries() == [written]
 
 
@@ -190,10 +183,14 @@ def test_processes_that_create_and_write_one_ledger_lose_nothing(url: str) -> No
 
 def test_a_reader_does_not_wait_for_a_writer(ledger: Ledger, url: str) -> None:
     written = ledger.append("a", "gate", "run", {})
-    writer = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    writer.execute("BEGIN EXCLUSIVE")
-    assert ledger.entries() == [written]
-    writer.close()
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as writer:
+        begin = (
+            "BEGIN EXCLUSIVE" if url.startswith("sqlite") else "BEGIN; LOCK TABLE entries IN SHARE ROW EXCLUSIVE MODE"
+        )
+        writer.exec_driver_sql(begin)
+        assert ledger.entries() == [written]
+    engine.dispose()
 
 
 def test_the_migrations_lead_to_the_declared_tables_and_revision(url: str) -> None:
