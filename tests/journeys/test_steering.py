@@ -198,8 +198,12 @@ def tell(console: FrameLocator, command: str, reason: str, sure: bool = False) -
 
 
 def ours(complaints: list[str]) -> list[str]:
-    """What the browser complained of on our page; Airflow's own complains before its log-in, and of its frame."""
-    return [each for each in complaints if "/paceline/" in each or each.startswith("exception")]
+    """What the browser complained of on our page; Airflow's own complains before its log-in, and of its frame.
+
+    A poll that the page itself gives up, to ask again, is none: leaving the page does that, and a machine that is slow.
+    """
+    mine = [each for each in complaints if "/paceline/" in each or each.startswith("exception")]
+    return [each for each in mine if not each.endswith("/live net::ERR_ABORTED")]
 
 
 def ended() -> list[tuple[str, str, str]]:

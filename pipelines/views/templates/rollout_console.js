@@ -1,6 +1,6 @@
 (() => {
   "use strict";
-  const POLL_MS = 1500, SURE_MS = 4000, ANSWER_MS = 5000;  // longest wait for an answer: a lost one must not end the polling
+  const POLL_MS = 1500, SURE_MS = 4000, ANSWER_MS = 15000;  // longest wait for an answer: a lost one must not end the polling
   const { project, rollout } = document.getElementById("console").dataset;
   const find = id => document.getElementById(id);
   const here = `api/rollouts/${encodeURIComponent(project)}`;

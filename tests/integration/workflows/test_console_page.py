@@ -147,7 +147,7 @@ def test_an_answer_that_never_comes_does_not_end_the_following(
     def work(page: Page) -> None:
         opened(page, url, airflow_tokens)
         page.route("**/live*", lambda route: None, times=1)  # asked, and never answered
-        expect(page.locator("#fresh")).to_contain_text("not fresh", timeout=20_000)
+        expect(page.locator("#fresh")).to_contain_text("not fresh", timeout=40_000)
         expect(page.locator("#fresh")).to_have_text("live", timeout=20_000)
 
     browser.visit("about:blank", work)
