@@ -12,6 +12,7 @@
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
 | `PACELINE_COMMIT` | the commit of the code, where it runs outside of its git clone (an image) | git's answer |
 | `PACELINE_REPOSITORY` | the git clone that a reproduction takes the commit of a version from | the code's own |
+| `PACELINE_SCHEDULES` | `off`: no workflow starts by itself, and no watch is ever late | on |
 | `PACELINE_LOG_KEEP_DAYS` | for how many days the prediction log keeps every row; at least 30 | 30 |
 | `PACELINE_WATTS_PER_CORE` | for the energy of training, where the processor does not count it | 9 |
 | `PACELINE_PRICE_PER_CPU_HOUR` | for the cost of training, in the currency of your choice | none: no cost is shown |
@@ -160,6 +161,11 @@ def log_keep_days() -> int:
     if not found.isascii() or not found.isdigit():
         raise ValueError(f"PACELINE_LOG_KEEP_DAYS is {found!r}, expected a number of days, at least 30")
     return int(found)
+
+
+def schedules_are_on() -> bool:
+    """Whether workflows start by themselves here; off where history is replayed: the calendar's date has no data."""
+    return os.environ.get("PACELINE_SCHEDULES") != "off"
 
 
 def clone() -> Path:

@@ -13,6 +13,7 @@ from pipelines.cli import (
     investigations,
     judging,
     measuring,
+    monitors,
     rollouts,
     server,
     training,
@@ -33,6 +34,7 @@ app.add_typer(versions.app)
 app.add_typer(documents.app)
 app.add_typer(measuring.app)
 app.add_typer(judging.app)
+app.add_typer(monitors.app)
 app.add_typer(judging.simulate, name="simulate")
 app.add_typer(rollouts.rollout, name="rollout")
 app.add_typer(flagging.app, name="flags")

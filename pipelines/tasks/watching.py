@@ -65,6 +65,8 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
         "champion": champion.version,
         "predictions": log.table.num_rows,
         "undated": log.undated,
+        "segments": log.segments,
+        "days_empty": days - _days_of(log),
         "damaged": [msgspec.to_builtins(segment) for segment in log.damaged],
         "coverage": msgspec.to_builtins(labelled.coverage),
         "quality": msgspec.to_builtins(quality),
@@ -121,6 +123,12 @@ def _rows_of(log: PredictionLog, version: str) -> Any:
     table = log.table
     mine = pc.and_(pc.equal(table["version"], version), pc.equal(table["slot"], "champion"))
     return table.filter(pc.and_(mine, pc.is_valid(table["score"])))
+
+
+def _days_of(log: PredictionLog) -> int:
+    """On how many different days the events of the log are, by their own local times."""
+    days = pc.utf8_slice_codeunits(pc.replace_substring(log.table["event_time"], "-", ""), 0, len("20130701"))
+    return int(pc.count_distinct(days).as_py())
 
 
 def _drift(project: Project, bundle: Bundle, log: PredictionLog, version: str) -> DriftReport | None:

@@ -1,0 +1,131 @@
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pipelines.monitoring.pipeline_metrics import METRICS, Leading, Record, Sample, samples_of
+
+AT = datetime(2013, 7, 2, 5, 0, tzinfo=UTC)
+WATCH: dict[str, Any] = {
+    "as_of": "2013-07-02",
+    "predictions": 4000,
+    "undated": 3,
+    "segments": 12,
+    "days_empty": 2,
+    "damaged": [{"path": "a"}],
+    "decision": {"blind": False},
+}
+
+
+@dataclass
+class Told:
+    """An entry of the ledger."""
+
+    kind: str
+    body: dict[str, Any] = field(default_factory=dict)
+    subject: str = "s"
+    at: datetime = AT
+
+
+def _samples(*told: Told, leading: Leading | None = None, due: datetime | None = None) -> dict[str, float]:
+    record = Record()
+    for each in told:
+        record.add(each)
+    found = list(samples_of("flights", record, leading or Leading(), due))
+    assert all(sample.labels[0] == "flights" for sample in found)
+    return {_name(sample): sample.value for sample in found}
+
+
+def _name(sample: Sample) -> str:
+    return "/".join((sample.name.removeprefix("paceline_"), *sample.labels[1:]))
+
+
+def test_what_is_not_known_has_no_sample() -> None:
+    found = _samples()
+    assert found == {
+        "watches": 0,
+        "rollout_running": 0,
+        "rollouts_queued": 0,
+        "holdout_running": 0,
+        "investigations_open": 0,
+        "score_alarms": 0,
+    }
+
+
+def test_a_watch_tells_its_time_and_what_it_read() -> None:
+    found = _samples(Told("watch", WATCH), due=datetime(2013, 7, 3, 5, tzinfo=UTC))
+    assert {name.removeprefix("watch_"): value for name, value in found.items() if name.startswith("watch_")} == {
+        "last_success_timestamp_seconds": AT.timestamp(),
+        "due_timestamp_seconds": AT.timestamp() + 86400,
+        "as_of_timestamp_seconds": datetime(2013, 7, 2, tzinfo=UTC).timestamp(),
+        "predictions": 4000,
+        "undated_predictions": 3,
+        "segments": 12,
+        "damaged_segments": 1,
+        "days_empty": 2,
+        "blind": 0,
+    }
+
+
+def test_a_watch_of_older_code_says_less_and_nothing_wrong() -> None:
+    older = {name: value for name, value in WATCH.items() if name not in ("segments", "days_empty")}
+    found = _samples(Told("watch", older))
+    assert "watch_segments" not in found
+    assert "watch_days_empty" not in found
+    assert found["watch_predictions"] == 4000
+
+
+@pytest.mark.parametrize(
+    ("entries", "name", "value"),
+    [
+        ([Told("failure", {"workflow": "watch"})] * 2, "workflow_failures/watch", 2),
+        ([Told("trigger", {"trigger": "drift"})], "retrains/drift", 1),
+        ([Told("trigger", {"trigger": "drift"})], "retrain_last_timestamp_seconds/drift", AT.timestamp()),
+        ([Told("trigger.due", {"trigger": "alert"})], "retrains_due/alert", 1),
+        (
+            [Told("trigger.suppressed", {"trigger": "drift", "held_by": [{"hold": "cooldown"}, {"hold": "budget"}]})],
+            "retrains_suppressed/drift/budget",
+            1,
+        ),
+        ([Told("release.ended", {"state": "rolled_back"})], "rollouts/rolled_back", 1),
+        ([Told("investigation.opened", subject="r1")], "investigations_open", 1),
+        (
+            [Told("investigation.opened", subject="r1"), Told("investigation.closed", subject="r1")],
+            "investigations_open",
+            0,
+        ),
+        ([Told("scores.alarm")], "score_alarms", 1),
+    ],
+)
+def test_each_kind_of_entry_is_counted(entries: list[Told], name: str, value: float) -> None:
+    assert _samples(*entries)[name] == value
+
+
+def test_the_champion_and_a_running_rollout_are_told() -> None:
+    rollout = {"share": 0.25, "paused": True, "asks": False, "looked_s": 1372741200.0}
+    found = _samples(Told("champion.swapped"), leading=Leading(version="3", bundle="b3", rollout=rollout, queued=1))
+    assert found["champion_info/3/b3"] == 1
+    assert found["champion_since_timestamp_seconds"] == AT.timestamp()
+    assert (found["rollout_running"], found["rollout_share"], found["rollout_paused"]) == (1, 0.25, 1)
+    assert found["rollouts_queued"] == 1
+
+
+def test_every_sample_belongs_to_a_declared_family_with_its_labels() -> None:
+    record = Record()
+    for told in (
+        Told("watch", WATCH),
+        Told("failure", {"workflow": "watch"}),
+        Told("trigger", {"trigger": "drift"}),
+        Told("trigger.due", {"trigger": "drift"}),
+        Told("trigger.suppressed", {"trigger": "drift", "held_by": [{"hold": "cooldown"}]}),
+        Told("release.ended", {"state": "promoted"}),
+        Told("champion.swapped"),
+    ):
+        record.add(told)
+    rollout = {"share": 0.25, "paused": True, "asks": False, "looked_s": 1.0}
+    leading = Leading(version="3", bundle="b", rollout=rollout)
+    found = list(samples_of("flights", record, leading, AT))
+    declared = {metric.name: metric for metric in METRICS}
+    assert {sample.name for sample in found} == set(declared)
+    assert all(len(sample.labels) == 1 + len(declared[sample.name].labels) for sample in found)
