@@ -1,4 +1,4 @@
-"""`<project>.ingest`: from the project's source into the warehouse."""
+"""`<project>.ingest`: from the project's source into the warehouse; outcomes in the inbox into the outcome store."""
 
 from datetime import timedelta
 from typing import Any
@@ -21,12 +21,19 @@ def ingest(project: Project) -> DAG:
         outlet_events[warehouse].extra = loaded
         return loaded
 
+    @task(execution_timeout=timedelta(hours=1))
+    def take_outcomes() -> dict[str, Any]:
+        from pipelines.tasks import labelling
+
+        return labelling.take_inbox(project.name)
+
     with DAG(
         **options(project, "ingest", f"Loads the source of {project.title} into the warehouse"),
         doc_md=__doc__,
         schedule=None,
     ) as dag:
         load()
+        take_outcomes()
     return dag
 
 

@@ -25,8 +25,8 @@ def observe(project: str) -> dict[str, Any]:
     context = get_current_context()
     try:
         return watching.observe(project, as_of_run(context), days=context["params"]["days"])
-    except watching.NothingToWatchError as nothing:
-        raise AirflowSkipException(str(nothing)) from nothing
+    except (watching.NothingToWatchError, watching.HeldError) as why:
+        raise AirflowSkipException(str(why)) from why
 
 
 @task

@@ -14,6 +14,7 @@
 | `PACELINE_REPOSITORY` | the git clone that a reproduction takes the commit of a version from | the code's own |
 | `PACELINE_SCHEDULES` | `off`: no workflow starts by itself, and no watch is ever late | on |
 | `PACELINE_LOG_KEEP_DAYS` | for how many days the prediction log keeps every row; at least 30 | 30 |
+| `PACELINE_SERVING_MASK_KEY` | the key of the log's masks, where the model server was given one | the server's own |
 | `PACELINE_WATTS_PER_CORE` | for the energy of training, where the processor does not count it | 9 |
 | `PACELINE_PRICE_PER_CPU_HOUR` | for the cost of training, in the currency of your choice | none: no cost is shown |
 """
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING
 from contracts.hashing import file_id
 
 if TYPE_CHECKING:
+    from contracts.masking import Mask
     from pipelines.ledger import Ledger
     from pipelines.projects import Project
     from pipelines.registry.port import Registry
@@ -83,6 +85,14 @@ class Home:
 
     def predictions(self, project: str) -> Path:
         return self.root / "predictions" / project
+
+    def outcomes(self, project: str) -> Path:
+        """What was told of the predictions' outcomes."""
+        return self.root / "outcomes" / project
+
+    def watch_metrics(self, project: str) -> Path:
+        """What the last watch saw, in Prometheus' text format."""
+        return self.root / "metrics" / f"watch-{project}.prom"
 
     def reports(self, project: str) -> Path:
         return self.root / "reports" / project
@@ -166,6 +176,18 @@ def log_keep_days() -> int:
 def schedules_are_on() -> bool:
     """Whether workflows start by themselves here; off where history is replayed: the calendar's date has no data."""
     return os.environ.get("PACELINE_SCHEDULES") != "off"
+
+
+def find_mask(project: str) -> "Mask | None":
+    """The mask of the project's model server, by the setting or by the key that it keeps; None while it has none."""
+    from contracts.masking import MASK_KEY_FILE, Mask
+
+    if key := os.environ.get("PACELINE_SERVING_MASK_KEY"):
+        return Mask(key.encode())
+    try:
+        return Mask((home().serving(project) / MASK_KEY_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def clone() -> Path:

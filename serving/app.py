@@ -18,6 +18,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from contracts.masking import MASK_KEY_FILE
 from contracts.problem import CONTENT_TYPE as PROBLEM_TYPE
 from serving.access import Access, open_access, scope_of
 from serving.access.asgi import admitted, head_of, respond_refused, with_headers
@@ -44,7 +45,7 @@ from serving.slots import Slots, adopt_remembered_flags
 from serving.tracing import open_tracer
 
 LEASE_CHECK_EVERY_S = 0.2
-_MASK_KEY_FILE, _MASK_KEY_BYTES = "mask.key", 32
+_MASK_KEY_BYTES = 32
 logger = logging.getLogger(__name__)
 
 
@@ -290,7 +291,7 @@ def _mask_key(settings: Settings) -> bytes:
     """The key of the settings, or one that is made once and kept beside the state, readable by its owner alone."""
     if settings.mask_key is not None:
         return settings.mask_key.encode()
-    path = settings.state / _MASK_KEY_FILE
+    path = settings.state / MASK_KEY_FILE
     settings.state.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
 from itertools import chain, repeat
 from typing import Any, cast
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from contracts.bundle import Baseline
 from contracts.encoder import parse_timestamp
 from contracts.input_schema import InputSchema
+from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, SYNTHETIC, PredictionRow
 from serving.unusual import EXTREME_SCORE, Reference
 
@@ -34,7 +34,6 @@ COMPRESSED_ROWS = 16  # smaller batches only grow by it
 DAY_S = 86_400
 _KNOWN_BUNDLES = 16
 _encode_json = msgspec.json.Encoder().encode
-_MASK_PREFIX = "masked:"
 logger = logging.getLogger(__name__)
 
 _TYPES: dict[Any, pyarrow.DataType] = {
@@ -86,28 +85,6 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     cached: bool = False
     uncounted: str | None = None
     size_bytes: int = 0
-
-
-class Mask:
-    """Stands a keyed hash in for personal values: equal values stay equal, and nobody without the key can try them."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = blake2b(key, digest_size=32).digest()
-
-    def value(self, value: Any) -> str:
-        """The mask of `value`."""
-        content = str(value).encode(errors="backslashreplace")
-        return _MASK_PREFIX + blake2b(content, digest_size=16, key=self._key).hexdigest()
-
-    def record(self, record: Mapping[str, Any], personal: Sequence[str]) -> Mapping[str, Any]:
-        """`record` with its `personal` fields masked; missing values stay missing."""
-        if not personal:
-            return record
-        masked = dict(record)
-        for name in personal:
-            if masked.get(name) is not None:
-                masked[name] = self.value(masked[name])
-        return masked
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from serving.prediction_batch import DAY_S, BatchBuilder, LoggedGroup, Mask
+from contracts.masking import Mask
+from serving.prediction_batch import DAY_S, BatchBuilder, LoggedGroup
 from serving.prediction_segments import Segments
 from serving.suspension import Suspension
 

@@ -14,6 +14,7 @@ from pipelines.cli import (
     judging,
     measuring,
     monitors,
+    outcomes,
     rollouts,
     server,
     training,
@@ -41,6 +42,7 @@ app.add_typer(flagging.app, name="flags")
 app.add_typer(investigations.app, name="investigation")
 app.add_typer(server.keys, name="keys")
 app.add_typer(server.log, name="log")
+app.add_typer(outcomes.outcomes, name="outcomes")
 app.add_typer(server.bench, name="bench")
 server.bench.command("train")(measuring.bench_train)
 

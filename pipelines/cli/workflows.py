@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,8 @@ class GraphForm(StrEnum):
 
 
 def _today(as_of: str) -> str:
-    return as_of or date.today().isoformat()
+    """Days are UTC's, whatever the clock on the wall says."""
+    return as_of or datetime.now(UTC).date().isoformat()
 
 
 @app.command()

@@ -7,7 +7,7 @@ before the damage are used, of a damaged Parquet file nothing.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -249,6 +249,17 @@ def _moment(when: date | datetime) -> datetime:
             raise ValueError(f"event times are local, without an offset; found {when.isoformat()}")
         return when
     return datetime(when.year, when.month, when.day)
+
+
+def days_of_ids(prediction_ids: Iterable[str]) -> frozenset[str] | None:
+    """The days on which predictions of these ids can have been served; None: any, as one of them does not say."""
+    days: set[str] = set()
+    for prediction_id in prediction_ids:
+        found = _days_of(prediction_id)
+        if not found:
+            return None
+        days |= found
+    return frozenset(days)
 
 
 def _days_of(prediction_id: str) -> frozenset[str]:

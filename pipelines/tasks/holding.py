@@ -8,10 +8,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any
 
-import ibis
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -19,15 +18,14 @@ import pyarrow.compute as pc
 
 from contracts.assignment import unit
 from contracts.bundle import read_bundle
-from pipelines.data.snapshots import labelled_events
-from pipelines.monitoring.outcomes import OUTCOME, join_outcomes
+from pipelines.monitoring.outcomes import OUTCOME
 from pipelines.monitoring.predictions import read_holdout
 from pipelines.projects import Project
 from pipelines.rollout import holdouts
 from pipelines.rollout.holdout import Side, judge_holdout, losses
 from pipelines.rollout.holdouts import Begun
 from pipelines.rollout.platforms.port import PlatformUnreachableError
-from pipelines.tasks import offering
+from pipelines.tasks import labelling, offering
 from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site, open_site
@@ -174,12 +172,7 @@ def _labelled(found: Project, site: Site, rows: pa.Table, first: date, today: da
     if champion is None:
         raise LookupError(f"{site.project} has no champion")
     schema = read_bundle(home().bundles / champion.bundle, champion.bundle).schema
-    connection = ibis.duckdb.connect()
-    events = found.source().events(connection, home().warehouse(found.name))
-    outcomes = labelled_events(events, found.schema, found.label, first, today, today)
-    connection.disconnect()
-    known_before = today - timedelta(days=found.label.delay_days)
-    return join_outcomes(rows, outcomes, schema, found.label.column, known_before=known_before).table
+    return labelling.label(found, schema, rows, first, today).table
 
 
 def _side(labelled: pa.Table, begun: Begun, slot: str, version: str) -> Side:

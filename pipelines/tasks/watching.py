@@ -2,25 +2,27 @@
 
 import logging
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
-import ibis
 import msgspec
 import numpy as np
 import pyarrow.compute as pc
 
 from contracts.bundle import Bundle, read_bundle
-from pipelines.data.snapshots import labelled_events, read_snapshot
+from pipelines.data.snapshots import read_snapshot
 from pipelines.monitoring.drift import DriftReport, find_drift
-from pipelines.monitoring.outcomes import join_outcomes
+from pipelines.monitoring.exclusive import HeldError, exclusively
 from pipelines.monitoring.predictions import PredictionLog, encode_inputs, read_predictions
 from pipelines.monitoring.quality import measure_quality
 from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigger
+from pipelines.monitoring.watch_metrics import exposition, watch_metrics
 from pipelines.projects import Project
-from pipelines.tasks import triggering
+from pipelines.tasks import labelling, triggering
 from pipelines.tasks.features import encoded
 from pipelines.wiring import find_project, home, open_ledger
 
+__all__ = ["HeldError", "NothingToWatchError", "due_retrain", "observe", "report", "write_metrics"]
 logger = logging.getLogger("paceline")
 
 
@@ -32,7 +34,16 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
     """Quality and drift of the predictions for events of the last `days` days before `as_of`, and the decision.
 
     Only outcomes that are known at `as_of` are used. The entry in the ledger has all numbers behind the decision.
+
+    Raises:
+        HeldError: another watch of this project is at work.
     """
+    find_project(project)
+    with exclusively(home().predictions(project) / ".watch.lock", f"the watch of {project} as of {as_of}"):
+        return _observe(project, as_of, days)
+
+
+def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
     found, ledger = find_project(project), open_ledger()
     today = date.fromisoformat(as_of)
     start = today - timedelta(days=days)
@@ -43,12 +54,8 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
     if champion is None:
         raise NothingToWatchError(f"{project} has no champion to watch: release one first")
     bundle = read_bundle(home().bundles / champion.bundle, champion.bundle)
-    known_before = today - timedelta(days=found.label.delay_days)
-    connection = ibis.duckdb.connect()
-    events = found.source().events(connection, home().warehouse(project))
-    outcomes = labelled_events(events, found.schema, found.label, start, today, today)
-    connection.disconnect()
-    labelled = join_outcomes(log.table, outcomes, bundle.schema, found.label.column, known_before=known_before)
+    labelling.retry_quarantine(project)
+    labelled = labelling.label(found, bundle.schema, log.table, start, today)
     quality = measure_quality(labelled.table)
     drift = _drift(found, bundle, log, champion.version)
     watched = Watched(
@@ -60,6 +67,7 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
     )
     decision = decide_trigger(watched, found.monitoring.triggers)
     observed: dict[str, Any] = {
+        "project": project,
         "as_of": as_of,
         "days": days,
         "champion": champion.version,
@@ -69,11 +77,13 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
         "days_empty": days - _days_of(log),
         "damaged": [msgspec.to_builtins(segment) for segment in log.damaged],
         "coverage": msgspec.to_builtins(labelled.coverage),
+        "quarantine": labelling.open_store(project).quarantine_counts(),
         "quality": msgspec.to_builtins(quality),
         "drift": None if drift is None else msgspec.to_builtins(drift),
         "decision": msgspec.to_builtins(decision),
     }
     ledger.append(project, "watch", as_of, observed)
+    write_metrics(project, observed)
     _say(log, decision)
     return observed
 
@@ -96,6 +106,16 @@ def report(project: str, observed: dict[str, Any]) -> str | None:
     write_drift_report(path, bundle.schema, reference=reference.features, current=current.rows)
     logger.info("the drift report is at %s", path)
     return str(path)
+
+
+def write_metrics(project: str, observed: dict[str, Any]) -> Path:
+    """What a watch saw, for Prometheus: a file that appears whole, for an exporter to read."""
+    path = home().watch_metrics(project)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(exposition(watch_metrics(observed)))
+    draft.replace(path)
+    return path
 
 
 def due_retrain(project: str, observed: dict[str, Any]) -> dict[str, Any] | None:
