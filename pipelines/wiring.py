@@ -90,10 +90,6 @@ class Home:
         """What was told of the predictions' outcomes."""
         return self.root / "outcomes" / project
 
-    def watch_metrics(self, project: str) -> Path:
-        """What the last watch saw, in Prometheus' text format."""
-        return self.root / "metrics" / f"watch-{project}.prom"
-
     def reports(self, project: str) -> Path:
         return self.root / "reports" / project
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pipelines.monitoring.watch_metrics import FAMILIES, watch_metrics
+
 
 class Metric(NamedTuple):
     """A family of the endpoint: its labels beside `project`, and what it says."""
@@ -55,6 +57,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("paceline_watch_damaged_segments", "gauge", (), "Files of the prediction log that it could not read"),
     Metric("paceline_watch_days_empty", "gauge", (), "Days of its window without a single prediction"),
     Metric("paceline_watch_blind", "gauge", (), "1 where no rule could be judged for lack of data"),
+    *(Metric(name, "gauge", labels, text) for name, (labels, text) in FAMILIES.items()),
     Metric("paceline_workflow_failures", "counter", ("workflow",), "Tasks that failed for good"),
     Metric(
         "paceline_workflow_last_failure_timestamp_seconds", "gauge", ("workflow",), f"{_SINCE} of the last such failure"
@@ -200,3 +203,5 @@ def _of_watch(project: str, watch: Mapping[str, Any] | None) -> Iterator[Sample]
     for name, value in told.items():
         if value is not None:
             yield Sample(f"paceline_watch_{name}", (project,), float(value))
+    for metric in watch_metrics(watch):
+        yield Sample(metric.name, (project, *metric.labels.values()), metric.value)

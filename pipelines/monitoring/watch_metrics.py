@@ -1,71 +1,60 @@
-"""What a watch saw, as metrics for Prometheus. Pure: from the entry of the ledger to names, labels and values.
+"""What a watch found out about outcomes and quality, as metrics. Pure: from its entry in the ledger to samples.
 
-What is not known has no sample: a rule that needs it says "no data" instead of a zero. Ages count from the as-of date.
+What is not known has no sample: a rule that needs it says "no data", and never sees a zero. Ages count from the as-of
+date. `pipeline_metrics` puts them beside all else that Prometheus scrapes.
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-
-PREFIX = "paceline_watch_"
 _ESTIMATES = ("auc", "log_loss", "brier", "false_positive_rate")
-HELP: Mapping[str, str] = {
-    "predictions": "Predictions in the window that the last watch looked at.",
-    "window_days": "Days of predictions that the last watch looked at.",
-    "as_of_timestamp_seconds": "The start of the day (UTC) that the last watch took as today.",
-    "undated_predictions": "Predictions whose event time is no time; no window has them.",
-    "damaged_segments": "Files of the prediction log that the last watch could not read, or not to their end.",
-    "outcomes_due": "Predictions in the window whose outcome should be known.",
-    "outcomes_labelled": "Predictions in the window whose outcome is due and known.",
-    "outcomes_early": "Predictions in the window whose outcome is known before it is due; nothing uses those.",
-    "outcomes_corrected": "Predictions in the window of whose outcome something else was said before.",
-    "label_coverage_ratio": "Outcomes that are known, of those that are due.",
-    "label_age_days": "Days from the newest event with an outcome to the as-of date.",
-    "label_delay_days": "Median days from an event's day until its outcome was known.",
-    "quarantined_outcomes": "Outcomes in the quarantine, by reason.",
-    "quality": "A measure of quality by outcomes, by version and slot.",
-    "quality_low": "The lower end of its 95 % interval.",
-    "quality_high": "The upper end of its 95 % interval.",
-    "quality_outcomes": "The outcomes that it rests on.",
-    "score_mean": "The mean score, by version and slot.",
-    "decision_ratio": "The share of positive decisions, by version and slot.",
+_OF = ("version", "slot")
+# each family's labels, beside the project, and what it says
+FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "paceline_watch_outcomes_due": ((), "Predictions in the window whose outcome should be known"),
+    "paceline_watch_outcomes_labelled": ((), "Of these, whose outcome is known"),
+    "paceline_watch_outcomes_early": ((), "Outcomes that are known before they are due, which nothing uses"),
+    "paceline_watch_outcomes_corrected": ((), "Outcomes of which something else was said before"),
+    "paceline_watch_label_coverage_ratio": ((), "Known outcomes of those that are due"),
+    "paceline_watch_label_age_days": ((), "Days from the newest event with an outcome to the as-of date"),
+    "paceline_watch_label_delay_days": ((), "Median days from an event's day until its outcome was known"),
+    "paceline_watch_outcomes_quarantined": (("reason",), "Outcomes that could not be believed"),
+    "paceline_watch_quality": ((*_OF, "metric"), "A measure by outcomes"),
+    "paceline_watch_quality_low": ((*_OF, "metric"), "The lower end of its 95 % interval"),
+    "paceline_watch_quality_high": ((*_OF, "metric"), "The upper end of its 95 % interval"),
+    "paceline_watch_quality_outcomes": (_OF, "The outcomes that it rests on"),
+    "paceline_watch_score_mean": (_OF, "The mean score"),
+    "paceline_watch_decision_ratio": (_OF, "The share of positive decisions"),
 }
 
 
-class Metric(NamedTuple):
-    """One sample: a name, its labels, and its value."""
+class WatchMetric(NamedTuple):
+    """One value of a family; labels in the family's order."""
 
     name: str
     labels: dict[str, str]
     value: float
 
 
-def watch_metrics(observed: Mapping[str, Any]) -> list[Metric]:
+def watch_metrics(observed: Mapping[str, Any]) -> list[WatchMetric]:
     """The samples of one watch, as `pipelines.tasks.watching.observe` returned it, or of its entry in the ledger."""
-    return [Metric(PREFIX + name, labels, float(value)) for name, labels, value in _samples(observed)]
+    return [WatchMetric(f"paceline_watch_{name}", labels, float(value)) for name, labels, value in _samples(observed)]
 
 
 def _samples(observed: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], float]]:
-    whose = {"project": str(observed["project"])} if "project" in observed else {}
-    yield "predictions", whose, observed["predictions"]
-    yield "window_days", whose, observed["days"]
-    yield "as_of_timestamp_seconds", whose, datetime.fromisoformat(observed["as_of"]).replace(tzinfo=UTC).timestamp()
-    yield "undated_predictions", whose, observed["undated"]
-    yield "damaged_segments", whose, len(observed["damaged"])
-    coverage = observed["coverage"]
-    for name in ("due", "labelled", "early", "corrected"):
-        yield f"outcomes_{name}", whose, coverage.get(name, 0)
-    if coverage["due"]:
-        yield "label_coverage_ratio", whose, coverage["labelled"] / coverage["due"]
-    for name in ("age_days", "delay_days"):
-        if coverage.get(name) is not None:
-            yield f"label_{name}", whose, coverage[name]
+    if (coverage := observed.get("coverage")) is not None:
+        for name in ("due", "labelled", "early", "corrected"):
+            if name in coverage:  # entries of older code lack some
+                yield f"outcomes_{name}", {}, coverage[name]
+        if coverage["due"]:
+            yield "label_coverage_ratio", {}, coverage["labelled"] / coverage["due"]
+        for name in ("age_days", "delay_days"):
+            if coverage.get(name) is not None:
+                yield f"label_{name}", {}, coverage[name]
     for reason, count in observed.get("quarantine", {}).items():
-        yield "quarantined_outcomes", {**whose, "reason": reason}, count
-    for quality in observed["quality"]:
-        yield from _quality(quality, {**whose, "version": quality["version"], "slot": quality["slot"]})
+        yield "outcomes_quarantined", {"reason": reason}, count
+    for quality in observed.get("quality", ()):
+        yield from _quality(quality, {name: quality[name] for name in _OF})
 
 
 def _quality(quality: Mapping[str, Any], labels: dict[str, str]) -> Iterator[tuple[str, dict[str, str], float]]:
@@ -83,20 +72,3 @@ def _quality(quality: Mapping[str, Any], labels: dict[str, str]) -> Iterator[tup
         if estimate["low"] is not None:
             yield "quality_low", named, estimate["low"]
             yield "quality_high", named, estimate["high"]
-
-
-def exposition(metrics: list[Metric]) -> bytes:
-    """`metrics` in Prometheus' text format, each family once with its help; all are gauges.
-
-    Raises:
-        KeyError: a metric has no line in `HELP`.
-    """
-    registry = CollectorRegistry()
-    gauges: dict[str, Gauge] = {}
-    for metric in metrics:
-        gauge = gauges.get(metric.name)
-        if gauge is None:
-            said = HELP[metric.name.removeprefix(PREFIX)]
-            gauge = gauges[metric.name] = Gauge(metric.name, said, sorted(metric.labels), registry=registry)
-        (gauge.labels(**metric.labels) if metric.labels else gauge).set(metric.value)
-    return generate_latest(registry)

@@ -2,7 +2,6 @@
 
 import logging
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,13 +15,12 @@ from pipelines.monitoring.exclusive import HeldError, exclusively
 from pipelines.monitoring.predictions import PredictionLog, encode_inputs, read_predictions
 from pipelines.monitoring.quality import measure_quality
 from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigger
-from pipelines.monitoring.watch_metrics import exposition, watch_metrics
 from pipelines.projects import Project
 from pipelines.tasks import labelling, triggering
 from pipelines.tasks.features import encoded
 from pipelines.wiring import find_project, home, open_ledger
 
-__all__ = ["HeldError", "NothingToWatchError", "due_retrain", "observe", "report", "write_metrics"]
+__all__ = ["HeldError", "NothingToWatchError", "due_retrain", "observe", "report"]
 logger = logging.getLogger("paceline")
 
 
@@ -83,7 +81,6 @@ def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
         "decision": msgspec.to_builtins(decision),
     }
     ledger.append(project, "watch", as_of, observed)
-    write_metrics(project, observed)
     _say(log, decision)
     return observed
 
@@ -106,16 +103,6 @@ def report(project: str, observed: dict[str, Any]) -> str | None:
     write_drift_report(path, bundle.schema, reference=reference.features, current=current.rows)
     logger.info("the drift report is at %s", path)
     return str(path)
-
-
-def write_metrics(project: str, observed: dict[str, Any]) -> Path:
-    """What a watch saw, for Prometheus: a file that appears whole, for an exporter to read."""
-    path = home().watch_metrics(project)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(exposition(watch_metrics(observed)))
-    draft.replace(path)
-    return path
 
 
 def due_retrain(project: str, observed: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,6 +16,15 @@ WATCH: dict[str, Any] = {
     "damaged": [{"path": "a"}],
     "decision": {"blind": False},
 }
+ESTIMATE = {"value": 0.5, "low": 0.4, "high": 0.6}
+OUTCOMES: dict[str, Any] = {
+    "coverage": {"due": 8, "labelled": 6, "early": 1, "corrected": 1, "age_days": 2, "delay_days": 1.5},
+    "quarantine": {"impossible_value": 1},
+    "quality": [
+        {"version": "3", "slot": "champion", "labelled": 6, "mean_score": 0.2, "decision_share": 0.1}
+        | dict.fromkeys(("auc", "log_loss", "brier", "false_positive_rate"), ESTIMATE)
+    ],
+}
 
 
 @dataclass
@@ -114,7 +123,7 @@ def test_the_champion_and_a_running_rollout_are_told() -> None:
 def test_every_sample_belongs_to_a_declared_family_with_its_labels() -> None:
     record = Record()
     for told in (
-        Told("watch", WATCH),
+        Told("watch", WATCH | OUTCOMES),
         Told("failure", {"workflow": "watch"}),
         Told("trigger", {"trigger": "drift"}),
         Told("trigger.due", {"trigger": "drift"}),

@@ -1,11 +1,10 @@
 from typing import Any
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.monitoring.measures import Estimate, Quality
 from pipelines.monitoring.outcomes import Coverage
-from pipelines.monitoring.watch_metrics import HELP, PREFIX, exposition, watch_metrics
+from pipelines.monitoring.watch_metrics import FAMILIES, watch_metrics
 
 
 def _observed(**changes: Any) -> dict[str, Any]:
@@ -41,45 +40,37 @@ def _observed(**changes: Any) -> dict[str, Any]:
     return builtins
 
 
-def _samples(observed: dict[str, Any]) -> dict[tuple[str, tuple[str, ...]], float]:
+def _samples(observed: dict[str, Any]) -> dict[tuple[str, ...], float]:
     return {
-        (metric.name.removeprefix(PREFIX), tuple(value for key, value in metric.labels.items() if key != "project")): (
-            metric.value
-        )
+        (metric.name.removeprefix("paceline_watch_"), *metric.labels.values()): metric.value
         for metric in watch_metrics(observed)
     }
 
 
-def test_coverage_label_age_damage_and_quarantine_are_metrics() -> None:
+def test_coverage_label_age_quality_and_quarantine_are_metrics() -> None:
     found = _samples(_observed())
-    assert found["label_coverage_ratio", ()] == 0.75
-    assert (found["label_age_days", ()], found["label_delay_days", ()]) == (2, 1.5)
-    assert (found["damaged_segments", ()], found["undated_predictions", ()]) == (1, 2)
-    assert found["quarantined_outcomes", ("impossible_value",)] == 4
-    assert found["as_of_timestamp_seconds", ()] == 1_375_920_000
-    assert found["quality", ("7", "champion", "auc")] == 0.7
-    assert found["quality_low", ("7", "champion", "auc")] == 0.6
+    assert found["label_coverage_ratio",] == 0.75
+    assert (found["label_age_days",], found["label_delay_days",]) == (2, 1.5)
+    assert (found["outcomes_early",], found["outcomes_corrected",]) == (3, 1)
+    assert found["outcomes_quarantined", "impossible_value"] == 4
+    assert found["quality", "7", "champion", "auc"] == 0.7
+    assert found["quality_low", "7", "champion", "auc"] == 0.6
 
 
 def test_what_is_not_known_yet_has_no_sample_and_is_no_zero() -> None:
     nothing = Coverage(predictions=100, due=0, labelled=0, without_key=0)
     found = _samples(_observed(coverage=nothing, quarantine={}, damaged=[]))
-    names = {name for name, _ in found}
-    assert names & {"label_coverage_ratio", "label_age_days", "label_delay_days", "quarantined_outcomes"} == set()
-    assert found["damaged_segments", ()] == 0
-    assert ("quality_low", ("7", "champion", "log_loss")) not in found
-    assert ("quality", ("7", "champion", "brier")) not in found
-    assert ("decision_ratio", ("7", "champion")) not in found
+    names = {name for name, *_ in found}
+    assert names & {"label_coverage_ratio", "label_age_days", "label_delay_days", "outcomes_quarantined"} == set()
+    assert ("quality_low", "7", "champion", "log_loss") not in found
+    assert ("quality", "7", "champion", "brier") not in found
+    assert ("decision_ratio", "7", "champion") not in found
 
 
-def test_the_text_is_what_prometheus_reads_and_every_family_has_its_help() -> None:
-    metrics = watch_metrics(_observed())
-    families = {family.name: family for family in text_string_to_metric_families(exposition(metrics).decode())}
-    assert sorted(families) == sorted({metric.name for metric in metrics})
-    assert all(family.documentation == HELP[name.removeprefix(PREFIX)] for name, family in families.items())
-    read = [(s.name, s.labels, s.value) for family in families.values() for s in family.samples]
-    assert sorted(map(str, read)) == sorted(map(str, metrics_as_tuples(metrics)))
-
-
-def metrics_as_tuples(metrics: list[Any]) -> list[tuple[str, dict[str, str], float]]:
-    return [(metric.name, dict(sorted(metric.labels.items())), metric.value) for metric in metrics]
+def test_every_sample_has_the_labels_of_its_family_and_an_old_entry_is_no_error() -> None:
+    found = watch_metrics(_observed())
+    assert {metric.name: tuple(metric.labels) for metric in found}.items() <= {
+        name: labels for name, (labels, _) in FAMILIES.items()
+    }.items()
+    assert len({(metric.name, *metric.labels.values()) for metric in found}) == len(found)
+    assert watch_metrics({"as_of": "2013-07-02", "predictions": 1}) == []
