@@ -62,6 +62,19 @@ def read_state(folder: Path) -> State | None:
     return State(champion=found.champion, holdout=found.holdout)
 
 
+def told_state(text: str) -> State:
+    """The champion that whoever starts the server names, as JSON with `version`, `bundle` and `path`.
+
+    Raises:
+        StateError: it names none.
+    """
+    try:
+        return State(champion=msgspec.json.decode(text, type=Remembered))
+    except msgspec.DecodeError as error:
+        example = '{"version": "3", "bundle": "…", "path": "/bundles/…"}'
+        raise StateError(f"the champion to come up with is {text!r} ({error}), expected {example}") from error
+
+
 def write_state(folder: Path, state: State) -> None:
     """Replaces what `folder` remembers, durably and by one rename. Raises OSError; the old state stays then."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ SETTINGS = (
     *("KEYS", "ACCESS", "RATE_PER_S", "BURST", "REDIS_URL"),
     *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_REQUIRED"),
     *("PROVIDERS", "REQUIRE_PROVIDER"),
+    "CHAMPION",
 )
 
 
@@ -45,6 +46,7 @@ class Settings:
     `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
     `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
     `workers` is how many processes share the port.
+    `champion` names the model that the server comes up with, whatever it remembers: where a Deployment decides (JSON).
     `execution` is on what graphs run here, where that is not left to their bundles.
     """
 
@@ -72,6 +74,7 @@ class Settings:
     log_policy: Literal["drop", "fail"] = "drop"
     execution: Execution = AS_BUNDLED
     workers: int = 1
+    champion: str | None = None
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.control_token:
@@ -142,6 +145,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
         log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
         workers=_count("WORKERS", found.get("WORKERS") or "1", MAXIMUM_WORKERS),
+        champion=found.get("CHAMPION") or None,
         execution=_execution(found.get("PROVIDERS", ""), found.get("REQUIRE_PROVIDER", "")),
     )
 

@@ -12,6 +12,7 @@ from pipelines.rollout.plan import Plan
 SHADOW, SHARE, LEASE, HARD_LIMITS = "shadow", "share", "lease", "hard_limits"
 ENTITIES, LATENCY, SCORES, HOLDOUT = "counts by entity", "counts of slow answers", "counts of scores", "holdout"
 SAMPLE, SLICES = "sampled shadow", "pairs by slice"
+PAIRS = "pairs of answers"
 COVERAGE = "coverage"  # of whoever runs the rollout and can read the prediction log, and of no platform
 
 _Asks = Callable[[Plan], Any]
@@ -21,6 +22,8 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("shadow", SHADOW, lambda plan: plan.shadow is not None),
     ("shadow.sample", SAMPLE, lambda plan: plan.shadow is not None and plan.shadow.sample < 1),
     ("shadow.slice_by", SLICES, lambda plan: plan.shadow is not None and plan.shadow.slice_by is not None),
+    ("shadow.maximum_flip_share", PAIRS, lambda plan: plan.shadow is not None and plan.alpha_shares.flips),
+    ("shadow.maximum_shift", PAIRS, lambda plan: plan.shadow is not None and plan.alpha_shares.scores),
     ("steps", SHARE, lambda plan: any(step.share < 1 for step in plan.steps)),
     ("steps.coverage", COVERAGE, lambda plan: any(step.coverage is not None for step in plan.steps)),
     ("lease_s", LEASE, lambda plan: True),
