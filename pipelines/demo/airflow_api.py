@@ -50,6 +50,12 @@ class AirflowApi:
         """Marks `run` as failed, which ends its tasks."""
         self._request("PATCH", f"/api/v2/dags/{dag}/dagRuns/{run}", json={"state": "failed"})
 
+    def clear(self, dag: str, run: str, *tasks: str) -> None:
+        """Has `tasks` of `run` and all that follows them run again, as somebody does who clears them in the UI."""
+        body = {"dag_run_id": run, "task_ids": list(tasks), "include_downstream": True, "dry_run": False}
+        body |= {"only_failed": False, "reset_dag_runs": True}
+        self._request("POST", f"/api/v2/dags/{dag}/clearTaskInstances", json=body)
+
     def result(self, dag: str, run: str, task: str) -> Any:
         """What `task` of `run` returned."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"

@@ -16,6 +16,7 @@ from pipelines.demo import airflow_stack
 from pipelines.demo import stack as stacks
 from pipelines.demo.stack import Ports, Stack
 from pipelines.demo.supervisor import Supervisor
+from pipelines.ledger.ledger import RESTORED, SWAPPED
 from pipelines.wiring import open_ledger
 from tests.fixtures.browsers import PageBrowser
 from tests.fixtures.small_installation import (
@@ -120,6 +121,16 @@ def test_one_rollout_is_aborted_and_another_paused_resumed_and_approved(
     assert champion() == "2"
     assert httpx.get(f"{stack.server_url}/control/observation").json()["champion"]["version"] == "2"
 
+    decided = decisions()
+    for run, end in ((first, "failed"), (second, "success")):  # what is over does not come back by a cleared task
+        stack.airflow.clear(RELEASE, run, "roll_out")
+        assert stack.airflow.wait_for_run(RELEASE, run, seconds=300, on_tasks=lambda tasks: None) == end
+        assert stack.airflow.tasks(RELEASE, run)["settle"] == "success"
+    assert decisions() == decided
+    assert champion() == "2"
+    observed = httpx.get(f"{stack.server_url}/control/observation").json()
+    assert (observed["champion"]["version"], observed["challenger"], observed["share"]) == ("2", None, 0.0)
+
 
 def abort(page: Page, stack: Stack, picture: Path) -> str:
     """Logs in, finds the page in the menu, and ends a rollout there; returns the run that rolled out."""
@@ -209,6 +220,12 @@ def ours(complaints: list[str]) -> list[str]:
 def ended() -> list[tuple[str, str, str]]:
     entries = open_ledger().entries(PROJECT, ("release.ended",))
     return [(entry.subject, entry.body["state"], entry.body["reason"]) for entry in entries]
+
+
+def decisions() -> list[tuple[str, str]]:
+    """What the ledger has of rollouts and champions."""
+    kinds = ("release.ended", "rollout.event", "rollout.promoted", "rollout.rolled_back", SWAPPED, RESTORED)
+    return [(entry.kind, entry.subject) for entry in open_ledger().entries(PROJECT, kinds)]
 
 
 def champion() -> str:
