@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos clean
+.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos install-lint images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,14 @@ check: install  ## lint, format, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config importlinter.ini
+
+.venv-lint/.installed: requirements-lint.txt
+	@test -n "$(PYTHON)" || { echo "The linters need Python 3.11 or 3.12, and none was found"; exit 1; }
+	@test -x .venv-lint/bin/python || $(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/pip install --disable-pip-version-check --quiet -r requirements-lint.txt
+	@touch $@
+
+install-lint: .venv-lint/.installed  ## linters of images, manifests and Terraform, in an environment of their own
 
 test: install check  ## the checks, then the tests
 	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
@@ -55,6 +63,12 @@ chaos: install  ## 106 rollouts under faults: processes killed, ledger and disk 
 
 bench-broken: install  ## challengers that are broken in twelve ways, under live traffic: what catches each, and when; ARGS=--readme
 	$(BIN)/python -m benchmarks.broken $(ARGS)
+
+images: install  ## the three images, by Docker, Podman or Buildah; ARGS="serving --registry ghcr.io/acme --push"
+	$(BIN)/python docker/build.py $(ARGS)
+
+sbom: install-lint  ## the bill of materials of each image (CycloneDX), in build/sbom
+	docker/sbom build/sbom .venv-lint/bin
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted

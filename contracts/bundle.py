@@ -29,6 +29,7 @@ MANIFEST, MODEL, SCHEMA, BASELINE, GOLDEN, CARD = (
     "model_card.md",
 )
 CARD_PAGE = "model_card.html"  # the card with its plots; a bundle may go without
+SIGNATURE = "signature.json"  # who vouches for it (`bundle_signature`); no part of the content
 
 
 class BundleError(ValueError):
@@ -174,7 +175,7 @@ def read_bundle(path: Path, expected_id: str | None = None) -> Bundle:
         BundleError: a file is missing, altered or surplus, or the format is another, or the id is not `expected_id`.
     """
     found_id, manifest = read_manifest(path, expected_id)
-    found = {entry.name for entry in path.iterdir()} - {MANIFEST}
+    found = {entry.name for entry in path.iterdir()} - {MANIFEST, SIGNATURE}
     if found != manifest.files.keys():
         raise BundleError(f"the bundle at {path} has the files {sorted(found)}, expected {sorted(manifest.files)}")
     for name, expected in manifest.files.items():

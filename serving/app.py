@@ -27,7 +27,7 @@ from serving.admission import ClientGoneError, Receive, RequestRefusedError, Sco
 from serving.answering import Answerer
 from serving.batching import Batcher
 from serving.cache import ScoreCache
-from serving.champion_file import Remembered, State, StateError, read_state, write_state
+from serving.champion_file import Remembered, State, StateError, first_state, write_state
 from serving.engine import Model, ModelRefusedError, load_model
 from serving.flags import write_flags
 from serving.held import Held
@@ -166,7 +166,7 @@ class ModelServer:
 
     def _read_state(self) -> State | None:
         try:
-            return read_state(self._settings.state)
+            return first_state(self._settings)
         except StateError as error:
             logger.error("%s", error)
             self._not_ready = str(error)
@@ -195,7 +195,13 @@ class ModelServer:
     async def _load(self, name: Remembered) -> Model:
         settings = self._settings
         return await asyncio.to_thread(
-            load_model, Path(name.path), name.bundle, name.version, settings.project, settings.execution
+            load_model,
+            Path(name.path),
+            name.bundle,
+            name.version,
+            settings.project,
+            settings.execution,
+            settings.trusted_keys,
         )
 
     def _why_not_ready(self) -> str | None:
@@ -222,6 +228,7 @@ class ModelServer:
                 remember=partial(write_state, settings.state),
                 remember_flags=partial(write_flags, settings.state),
                 execution=settings.execution,
+                trusted=settings.trusted_keys,
             )
         )
         exposition = member.exposition if member else self.metrics.exposition

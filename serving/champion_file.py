@@ -9,8 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from contracts.bundle import BundleError, read_manifest
+from serving.settings import Settings
+
 _NAME = "state.json"
 _FORMAT = 1
+_SHORT_DIGITS, _ID_DIGITS = 12, 64
 
 
 class StateError(ValueError):
@@ -73,6 +77,24 @@ def told_state(text: str) -> State:
     except msgspec.DecodeError as error:
         example = '{"version": "3", "bundle": "…", "path": "/bundles/…"}'
         raise StateError(f"the champion to come up with is {text!r} ({error}), expected {example}") from error
+
+
+def first_state(settings: Settings) -> State | None:
+    """What a server comes up with: what it remembers, else the bundle that its settings name, else nothing.
+
+    Raises:
+        StateError: the state file, or the manifest of that bundle, cannot be read.
+    """
+    remembered = read_state(settings.state)
+    if remembered is not None or settings.bundle is None:
+        return remembered
+    name = settings.bundle.name
+    try:
+        found, _ = read_manifest(settings.bundle, name if len(name) == _ID_DIGITS else None)
+    except BundleError as error:
+        raise StateError(f"PACELINE_SERVING_BUNDLE is {settings.bundle}, which cannot lead: {error}") from error
+    version = settings.version or found[:_SHORT_DIGITS]
+    return State(champion=Remembered(version=version, bundle=found, path=str(settings.bundle)))
 
 
 def write_state(folder: Path, state: State) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.bundle import Baseline, Bundle, BundleError, read_bundle
+from contracts.bundle_signature import SignatureError
 from contracts.encoder import Encoder, InvalidRecordError
 from contracts.input_schema import InputSchema
 from serving.bound_runs import INPUT, OUTPUT, BoundRuns
+from serving.bundle_signatures import refuse_unsigned
 from serving.execution import AS_BUNDLED, Execution
 from serving.providers import Opened, ProviderError, open_session
 
@@ -76,17 +78,27 @@ def problem_of(score: float) -> str | None:
     return f"the score is {score}, expected 0 to 1"
 
 
-def load_model(path: Path, bundle_id: str, version: str, project: str, execution: Execution = AS_BUNDLED) -> Model:
+def load_model(
+    path: Path,
+    bundle_id: str,
+    version: str,
+    project: str,
+    execution: Execution = AS_BUNDLED,
+    trusted: Path | None = None,
+) -> Model:
     """The bundle at `path`, verified, loaded, and replayed: its golden rows must give their scores again.
 
-    `execution` is what this server's settings say over the bundle's serving profile.
+    `execution` is what this server's settings say over the bundle's serving profile; a key of the file `trusted`, where
+    there is one, must have signed the bundle.
 
     Raises:
-        ModelRefusedError: the bundle is damaged or another's, its graph cannot run here, or its scores differ.
+        ModelRefusedError: the bundle is damaged, another's or not signed, cannot run here, or its scores differ.
     """
     started = time.perf_counter()
     try:
         bundle = read_bundle(path, bundle_id)
+        if trusted is not None:
+            refuse_unsigned(path, bundle_id, trusted)
         schema = bundle.schema
         if bundle.manifest.project != project:
             raise ModelRefusedError(f"the bundle is of project {bundle.manifest.project!r}, this server of {project!r}")
@@ -107,6 +119,8 @@ def load_model(path: Path, bundle_id: str, version: str, project: str, execution
             baseline=bundle.baseline,
         )
         _replay_golden_rows(model, has_device=opened.has_device)
+    except SignatureError as error:
+        raise ModelRefusedError(str(error)) from error
     except (BundleError, msgspec.DecodeError, OSError) as error:
         raise ModelRefusedError(f"the bundle {bundle_id} cannot be read: {error}") from error
     return replace(model, load_s=time.perf_counter() - started)

@@ -22,6 +22,7 @@ SETTINGS = (
     *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_REQUIRED"),
     *("PROVIDERS", "REQUIRE_PROVIDER"),
     "CHAMPION",
+    *("BUNDLE", "VERSION", "TRUSTED_KEYS", "AUTHENTICATED_IN_FRONT"),
 )
 
 
@@ -47,7 +48,10 @@ class Settings:
     `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
     `workers` is how many processes share the port.
     `champion` names the model that the server comes up with, whatever it remembers: where a Deployment decides (JSON).
-    `execution` is on what graphs run here, where that is not left to their bundles.
+    `execution` is on what graphs run here, where that is not left to their bundles. `bundle` is the folder of the
+    bundle that leads until another is promoted, `version` its name. `trusted_keys` has the public keys of those who may
+    sign bundles (None: no signature is asked for). `authenticated_in_front` says that whatever stands in front lets
+    nobody through whom it does not know, so that others may reach a server that asks for no credentials.
     """
 
     project: str
@@ -75,6 +79,10 @@ class Settings:
     execution: Execution = AS_BUNDLED
     workers: int = 1
     champion: str | None = None
+    bundle: Path | None = None
+    version: str | None = None
+    trusted_keys: Path | None = None
+    authenticated_in_front: bool = False
 
     def __post_init__(self) -> None:
         if not self.is_loopback and not self.control_token:
@@ -92,6 +100,8 @@ class Settings:
             raise SettingsError(f"{PREFIX}REDIS_URL shares the limits of clients: set {PREFIX}KEYS, or {PREFIX}ACCESS")
         if self.redis_url is not None and not self.redis_url.startswith(_REDIS_SCHEMES):
             raise SettingsError(f"{PREFIX}REDIS_URL begins with none of {', '.join(_REDIS_SCHEMES)}")
+        if self.version is not None and self.bundle is None:
+            raise SettingsError(f"{PREFIX}VERSION is {self.version!r}, the name of a {PREFIX}BUNDLE, which is not set")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SettingsError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together: set both, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
@@ -146,6 +156,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
         workers=_count("WORKERS", found.get("WORKERS") or "1", MAXIMUM_WORKERS),
         champion=found.get("CHAMPION") or None,
+        bundle=_path(found, "BUNDLE"),
+        version=found.get("VERSION") or None,
+        trusted_keys=_path(found, "TRUSTED_KEYS"),
+        authenticated_in_front=_yes_or_no("AUTHENTICATED_IN_FRONT", found.get("AUTHENTICATED_IN_FRONT", "")),
         execution=_execution(found.get("PROVIDERS", ""), found.get("REQUIRE_PROVIDER", "")),
     )
 

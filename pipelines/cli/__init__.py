@@ -8,6 +8,7 @@ import typer
 from rich.logging import RichHandler
 
 from pipelines.cli import (
+    bundles,
     documents,
     flagging,
     investigations,
@@ -39,6 +40,7 @@ app.add_typer(monitors.app)
 app.add_typer(judging.simulate, name="simulate")
 app.add_typer(rollouts.rollout, name="rollout")
 app.add_typer(flagging.app, name="flags")
+app.add_typer(bundles.app, name="bundle")
 app.add_typer(investigations.app, name="investigation")
 app.add_typer(server.keys, name="keys")
 app.add_typer(server.log, name="log")

@@ -57,7 +57,8 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The keys of `project.yaml`. Raises ValueError, naming the key, where two slices contradict each other.
 
     `sensitive` says that it must not be found out from the model whose records it was trained on: then membership
-    inference is tried on every challenger, and gated by `gates.privacy`.
+    inference is tried on every challenger, and gated by `gates.privacy`. `signed_bundles` says that what is registered
+    is signed, and that its model server refuses what is not.
     """
 
     name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,62}$")]
@@ -85,6 +86,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     retention: RetentionPolicy = RetentionPolicy()
     notify: NotifyPolicy = NotifyPolicy()
     serving: ServingProfile = ServingProfile()
+    signed_bundles: bool = False
     serving_port: Annotated[int, msgspec.Meta(ge=1024, le=65535)] = 8500
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from contracts.hashing import content_id
 from pipelines.data.snapshots import read_snapshot
 from pipelines.data.validation import keep_card
 from pipelines.evaluation.comparison import Comparison
-from pipelines.tasks import artifacts, searching
+from pipelines.tasks import artifacts, searching, signing
 from pipelines.tasks.bundling import bundle_candidate, card_evidence
 from pipelines.tasks.cases import Case, Section, read_case
 from pipelines.tasks.datasets import data_parts
@@ -86,11 +86,13 @@ def register(project: str, evaluation: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         PermissionError: a gate failed.
+        SigningKeyError: the project asks for signed bundles, and there is no key.
     """
     if not evaluation["passed"]:
         raise PermissionError(f"{evaluation['bundle'][:12]} is not registered: {failed_gates(evaluation)}")
     candidate = evaluation["candidate"]
     bundle = read_bundle(home().bundles / evaluation["bundle"], evaluation["bundle"])
+    signing.sign_if_asked(project, bundle)
     snapshot = read_snapshot(home().snapshots, evaluation["snapshot"])
     registry = open_registry()
     configuration = artifacts.keep_folder(find_project(project).folder)

@@ -182,11 +182,14 @@ def train(project: str, trial: dict[str, Any], on_step: Callable[[int, float], N
 
     Raises:
         FrameworkMismatchError: the libraries installed here are not those of the lock, which serve.
+        SigningKeyError: the project asks for signed bundles, and there is no key to sign them with.
     """
+    from pipelines.tasks.signing import refuse_missing_key
     from pipelines.training import locks, trainer
     from pipelines.training.plan import TrialSpec
 
     locks.refuse_mismatches(LOCK)
+    refuse_missing_key(project)
     found, taken = find_project(project), _snapshot(trial["snapshot"])
     schema = fitted_schema(found, taken)
     rows = {part: encoded(found, taken, schema, part) for part in ("train", "validation")}

@@ -2,13 +2,19 @@
 
 import os
 
+from pipelines.tasks.signing import refuse_missing_trust
 from pipelines.wiring import find_project, home
 
 
 def server_environment(
     project: str, host: str = "127.0.0.1", port: int | None = None, *, allow_faults: bool = False
 ) -> dict[str, str]:
-    """The environment for `python -m serving`, which knows no project configuration and no registry."""
+    """The environment for `python -m serving`, which knows no project configuration and no registry.
+
+    Raises:
+        SigningKeyError: the project asks for signed bundles, and nothing says whose signature counts.
+    """
+    refuse_missing_trust(project)
     found = find_project(project)
     environment = {
         "PACELINE_SERVING_PROJECT": project,

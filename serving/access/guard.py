@@ -56,17 +56,18 @@ def scope_of(path: str) -> KeyScope | None:
 
 
 def open_access(settings: Settings) -> "Access | None":
-    """The guard by `settings`; None where no credentials are configured, which only loopback may do.
+    """The guard by `settings`; None where no credentials are configured: on loopback, or behind a gateway that asks.
 
     Raises:
         SettingsError: others can reach the server and no credentials are configured, or a file cannot be used.
     """
     if settings.keys is None and settings.access is None:
-        if not settings.is_loopback:
+        if not settings.is_loopback and not settings.authenticated_in_front:
             raise SettingsError(
                 f"{PREFIX}HOST is {settings.host}, which others can reach, and no API keys are configured: make a "
                 f"file with `paceline keys create` and name it by {PREFIX}KEYS, or name an access file (bearer tokens, "
-                f"client certificates, signed requests) by {PREFIX}ACCESS, or listen on 127.0.0.1"
+                f"client certificates, signed requests) by {PREFIX}ACCESS, or listen on 127.0.0.1; "
+                f"{PREFIX}AUTHENTICATED_IN_FRONT=yes says that a gateway in front lets nobody through unknown"
             )
         return None
     usual = None if settings.rate_per_s is None else Limit.of(settings.rate_per_s, settings.burst)

@@ -70,12 +70,14 @@ class SlotCommands:
         remember: Callable[[State], None],
         remember_flags: Callable[[FlagsInForce], None],
         execution: Execution = AS_BUNDLED,
+        trusted: Path | None = None,
     ) -> None:
         self._project = project
         self._slots = slots
         self._remember = remember
         self._remember_flags = remember_flags
         self._execution = execution
+        self._trusted = trusted
         self._lock = asyncio.Lock()
 
     async def load(self, message: LoadSlot) -> Observation:
@@ -89,6 +91,7 @@ class SlotCommands:
                     message.version,
                     self._project,
                     self._execution,
+                    self._trusted,
                 )
                 model = await asyncio.wait_for(loading, MAXIMUM_LOAD_S)
                 require_slices(message, model)

@@ -64,12 +64,14 @@ class Link(asyncio.Protocol):
         *,
         project: str,
         execution: Execution,
+        trusted: Path | None = None,
         slots: SharedSlots,
         models: dict[Remembered, Model],
         on_gone: Callable[[], None],
     ) -> None:
         self._project = project
         self._execution = execution
+        self._trusted = trusted
         self._slots = slots
         self._models = models
         self._on_gone = on_gone
@@ -188,7 +190,7 @@ class Link(asyncio.Protocol):
         if name in self._models:
             return None
         loading = asyncio.to_thread(
-            load_model, Path(name.path), name.bundle, name.version, self._project, self._execution
+            load_model, Path(name.path), name.bundle, name.version, self._project, self._execution, self._trusted
         )
         try:
             self._models[name] = await asyncio.wait_for(loading, MAXIMUM_LOAD_S)

@@ -20,7 +20,7 @@ from pathlib import Path
 from contracts.bundle import BundleError, read_bundle
 from contracts.providers import CPU, name_of, provider_name
 from serving.app import ModelServer
-from serving.champion_file import Remembered, State, StateError, read_state, write_state
+from serving.champion_file import Remembered, State, StateError, first_state, write_state
 from serving.engine import Model, ModelRefusedError, load_model
 from serving.flags import write_flags
 from serving.held import Held
@@ -352,7 +352,7 @@ def _check(settings: Settings) -> None:
 
 def _remembered(settings: Settings) -> State | None:
     try:
-        return read_state(settings.state)
+        return first_state(settings)
     except StateError as error:
         logger.error("%s", error)
         return None
@@ -378,7 +378,7 @@ def _shared_model(settings: Settings, name: Remembered) -> Model | None:
         providers = {provider_name(name_of(each)) for each in settings.execution.providers_for(profile)}
         if profile.intra_op_threads != 1 or providers != {CPU}:
             return None
-        return load_model(path, name.bundle, name.version, settings.project, settings.execution)
+        return load_model(path, name.bundle, name.version, settings.project, settings.execution, settings.trusted_keys)
     except (BundleError, ModelRefusedError, OSError, ValueError) as error:
         logger.warning("version %s is loaded by each worker: %s", name.version, error)
         return None

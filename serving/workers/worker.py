@@ -115,6 +115,7 @@ def run_worker(settings: Settings, place: Place) -> int:
     link = Link(
         project=settings.project,
         execution=settings.execution,
+        trusted=settings.trusted_keys,
         slots=slots,
         models=dict(place.models),
         on_gone=lambda: server.stop(),
