@@ -34,7 +34,7 @@ check: install  ## lint, format, types and import contracts
 install-lint: .venv-lint/.installed  ## linters of images, manifests and Terraform, in an environment of their own
 
 test: install check  ## the checks, then the tests
-	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow killed in a canary step
 	$(BIN)/pytest -m slow
