@@ -14,6 +14,7 @@
 | `PACELINE_REPOSITORY` | the git clone that a reproduction takes the commit of a version from | the code's own |
 | `PACELINE_SCHEDULES` | `off`: no workflow starts by itself, and no watch is ever late | on |
 | `PACELINE_LOG_KEEP_DAYS` | for how many days the prediction log keeps every row; at least 30 | 30 |
+| `PACELINE_PRICE_PER_GB_MONTH` | for the cost of the log, in the currency of your choice | none: no cost is shown |
 | `PACELINE_SERVING_MASK_KEY` | the key of the log's masks, where the model server was given one | the server's own |
 | `PACELINE_WATTS_PER_CORE` | for the energy of training, where the processor does not count it | 9 |
 | `PACELINE_PRICE_PER_CPU_HOUR` | for the cost of training, in the currency of your choice | none: no cost is shown |

@@ -64,7 +64,9 @@ def revoke_key(
     show_lines(revoked, as_json, f"{revoked['id']} of {revoked['client']} is revoked since {revoked['revoked']}")
 
 
-log = typer.Typer(no_args_is_help=True, help="The prediction log: compact it.")
+log = typer.Typer(
+    no_args_is_help=True, help="The prediction log: compact it, what it costs, and the deletion of one entity's rows."
+)
 
 
 @log.command("compact")
@@ -85,6 +87,51 @@ def compact_log(
             project, keep_days=keep_days, sample=sample, is_dry_run=dry_run, progress=status.update
         )
     show_lines(done, as_json, compacting.compacted_text(done))
+
+
+@log.command("cost")
+def log_cost(
+    project: ProjectName,
+    rate: Annotated[float, typer.Option(help="Predictions a second.")] = 1000.0,
+    keep_days: Annotated[
+        int | None, typer.Option(help="Days that every row is kept; default: PACELINE_LOG_KEEP_DAYS, or 30.")
+    ] = None,
+    sample: Annotated[float, typer.Option(help="The share of the rows that is kept after that.")] = 0.01,
+    months: Annotated[int, typer.Option(min=1, max=1200, help="How far to look ahead.")] = 12,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            envvar="PACELINE_PRICE_PER_GB_MONTH",
+            help="Of a GB (10⁹ bytes) for a month, in the currency of your choice.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What the log takes on disk, and costs, at a rate: bytes a row as measured in its files, then arithmetic."""
+    from pipelines.tasks import compacting
+
+    found = compacting.cost(project, rate=rate, keep_days=keep_days, sample=sample, months=months, price=price)
+    show_lines(found, as_json, compacting.cost_text(found))
+
+
+@log.command("forget")
+def forget_entity(
+    project: ProjectName,
+    entity: Annotated[str, typer.Option(help="Whose rows: the entity in clear, or as the log has it.")],
+    by: Annotated[str, typer.Option(help="Who asks for it.")],
+    reason: Annotated[str, typer.Option(help="Why, for the ledger: a ticket, say. Not the entity.")],
+    as_json: Json = False,
+) -> None:
+    """Delete what was logged, told and queued of one entity, while servers write. Exit code 2 while some is left.
+
+    No reader sees a row of it from the first moment. What a server still writes goes with the next compaction.
+    """
+    from pipelines.tasks import forgetting
+
+    done = forgetting.forget(project, entity, by=by, reason=reason)
+    show_lines(done, as_json, forgetting.forgotten_text(done))
+    if done["state"] != "done":
+        raise typer.Exit(2)
 
 
 bench = typer.Typer(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from pipelines.monitoring.forgotten import Forgotten, read_forgotten
 from pipelines.monitoring.predictions import SELECT_COLUMNS, STREAM_COLUMNS, connected, refusal
 from pipelines.monitoring.segments import (
     COMPACTED,
@@ -103,25 +104,36 @@ def compact_day(root: Path, day: str, *, is_dry_run: bool = False) -> CompactedD
             replaced=(),
             damaged=(),
         )
+        rows = count_rows(root, sources, "true") if read_forgotten(root) else rows
         replace(root, folder, COMPACTED, sources, rows=rows, metadata={})
     return CompactedDay(day, rows, len(counted), len(files.replaced), held, tuple(damaged))
 
 
 def replace(
-    root: Path, folder: Path, prefix: str, sources: Files, *, rows: int, metadata: Mapping[str, Any], keep: str = "true"
+    root: Path,
+    folder: Path,
+    prefix: str,
+    sources: Files,
+    *,
+    rows: int,
+    metadata: Mapping[str, Any],
+    keep: str = "true",
+    hidden: Sequence[Forgotten] | None = None,
 ) -> Path:
     """Writes those rows of `sources` that meet the condition `keep` to a new Parquet file, which takes their place.
+
+    Rows that are `hidden` go with the sources; by default those that are to be forgotten.
 
     Raises:
         CompactionError: there are not `rows` of them; then nothing was replaced.
         OSError: the disk refuses.
     """
     names = sorted(path.name for path in sources.all)
-    final = folder / f"{prefix}{blake2b(json.dumps(names).encode(), digest_size=8).hexdigest()}.parquet"
+    final = folder / replacement_name(prefix, names)
     draft = folder / f".{final.name}.draft"
     damaged: list[DamagedSegment] = []
     try:
-        with connected(root, sources, damaged) as connection:
+        with connected(root, sources, damaged, hidden=hidden) as connection:
             _limit(connection, root)
             connection.execute(
                 f"COPY (SELECT {SELECT_COLUMNS} FROM predictions WHERE {keep} ORDER BY prediction_id) "
@@ -139,6 +151,11 @@ def replace(
     _remove(sources.all)
     sync(folder)
     return final
+
+
+def replacement_name(prefix: str, names: Sequence[str]) -> str:
+    """The name of the file that takes the place of those named."""
+    return f"{prefix}{blake2b(json.dumps(sorted(names)).encode(), digest_size=8).hexdigest()}.parquet"
 
 
 def count_rows(root: Path, sources: Files, condition: str) -> int:

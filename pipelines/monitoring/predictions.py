@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from contracts.encoder import Encoder, InvalidRecordError
 from contracts.input_schema import InputSchema
 from contracts.prediction_row import SYNTHETIC
+from pipelines.monitoring.forgotten import Forgotten, read_forgotten, visible
 from pipelines.monitoring.segments import (
     SAMPLED,
     SAMPLING,
@@ -339,8 +340,12 @@ def _run(
 
 
 @contextmanager
-def connected(root: Path, files: Files, damaged: list[DamagedSegment]) -> "Iterator[duckdb.DuckDBPyConnection]":
+def connected(
+    root: Path, files: Files, damaged: list[DamagedSegment], *, hidden: Sequence[Forgotten] | None = None
+) -> "Iterator[duckdb.DuckDBPyConnection]":
     """A DuckDB connection with the view `predictions` over `files`; where those have streams, for one query only.
+
+    Rows that are `hidden` are not in it; by default those that are to be forgotten.
 
     Adds streams with a damage to `damaged`. Raises FileNotFoundError at the end when a file went meanwhile.
     """
@@ -368,7 +373,8 @@ def connected(root: Path, files: Files, damaged: list[DamagedSegment]) -> "Itera
             union += (
                 f" UNION ALL BY NAME SELECT * FROM read_parquet([{names}], union_by_name=true, hive_partitioning=false)"
             )
-        connection.execute(f"CREATE TEMP VIEW predictions AS {union}")
+        seen = visible(read_forgotten(root) if hidden is None else hidden)
+        connection.execute(f"CREATE TEMP VIEW predictions AS SELECT * FROM ({union}) WHERE {seen}")
         try:
             yield connection
         except duckdb.Error:

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.monitoring.compaction import compact_day
 from pipelines.monitoring.predictions import find_prediction, read_predictions, why_absent
-from pipelines.monitoring.retention import read_aggregates, reduce_day
+from pipelines.monitoring.retention import ROWS_PER_STRATUM, read_aggregates, read_sample, reduce_day
 from serving.prediction_writer import LoggedGroup
 from tests.fixtures.bundles import tiny_bundle
 from tests.fixtures.prediction_log import tiny_group, write_segment
@@ -52,6 +52,33 @@ def test_an_old_day_becomes_counts_and_a_sample_with_every_error_and_unusual_row
     assert dict(champion["flags"]) == {"extreme_score": 3}
     assert (challenger["version"], challenger["requests"], challenger["errors"]) == ("8", 5, 5)
     assert sum(challenger["scores"]) == 0
+
+
+def test_every_stratum_keeps_some_rows_and_their_weights_add_up_to_all(tmp_path: Path) -> None:
+    root = tmp_path / "log"
+    common = tiny_group(2000, scores=[0.15] * 2000)
+    rare = tiny_group(30, scores=[0.95] * 30)
+    shadow = tiny_group(5, slot="shadow", version="8", scores=[0.5] * 5)
+    failed = tiny_group(3, scores=[None] * 3, errors=["boom"] * 3)
+    write_segment(root, common, rare, shadow, failed)
+    compact_day(root, DAY)
+    reduce_day(root, DAY, keep_days=30, fraction=0.05)
+    kept = {row["prediction_id"] for row in rows(root)}
+    assert len(kept & set(rare.prediction_ids)) >= ROWS_PER_STRATUM
+    assert {*shadow.prediction_ids, *failed.prediction_ids} < kept
+    assert len(kept & set(common.prediction_ids)) < 200
+    sample = read_sample(root, DAY).to_pylist()
+    for group in (common, rare, shadow, failed):
+        ids = set(group.prediction_ids)
+        assert sum(row["weight"] for row in sample if row["prediction_id"] in ids) == pytest.approx(len(ids))
+    write_segment(root, late := tiny_group(100, scores=[0.95] * 100))
+    compact_day(root, DAY)
+    reduce_day(root, DAY, keep_days=30, fraction=0.05)
+    again = read_sample(root, DAY).to_pylist()
+    of_both = {*rare.prediction_ids, *late.prediction_ids}
+    assert sum(row["weight"] for row in again if row["prediction_id"] in of_both) == pytest.approx(130)
+    assert sum(row["prediction_id"] in of_both for row in again) >= ROWS_PER_STRATUM
+    assert read_sample(root, "2013-08-02").num_rows == 0
 
 
 def test_the_sample_is_the_same_whoever_takes_it_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
