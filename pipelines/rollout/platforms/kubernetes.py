@@ -41,8 +41,8 @@ def kubernetes_platform(
     cluster = Cluster(namespace, connect, sleep=sleep)
     counters: Scraped | Prometheus = Scraped()
     if prometheus is not None:
-        matchers = {"namespace": namespace, "project": names.resource_name(project)}
-        counters = Prometheus(prometheus, matchers, lag_s=2 * scrape_s)
+        pods = f"{names.stable(project)}-.+|{names.challenger(project)}-.+"
+        counters = Prometheus(prometheus, f'namespace="{namespace}",pod=~"{pods}"', lag_s=2 * scrape_s)
     return SeparateServers(
         Route(cluster, project),
         Deployments(cluster, project, bundles_at),

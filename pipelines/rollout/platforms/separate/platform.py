@@ -197,9 +197,12 @@ class SeparateServers:
         await self.sweep()
 
     async def drop(self, rollout: str) -> None:
-        """One change of the gateway takes the challenger's traffic; then its servers go."""
-        await self._change(lambda found: found.dropped(rollout))
+        """One change of the gateway takes the challenger's traffic; then its servers go, and a promotion that began."""
+        before, _ = await self._read()
+        split = await self._change(lambda found: found.dropped(rollout))
         await self.sweep()
+        if split.champion is not None and before.rollout == rollout:
+            await self._fleet.lead(split.champion)
 
     async def expire(self) -> str | None:
         """Takes traffic from a challenger whose lease has run out, and what no rollout owns; why, if it did.

@@ -107,13 +107,13 @@ class _Answer(msgspec.Struct):
 class Prometheus:
     """Asks Prometheus' instant query, one metric after the other, so that at most one answer is held.
 
-    `matchers` are label matchers that choose the project's servers. `lag_s` is at least the scrape interval.
+    `chosen` are label matchers for the project's servers. `lag_s` is at least the scrape interval.
     """
 
-    def __init__(self, url: str, matchers: Mapping[str, str], *, lag_s: float, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, chosen: str, *, lag_s: float, timeout_s: float = TIMEOUT_S) -> None:
         self.lag_s = lag_s
         self._url = url.rstrip("/")
-        self._chosen = ",".join(f"{name}={_quoted(value)}" for name, value in {**matchers, "slot": SLOT}.items())
+        self._chosen = f'{chosen},slot="{SLOT}"'
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
         self._decode = msgspec.json.Decoder(_Answer).decode
@@ -155,8 +155,3 @@ class Prometheus:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
