@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from serving.app import ModelServer
-from serving.champion_file import StateError, told_state, write_state
 from serving.command_line import environment_of
 from serving.process import Server, configuration, listen
 from serving.settings import Settings, SettingsError, read_settings
@@ -18,14 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = read_settings(environment)
-        if settings.champion is not None:
-            write_state(settings.state, told_state(settings.champion))
         if settings.workers == 1:
             return _serve(settings)
         from serving.workers.supervisor import supervise  # one process has no use for it, and is up sooner without
 
         return supervise(settings)
-    except (SettingsError, StateError) as error:
+    except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  the one line that a person at the command line needs
         return 2
 

@@ -66,19 +66,6 @@ def read_state(folder: Path) -> State | None:
     return State(champion=found.champion, holdout=found.holdout)
 
 
-def told_state(text: str) -> State:
-    """The champion that whoever starts the server names, as JSON with `version`, `bundle` and `path`.
-
-    Raises:
-        StateError: it names none.
-    """
-    try:
-        return State(champion=msgspec.json.decode(text, type=Remembered))
-    except msgspec.DecodeError as error:
-        example = '{"version": "3", "bundle": "…", "path": "/bundles/…"}'
-        raise StateError(f"the champion to come up with is {text!r} ({error}), expected {example}") from error
-
-
 def first_state(settings: Settings) -> State | None:
     """What a server comes up with: what it remembers, else the bundle that its settings name, else nothing.
 

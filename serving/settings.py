@@ -21,7 +21,6 @@ SETTINGS = (
     *("KEYS", "ACCESS", "RATE_PER_S", "BURST", "REDIS_URL"),
     *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_REQUIRED"),
     *("PROVIDERS", "REQUIRE_PROVIDER"),
-    "CHAMPION",
     *("BUNDLE", "VERSION", "TRUSTED_KEYS", "AUTHENTICATED_IN_FRONT"),
 )
 
@@ -47,7 +46,6 @@ class Settings:
     `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
     `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
     `workers` is how many processes share the port.
-    `champion` names the model that the server comes up with, whatever it remembers: where a Deployment decides (JSON).
     `execution` is on what graphs run here, where that is not left to their bundles. `bundle` is the folder of the
     bundle that leads until another is promoted, `version` its name. `trusted_keys` has the public keys of those who may
     sign bundles (None: no signature is asked for). `authenticated_in_front` says that whatever stands in front lets
@@ -78,7 +76,6 @@ class Settings:
     log_policy: Literal["drop", "fail"] = "drop"
     execution: Execution = AS_BUNDLED
     workers: int = 1
-    champion: str | None = None
     bundle: Path | None = None
     version: str | None = None
     trusted_keys: Path | None = None
@@ -155,7 +152,6 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
         log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
         workers=_count("WORKERS", found.get("WORKERS") or "1", MAXIMUM_WORKERS),
-        champion=found.get("CHAMPION") or None,
         bundle=_path(found, "BUNDLE"),
         version=found.get("VERSION") or None,
         trusted_keys=_path(found, "TRUSTED_KEYS"),

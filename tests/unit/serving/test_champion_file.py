@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.champion_file import Remembered, RememberedHoldout, State, StateError, read_state, told_state, write_state
+from serving.champion_file import Remembered, RememberedHoldout, State, StateError, read_state, write_state
 
 CHAMPION = Remembered(version="7", bundle="b", path="/bundles/b")
 
@@ -38,17 +38,3 @@ def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":2'))
     with pytest.raises(StateError, match="has format 2"):
         read_state(tmp_path)
-
-
-def test_a_champion_that_the_environment_names_goes_before_what_is_remembered(tmp_path: Path) -> None:
-    write_state(tmp_path, State(champion=Remembered(version="1", bundle="b1", path="/b1")))
-    write_state(tmp_path, told_state('{"version": "2", "bundle": "b2", "path": "/bundles/b2"}'))
-    found = read_state(tmp_path)
-    assert found is not None
-    assert found.champion == Remembered(version="2", bundle="b2", path="/bundles/b2")
-
-
-@pytest.mark.parametrize("text", ["2", "{}", '{"version": 2, "bundle": "b", "path": "p"}', "no JSON"])
-def test_a_champion_that_cannot_be_read_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(StateError, match="expected"):
-        told_state(text)

@@ -131,16 +131,19 @@ class Deployments:
 
 
 def champion_of(deployment: Object) -> Named | None:
-    """What its servers come up with; None where nothing says so. Raises SlotRefusedError: not readable."""
-    for container in deployment["spec"]["template"]["spec"]["containers"]:
-        for variable in container.get("env") or () if container["name"] == names.CONTAINER else ():
-            if variable["name"] == names.CHAMPION_VARIABLE and variable.get("value"):
-                try:
-                    return msgspec.json.decode(variable["value"], type=Named)
-                except msgspec.DecodeError as error:
-                    name = deployment["metadata"]["name"]
-                    raise SlotRefusedError(422, f"{names.CHAMPION_VARIABLE} of Deployment {name}: {error}") from error
-    return None
+    """What its servers come up with; None where nothing says so. A bundle's folder has its id as its name."""
+    template = deployment["spec"]["template"]
+    told: dict[str, str] = {}
+    for container in template["spec"]["containers"]:
+        if container["name"] == names.CONTAINER:
+            told = {each["name"]: each.get("value", "") for each in container.get("env") or ()}
+    path = told.get(names.BUNDLE_VARIABLE, "").rstrip("/")
+    if not path:
+        return None
+    annotations = template["metadata"].get("annotations") or {}
+    bundle = annotations.get(names.BUNDLE) or path.rpartition("/")[2]
+    version = told.get(names.VERSION_VARIABLE) or bundle[: names.SHORT_DIGITS]
+    return Named(version=version, bundle=bundle, path=path)
 
 
 def challenger_from(stable: Object, name: str, named: Named, rollout: str) -> Object:
@@ -159,11 +162,12 @@ def challenger_from(stable: Object, name: str, named: Named, rollout: str) -> Ob
         )
     template = spec["template"]
     labels = {**(template["metadata"].get("labels") or {}), names.TRACK: "challenger"}
-    annotations = {**(template["metadata"].get("annotations") or {}), names.VERSION: named.version}
+    annotations = {**(template["metadata"].get("annotations") or {}), **_annotations(named)}
     for container in template["spec"]["containers"]:
         if container["name"] == names.CONTAINER:
-            others = [each for each in container.get("env") or () if each["name"] != names.CHAMPION_VARIABLE]
-            container["env"] = [*others, _variable(named)]
+            told = _variables(named)
+            others = [each for each in container.get("env") or () if each["name"] not in {one["name"] for one in told}]
+            container["env"] = [*others, *told]
     return _deployment(
         name,
         {
@@ -191,13 +195,18 @@ def _deployment(name: str, metadata: dict[str, Any], spec: dict[str, Any]) -> Ob
 
 def _template(named: Named) -> Object:
     return {
-        "metadata": {"annotations": {names.VERSION: named.version, names.BUNDLE: named.bundle}},
-        "spec": {"containers": [{"name": names.CONTAINER, "env": [_variable(named)]}]},
+        "metadata": {"annotations": _annotations(named)},
+        "spec": {"containers": [{"name": names.CONTAINER, "env": _variables(named)}]},
     }
 
 
-def _variable(named: Named) -> Object:
-    return {"name": names.CHAMPION_VARIABLE, "value": msgspec.json.encode(named).decode()}
+def _annotations(named: Named) -> dict[str, str]:
+    return {names.VERSION: named.version, names.BUNDLE: named.bundle}
+
+
+def _variables(named: Named) -> list[Object]:
+    values = {names.BUNDLE_VARIABLE: named.path, names.VERSION_VARIABLE: named.version}
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def is_ours(deployment: Object) -> bool:

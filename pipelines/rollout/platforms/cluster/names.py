@@ -7,7 +7,8 @@ PROJECT, TRACK = f"{PREFIX}/project", f"{PREFIX}/track"
 ROLLOUT, LEASE_UNTIL, SPLIT = f"{PREFIX}/rollout", f"{PREFIX}/lease-until", f"{PREFIX}/split"
 VERSION, BUNDLE = f"{PREFIX}/version", f"{PREFIX}/bundle"
 CONTAINER = "serving"
-CHAMPION_VARIABLE = "PACELINE_SERVING_CHAMPION"  # what a server comes up with
+BUNDLE_VARIABLE, VERSION_VARIABLE = "PACELINE_SERVING_BUNDLE", "PACELINE_SERVING_VERSION"  # what a pod comes up with
+SHORT_DIGITS = 12  # of a bundle's id: the version of a server that was told none
 DEPLOYMENTS, ROUTES, LEASES = "apps/v1", "gateway.networking.k8s.io/v1", "coordination.k8s.io/v1"
 
 
