@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from contracts.bundle import Baseline, CategoryBaseline, NumberBaseline
 from contracts.input_schema import InputSchema
+from pipelines.monitoring.drift_limits import DriftLimits
 from pipelines.statistics.distances import (
     homogeneity_p_value,
     jensen_shannon_divergence,
@@ -23,38 +24,6 @@ from pipelines.statistics.distances import (
 from pipelines.statistics.false_discovery import adjusted_p_values
 
 Answer = Literal["drift", "no_drift", "no_data"]
-
-
-class DriftLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """From where on a change counts as drift: large enough, unlikely to be chance, and seen on enough rows.
-
-    `psi_minimum` is for numbers and `score_psi_minimum` for scores (population stability index, in nats),
-    `jensen_shannon_minimum` for vocabularies (divergence in bits, 0 to 1), `missing_share_minimum` for the absolute
-    change of a column's missing share. `false_discovery` bounds the expected share of false alarms among all alarms.
-    `minimum_rows` live rows are needed for any answer but "no data". The inputs count as drifted when at least
-    `minimum_columns` of them are. Columns in `ignored` (seasons, the weather) are measured and shown, and never count;
-    the name of a timestamp stands for all its parts.
-    """
-
-    psi_minimum: float = 0.2
-    jensen_shannon_minimum: float = 0.05
-    missing_share_minimum: float = 0.05
-    score_psi_minimum: float = 0.2
-    minimum_rows: int = 500
-    minimum_columns: int = 1
-    false_discovery: float = 0.05
-    ignored: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("psi_minimum", "score_psi_minimum"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is a distance above 0, found {getattr(self, name)}")
-        for name in ("jensen_shannon_minimum", "missing_share_minimum", "false_discovery"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} lies between 0 and 1, found {getattr(self, name)}")
-        for name in ("minimum_rows", "minimum_columns"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1, found {getattr(self, name)}")
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

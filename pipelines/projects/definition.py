@@ -20,7 +20,7 @@ from pipelines.evaluation.slices import SliceLimits
 from pipelines.governance.model_card import CardTexts
 from pipelines.governance.retention import RetentionPolicy
 from pipelines.governance.rollback_message import NotifyPolicy
-from pipelines.monitoring.drift import DriftLimits
+from pipelines.monitoring.drift_limits import DriftLimits
 from pipelines.monitoring.triggers import TriggerPolicy
 from pipelines.optimization.limits import OptimizationLimits
 from pipelines.project_code import load_code

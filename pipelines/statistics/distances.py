@@ -6,6 +6,7 @@ words and 500 rows: a population stability index of 0.2 out of nothing), and a l
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,25 @@ def jensen_shannon_divergence(reference: Sequence[int], current: Sequence[int]) 
     return min(1.0, max(0.0, (nats - noise / 8) / float(np.log(2))))
 
 
+def stability_indices(reference: NDArray[Any], current: NDArray[Any]) -> NDArray[np.float64]:
+    """`population_stability_index` of each row of `current` against the same row of `reference` (both rows × cells).
+
+    NaN where a side has no rows.
+    """
+    before, after, noise = _row_shares(reference, current)
+    found: NDArray[np.float64] = np.maximum(0.0, ((after - before) * np.log(after / before)).sum(axis=1) - noise)
+    return found
+
+
+def jensen_shannon_divergences(reference: NDArray[Any], current: NDArray[Any]) -> NDArray[np.float64]:
+    """`jensen_shannon_divergence` of each row of `current` against the same row of `reference`; NaN as above."""
+    before, after, noise = _row_shares(reference, current)
+    middle = (before + after) / 2
+    nats = (before * np.log(before / middle) + after * np.log(after / middle)).sum(axis=1) / 2
+    found: NDArray[np.float64] = np.clip((nats - noise / 8) / np.log(2), 0.0, 1.0)
+    return found
+
+
 def homogeneity_p_value(reference: Sequence[int], current: Sequence[int]) -> float:
     """The chance of counts at least this different when both sides have one distribution (Pearson's chi-square).
 
@@ -81,6 +101,21 @@ def _counts(reference: Sequence[int], current: Sequence[int]) -> NDArray[np.floa
     if (table.sum(axis=1) == 0).any():
         raise ValueError(f"both sides need rows, found {table[0].sum():g} and {table[1].sum():g}")
     return table
+
+
+def _row_shares(
+    reference: NDArray[Any], current: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    if reference.shape != current.shape:
+        raise ValueError(f"the same cells are needed on both sides, found {reference.shape} and {current.shape}")
+    sides = np.stack([reference, current]).astype(np.float64)
+    used = sides.sum(axis=0) > 0  # a cell that nobody was ever in says nothing
+    width = np.maximum(1, used.sum(axis=1))
+    rows = sides.sum(axis=2)
+    rows[rows == 0] = np.nan
+    smoothed = (sides + _SMOOTHING) / (rows + _SMOOTHING * width)[:, :, None]
+    level = np.where(used, smoothed, 1.0)  # the same on both sides: nothing in either sum
+    return level[0], level[1], (width - 1) * (1 / rows).sum(axis=0)
 
 
 def _shares(reference: Sequence[int], current: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from contracts.bundle import Baseline, CategoryBaseline, NumberBaseline
 from contracts.input_schema import Field, InputSchema
-from pipelines.monitoring.drift import ColumnDrift, DriftLimits, DriftReport, bin_scores, find_drift
+from pipelines.monitoring.drift import ColumnDrift, DriftReport, bin_scores, find_drift
+from pipelines.monitoring.drift_limits import DriftLimits
 
 CARRIERS = ("AA", "B6", "UA")
 SCHEMA = InputSchema(

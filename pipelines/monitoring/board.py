@@ -1,0 +1,235 @@
+"""All that is watched of a project's predictions, day after day, under one budget of false alarms. Pure.
+
+A watch looks at the units of days that no watch before it has seen, and hands the next one the cumulative sums of the
+statistics. A statistic is an alarm where it is beyond what the reference's own days do, by the limits that the budget
+gives, and the change is large enough to matter.
+"""
+
+from datetime import date, timedelta
+from math import exp
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.monitoring.board_reference import Floats, Reference, Statistic, What, effects, measured, pooled_effects
+from pipelines.monitoring.day_summaries import Days, blocks
+from pipelines.monitoring.drift_limits import DriftLimits
+from pipelines.statistics.alarm_budget import accumulate
+
+Chart = Literal["sudden", "lasting"]
+_EPOCH = date(1970, 1, 1)
+_MATURE_SHARE = 0.5  # of a day's rows whose outcomes are known: before, they are not those of the day
+_SIZES = {"values": "distance", "missing": "change", "scores": "PSI", "outcomes": "change of the share"}
+
+
+class BoardState(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a watch hands to the next one: the cumulative sums of a bundle's statistics, since when each is above 0, and
+    the last day of the inputs and of the outcomes that are in them."""
+
+    bundle: str
+    last_day: date | None = None
+    last_labelled_day: date | None = None
+    sums: dict[str, float] = {}
+    since: dict[str, date] = {}
+
+
+class Alarm(msgspec.Struct, frozen=True, kw_only=True):
+    """A statistic beyond its limit: `value` and `limit` are of its chart, `effect` is how large the change is (PSI,
+    divergence or a difference of shares) and `minimum` from where on that counts. `since` is the first day of it."""
+
+    statistic: str
+    what: What
+    column: str | None
+    chart: Chart
+    day: date
+    since: date
+    value: float
+    limit: float
+    effect: float
+    minimum: float
+    p_value: float
+    reason: str
+
+
+class BoardReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What a watch saw. `alarms` are those of the units that it looked at first, `state` is for the next watch.
+
+    `units` were looked at, `reference_units` is what they were held against; `unit_days` days are one unit. `p_values`
+    are the smallest of each statistic. `reason` says why there is no reading where `limits` is None.
+    """
+
+    alarms: tuple[Alarm, ...]
+    state: BoardState
+    units: int
+    unit_days: int
+    reference_units: int
+    sudden_limit: float | None
+    largest: float | None
+    largest_name: str | None
+    highest_sum: float | None
+    highest_name: str | None
+    reason: str = ""
+
+
+def read_board(
+    reference: Reference, live: Days, state: BoardState, limits: DriftLimits, *, known_before: date
+) -> BoardReading:
+    """Looks at the units of `live` that no earlier watch has seen; `live` has the outcomes known now.
+
+    Args:
+        known_before: outcomes of events before this day have matured.
+    """
+    units = blocks(live, reference.unit_days)
+    values = measured(reference, units)
+    standardised = reference.limits.tails.standardised(values)
+    recent = pooled_effects(reference, live)
+    course = _Course(reference, state, recent)
+    looked_at = 0
+    for place in range(len(units)):
+        seen = _unseen(reference, units, place, state, known_before, limits)
+        if seen.any():
+            looked_at += 1
+            sizes = effects(reference, units.take([place]))
+            course.step(_date(units.days[place]), np.where(seen, standardised[place], np.nan), sizes)
+    return course.reading(looked_at, _last(units, state, reference, known_before, limits))
+
+
+class _Course:
+    """The cumulative sums through the units of one watch."""
+
+    def __init__(self, reference: Reference, state: BoardState, recent: Floats) -> None:
+        self._reference, self._state, self._recent = reference, state, recent
+        self._names = [each.name for each in reference.statistics]
+        self._sums = np.array([state.sums.get(name, 0.0) for name in self._names])
+        self._since = dict(state.since)
+        self._alarms: list[Alarm] = []
+        self._largest: tuple[float, str] | None = None
+        self._highest: tuple[float, str] | None = None
+
+    def step(self, day: date, standardised: Floats, sizes: Floats) -> None:
+        """One unit; what is not known of it is NaN, and leaves its sum as it is."""
+        known = ~np.isnan(standardised)
+        z = np.nan_to_num(standardised, nan=0.0)
+        self._sums = np.where(known, accumulate(self._sums, z, self._reference.limits.slack), self._sums)
+        first = day - timedelta(days=self._reference.unit_days - 1)
+        for name, total in zip(self._names, self._sums.tolist(), strict=True):
+            if total > 0:
+                self._since.setdefault(name, first)
+            else:
+                self._since.pop(name, None)
+        limits = self._reference.limits
+        surprise = limits.tails.surprise(z)
+        self._note(known, surprise)
+        found = False
+        for place, statistic in enumerate(self._reference.statistics):
+            if not known[place]:
+                continue
+            lasting = max(float(self._recent[place]), float(sizes[place]))
+            charts: tuple[tuple[Chart, float, float, float], ...] = (
+                ("sudden", float(surprise[place]), limits.sudden, float(sizes[place])),
+                ("lasting", float(self._sums[place]), float(limits.lasting[place]), lasting),
+            )
+            for chart, value, limit, effect in charts:
+                if value > limit and effect > statistic.minimum:
+                    found = True
+                    p_value = exp(-float(surprise[place]))
+                    self._alarms.append(self._alarm(statistic, chart, day, value, limit, effect, p_value))
+        if found:
+            self._sums = np.zeros_like(self._sums)
+            self._since = {}
+
+    def _alarm(
+        self, statistic: Statistic, chart: Chart, day: date, value: float, limit: float, effect: float, p_value: float
+    ) -> Alarm:
+        first = day - timedelta(days=self._reference.unit_days - 1)
+        since = first if chart == "sudden" else self._since.get(statistic.name, first)
+        size = f"{_SIZES[statistic.what]} {effect:.3f} > {statistic.minimum:g}"
+        if chart == "sudden":
+            usual = f"the reference has such a day with a chance of {exp(-value):.1g} <= {exp(-limit):.1g}"
+        else:
+            usual = f"a cumulative sum of {value:.1f} > {limit:.1f} since {since}"
+        columns = self._reference.layout.columns
+        return Alarm(
+            statistic=statistic.name,
+            what=statistic.what,
+            column=None if statistic.column is None else columns[statistic.column],
+            chart=chart,
+            day=day,
+            since=since,
+            value=value,
+            limit=limit,
+            effect=effect,
+            minimum=statistic.minimum,
+            p_value=p_value,
+            reason=f"{statistic.name}: {size}; {usual}",
+        )
+
+    def _note(self, known: NDArray[np.bool_], surprise: Floats) -> None:
+        sums = self._sums / self._reference.limits.lasting
+        for values, name in (
+            (np.where(known, surprise, -np.inf), "_largest"),
+            (np.where(known, sums, -np.inf), "_highest"),
+        ):
+            place = int(values.argmax())
+            before: tuple[float, str] | None = getattr(self, name)
+            if np.isfinite(values[place]) and (before is None or values[place] > before[0]):
+                setattr(self, name, (float(values[place]), self._names[place]))
+
+    def reading(self, units: int, last: tuple[date | None, date | None]) -> BoardReading:
+        """After the last unit."""
+        limits = self._reference.limits
+        largest, highest = self._largest or (None, None), self._highest or (None, None)
+        sums = {name: total for name, total in zip(self._names, self._sums.tolist(), strict=True) if total > 0}
+        state = BoardState(
+            bundle=self._state.bundle,
+            last_day=last[0],
+            last_labelled_day=last[1],
+            sums={name: round(total, 6) for name, total in sums.items()},
+            since={name: day for name, day in self._since.items() if name in sums},
+        )
+        return BoardReading(
+            alarms=tuple(sorted(self._alarms, key=lambda alarm: -alarm.value / alarm.limit)),
+            state=state,
+            units=units,
+            unit_days=self._reference.unit_days,
+            reference_units=limits.units,
+            sudden_limit=limits.sudden,
+            largest=largest[0],
+            largest_name=largest[1],
+            highest_sum=highest[0],
+            highest_name=highest[1],
+            reason="" if units else "no new day with enough rows",
+        )
+
+
+def _unseen(
+    reference: Reference, units: Days, place: int, state: BoardState, known_before: date, limits: DriftLimits
+) -> NDArray[np.bool_]:
+    """Which statistics of a unit are known now, and were not looked at yet."""
+    day = _date(units.days[place])
+    has_rows = units.rows[place] >= limits.minimum_rows
+    is_new = has_rows and (state.last_day is None or day > state.last_day)
+    known = int(units.outcomes[place].sum())
+    is_mature = day < known_before and known >= max(1, _MATURE_SHARE * int(units.rows[place]))
+    is_newly_labelled = has_rows and is_mature and (state.last_labelled_day is None or day > state.last_labelled_day)
+    return np.array([is_newly_labelled if each.what == "outcomes" else is_new for each in reference.statistics])
+
+
+def _last(
+    units: Days, state: BoardState, reference: Reference, known_before: date, limits: DriftLimits
+) -> tuple[date | None, date | None]:
+    days = [_date(day) for day in units.days]
+    seen = [_unseen(reference, units, place, state, known_before, limits) for place in range(len(units))]
+    is_label = np.array([each.what == "outcomes" for each in reference.statistics])
+    inputs = [day for day, each in zip(days, seen, strict=True) if each[~is_label].any()]
+    labels = [day for day, each in zip(days, seen, strict=True) if each[is_label].any()]
+    return (
+        max([*inputs, *([state.last_day] if state.last_day else [])], default=None),
+        max([*labels, *([state.last_labelled_day] if state.last_labelled_day else [])], default=None),
+    )
+
+
+def _date(day: int) -> date:
+    return _EPOCH + timedelta(days=int(day))
