@@ -1,15 +1,39 @@
 """The commands for ground truth: tell outcomes, look into the quarantine, see what was told of a prediction."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import Json, ProjectName, show_lines
+from pipelines.cli.console import AsOf, Json, ProjectName, err, show_lines
 
+app = typer.Typer()
 outcomes = typer.Typer(
     no_args_is_help=True, help="Ground truth for predictions: tell it, late or again; see what could not be believed."
 )
+
+
+@app.command()
+def quality(
+    project: ProjectName,
+    as_of: AsOf = "",
+    days: Annotated[int, typer.Option(min=1, max=400, help="How many days of predictions before it.")] = 14,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes; default: among the project's reports.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How good live predictions were by version, slot, slice and day, with intervals, as far as outcomes are known.
+
+    Writes a page with charts; what is not known yet is hatched there, and is no zero.
+    """
+    from pipelines.tasks import assessing
+
+    found = assessing.assess(project, as_of or datetime.now(UTC).date().isoformat(), days)
+    page = assessing.write_page(found, html)
+    err.print(f"the page is at {page}", highlight=False)
+    show_lines(assessing.assessed_json(found), as_json, assessing.assessed_text(found))
 
 
 @outcomes.command("add")

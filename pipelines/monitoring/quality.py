@@ -5,7 +5,6 @@ its weather and its disruptions, and intervals that take them as independent are
 None, and never a zero.
 """
 
-from collections.abc import Hashable
 from datetime import datetime
 
 import numpy as np
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 
 from pipelines.monitoring.measures import Estimate, Quality
 from pipelines.monitoring.outcomes import OUTCOME
-from pipelines.statistics.bootstrap import Blocks, Floats, interval
+from pipelines.statistics.bootstrap import Blocks, Floats, interval, together
 from pipelines.statistics.classification import auc, log_losses
 
 _RESAMPLES = 1000
 _MINIMUM_DAYS = 5
+_EPOCH_H = datetime(1970, 1, 1).toordinal() * 24
 _MAXIMUM_BLOCKS = 400  # neighbours are taken together beyond that: the AUC's table of pairs is blocks × blocks
 
 
@@ -37,17 +37,10 @@ def _quality(labelled: pa.Table, version: str, slot: str) -> Quality:
     scored = mine.filter(pc.is_valid(mine["score"]))
     known = scored.filter(pc.is_valid(scored[OUTCOME]))
     everything, decided = _floats(scored, "score"), _floats(scored.filter(pc.is_valid(scored["decision"])), "decision")
-    area = log_loss = brier = false_positive_rate = None
     outcomes = _floats(known, OUTCOME)
-    if known.num_rows:
-        scores, decisions = _floats(known, "score"), np.nan_to_num(_floats(known, "decision"))
-        negative = outcomes == 0
-        ids = _blocks(known["event_time"].to_pylist())
-        blocks = Blocks(ids, resamples=_RESAMPLES) if len(np.unique(ids)) > 1 else None
-        area = _estimate(_auc(blocks, outcomes, scores), len(scores), blocks)
-        log_loss = _estimate(_mean(blocks, log_losses(outcomes, scores)), len(scores), blocks)
-        brier = _estimate(_mean(blocks, (scores - outcomes) ** 2), len(scores), blocks)
-        false_positive_rate = _estimate(_mean(blocks, decisions, negative), int(negative.sum()), blocks)
+    found = measure(
+        outcomes, _floats(known, "score"), _floats(known, "decision"), hours_of(known["event_time"].to_pylist())
+    )
     return Quality(
         version=version,
         slot=slot,
@@ -57,11 +50,38 @@ def _quality(labelled: pa.Table, version: str, slot: str) -> Quality:
         mean_score=float(everything.mean()) if everything.size else None,
         decision_share=float(decided.mean()) if decided.size else None,
         positive_share=float(outcomes.mean()) if outcomes.size else None,
-        auc=area,
-        log_loss=log_loss,
-        brier=brier,
-        false_positive_rate=false_positive_rate,
+        **found,
     )
+
+
+def measure(
+    outcomes: Floats, scores: Floats, decisions: Floats, hours: NDArray[np.int64], *, resamples: int = _RESAMPLES
+) -> dict[str, Estimate | None]:
+    """The measures of rows whose outcome is known, by their names in `Quality`; all None without a row.
+
+    Args:
+        outcomes, decisions: 0 and 1, shape (n,); a decision that was not made is NaN, and counts as none.
+        scores: from 0 to 1, shape (n,).
+        hours: of the events, as hours since 1970, shape (n,); rows of a day (or an hour) vary together.
+    """
+    if not len(outcomes):
+        return dict.fromkeys(("auc", "log_loss", "brier", "false_positive_rate"))
+    decided, negative = np.nan_to_num(decisions), outcomes == 0
+    ids = _blocks(hours)
+    blocks = Blocks(ids, resamples=resamples) if len(np.unique(ids)) > 1 else None
+    n = len(scores)
+    return {
+        "auc": _estimate(_auc(blocks, outcomes, scores), n, blocks),
+        "log_loss": _estimate(_mean(blocks, log_losses(outcomes, scores)), n, blocks),
+        "brier": _estimate(_mean(blocks, (scores - outcomes) ** 2), n, blocks),
+        "false_positive_rate": _estimate(_mean(blocks, decided, negative), int(negative.sum()), blocks),
+    }
+
+
+def hours_of(event_times: list[str]) -> NDArray[np.int64]:
+    """The local hour of each event, as hours since 1970. Raises ValueError for a time that is none."""
+    moments = [datetime.fromisoformat(text) for text in event_times]
+    return np.array([moment.toordinal() * 24 + moment.hour for moment in moments], dtype=np.int64) - _EPOCH_H
 
 
 def _floats(table: pa.Table, column: str) -> Floats:
@@ -70,16 +90,11 @@ def _floats(table: pa.Table, column: str) -> Floats:
     return values
 
 
-def _blocks(event_times: list[str]) -> NDArray[np.int64]:
+def _blocks(hours: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each row the number of its block of time."""
-    moments = [datetime.fromisoformat(text) for text in event_times]
-    names: list[Hashable] = [moment.date() for moment in moments]
-    if len(set(names)) < _MINIMUM_DAYS:
-        names = [(moment.date(), moment.hour) for moment in moments]
-    ordered = sorted(set(names), key=str)
-    together = -(-len(ordered) // _MAXIMUM_BLOCKS)
-    places = {name: position // together for position, name in enumerate(ordered)}
-    return np.array([places[name] for name in names], dtype=np.int64)
+    days = hours // 24
+    is_long = len(np.unique(days)) >= _MINIMUM_DAYS
+    return together(days if is_long else hours, _MAXIMUM_BLOCKS)
 
 
 def _auc(blocks: Blocks | None, outcomes: Floats, scores: Floats) -> Floats:

@@ -14,9 +14,11 @@ from pipelines.monitoring.drift import DriftReport, find_drift
 from pipelines.monitoring.exclusive import HeldError, exclusively
 from pipelines.monitoring.predictions import PredictionLog, encode_inputs, read_predictions
 from pipelines.monitoring.quality import measure_quality
+from pipelines.monitoring.quality_parts import measure_parts
 from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigger
 from pipelines.projects import Project
 from pipelines.tasks import labelling, triggering
+from pipelines.tasks.assessing import slice_fields
 from pipelines.tasks.features import encoded
 from pipelines.wiring import find_project, home, open_ledger
 
@@ -77,6 +79,7 @@ def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
         "coverage": msgspec.to_builtins(labelled.coverage),
         "quarantine": labelling.open_store(project).quarantine_counts(),
         "quality": msgspec.to_builtins(quality),
+        "quality_parts": msgspec.to_builtins(measure_parts(labelled.table, slice_fields(found))),
         "drift": None if drift is None else msgspec.to_builtins(drift),
         "decision": msgspec.to_builtins(decision),
     }
