@@ -10,6 +10,7 @@
 | `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
 | `PACELINE_SERVER_URL_<PROJECT>` | the same of one project, its name in capitals | `PACELINE_SERVER_URL` |
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
+| `PACELINE_METRICS_KEY` | the key with the scope `metrics` that the servers' /metrics asks for, if any | none |
 | `PACELINE_COMMIT` | the commit of the code, where it runs outside of its git clone (an image) | git's answer |
 | `PACELINE_REPOSITORY` | the git clone that a reproduction takes the commit of a version from | the code's own |
 | `PACELINE_SCHEDULES` | `off`: no workflow starts by itself, and no watch is ever late | on |
@@ -93,6 +94,10 @@ class Home:
 
     def reports(self, project: str) -> Path:
         return self.root / "reports" / project
+
+    def scores(self, project: str) -> Path:
+        """What the fast watch over scores remembers."""
+        return self.root / "scores" / project
 
     def serving(self, project: str) -> Path:
         return self.root / "serving" / project

@@ -1,12 +1,14 @@
 """The commands that run beside the servers, under any supervisor: what Prometheus scrapes of the pipelines."""
 
+import asyncio
+import getpass
 import signal
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.console import Json, show
+from pipelines.cli.console import Json, ProjectName, err, show, until_signal
 
 app = typer.Typer()
 METRICS_PORT = 9109
@@ -33,3 +35,39 @@ def metrics(
     stop.wait()
     server.shutdown()
     thread.join()
+
+
+@app.command("watch-scores")
+def watch_scores(
+    project: ProjectName,
+    url: Annotated[
+        list[str] | None, typer.Option("--url", help="A model server; repeatable. Default: the project's.")
+    ] = None,
+    accept: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Say that the scores are right as they are now, and end.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Watch the shares of the live scores, minute by minute, and raise an alarm when they leave what is usual at this
+    hour; until a signal. `paceline metrics` shows what it sees.
+    """
+    from pipelines.tasks import watching_scores
+
+    if accept is not None:
+        show(watching_scores.accept_scores(project, accept, getpass.getuser()), as_json)
+        return
+    with err.status("waiting for the first look") as status:
+        kept = asyncio.run(
+            until_signal(
+                lambda stop: watching_scores.watch_scores(
+                    project, url or (), stop, lambda now: status.update(_scores_line(now))
+                )
+            )
+        )
+    show({"state": kept.watch.state, "looked_s": kept.watch.looked_s, "scores": kept.watch.scores}, as_json)
+
+
+def _scores_line(kept: Any) -> str:
+    watch = kept.watch
+    said = watch.alarm.reason if watch.alarm else f"{watch.scores:,} scores in the last hour"
+    return f"{watch.state}: {said}" + (f"; {kept.unreachable} servers do not answer" if kept.unreachable else "")

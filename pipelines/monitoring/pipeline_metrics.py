@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pipelines.monitoring.score_watch import ScoreWatch, ScoreWatchLimits, threshold_edge
 from pipelines.monitoring.watch_metrics import FAMILIES, watch_metrics
 
 
@@ -78,6 +79,19 @@ METRICS: tuple[Metric, ...] = (
     Metric("paceline_holdout_running", "gauge", (), "1 while a holdout waits for outcomes"),
     Metric("paceline_investigations_open", "gauge", (), "Rollbacks that nobody has explained yet"),
     Metric("paceline_score_alarms", "counter", (), "Alarms of the fast watch over scores"),
+    Metric("paceline_score_drift_alarm", "gauge", (), "1 while the shares of scores are not as usual"),
+    Metric("paceline_score_drift_evidence_ratio", "gauge", (), "Evidence for that, on a log scale; 1 raises the alarm"),
+    Metric(
+        "paceline_score_drift_share", "gauge", (), "Share of the last hour's scores above the edge by the threshold"
+    ),
+    Metric("paceline_score_drift_usual_low", "gauge", (), "Where the usual range of that share begins, at this hour"),
+    Metric("paceline_score_drift_usual_high", "gauge", (), "Where it ends"),
+    Metric("paceline_score_watch_learning", "gauge", (), "1 while too few days are known to judge by"),
+    Metric("paceline_score_watch_scores", "gauge", (), "Scores that the watch has seen in the last hour"),
+    Metric(
+        "paceline_score_watch_last_look_timestamp_seconds", "gauge", (), f"{_SINCE} of its last look: its heartbeat"
+    ),
+    Metric("paceline_score_watch_servers_unreachable", "gauge", (), "Servers whose counters it could not read then"),
 )
 # of the exporter itself: no project
 OWN_METRICS: tuple[Metric, ...] = (
@@ -205,3 +219,26 @@ def _of_watch(project: str, watch: Mapping[str, Any] | None) -> Iterator[Sample]
             yield Sample(f"paceline_watch_{name}", (project,), float(value))
     for metric in watch_metrics(watch):
         yield Sample(metric.name, (project, *metric.labels.values()), metric.value)
+
+
+def score_samples(
+    project: str, watch: ScoreWatch, unreachable: int, threshold: float, limits: ScoreWatchLimits
+) -> Iterator[Sample]:
+    """The samples of the fast watch over a project's scores; what it cannot judge by yet has none."""
+    edge = threshold_edge(threshold)
+    band = (None, None) if watch.band is None else (watch.band[0][edge], watch.band[1][edge])
+    ratio = None if watch.evidence is None else max(watch.evidence / limits.log_threshold, 0.0)
+    told: dict[str, float | None] = {
+        "drift_alarm": watch.state == "alarm",
+        "drift_evidence_ratio": ratio,
+        "drift_share": watch.share_above(edge),
+        "drift_usual_low": band[0],
+        "drift_usual_high": band[1],
+        "watch_learning": watch.state == "learning",
+        "watch_scores": watch.scores,
+        "watch_last_look_timestamp_seconds": watch.looked_s,
+        "watch_servers_unreachable": unreachable,
+    }
+    for name, value in told.items():
+        if value is not None:
+            yield Sample(f"paceline_score_{name}", (project,), float(value))

@@ -21,6 +21,7 @@ from pipelines.governance.model_card import CardTexts
 from pipelines.governance.retention import RetentionPolicy
 from pipelines.governance.rollback_message import NotifyPolicy
 from pipelines.monitoring.drift_limits import DriftLimits
+from pipelines.monitoring.score_watch import ScoreWatchLimits
 from pipelines.monitoring.triggers import TriggerPolicy
 from pipelines.optimization.limits import OptimizationLimits
 from pipelines.project_code import load_code
@@ -51,6 +52,7 @@ class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     drift: DriftLimits = DriftLimits()
     triggers: TriggerPolicy = TriggerPolicy()
+    scores: ScoreWatchLimits = ScoreWatchLimits()
 
 
 class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

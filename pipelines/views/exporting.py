@@ -20,10 +20,12 @@ from pipelines.monitoring.pipeline_metrics import (
     Record,
     Sample,
     samples_of,
+    score_samples,
 )
+from pipelines.monitoring.score_memory import read_memory
 from pipelines.projects import Project
 from pipelines.views.rollouts import RolloutWatch
-from pipelines.wiring import all_projects, open_ledger, schedules_are_on
+from pipelines.wiring import all_projects, home, open_ledger, schedules_are_on
 
 logger = logging.getLogger("paceline")
 
@@ -51,7 +53,7 @@ class LedgerCollector(Collector):
             samples, up = [], 0.0
         else:
             up = 1.0
-        yield from _families(METRICS, samples, ("project",))
+        yield from _families(METRICS, [*samples, *_of_scores()], ("project",))
         own = [Sample(OWN_METRICS[0].name, (), up), Sample(OWN_METRICS[1].name, (), time.monotonic() - started)]
         yield from _families(OWN_METRICS, own, ())
 
@@ -82,6 +84,19 @@ class LedgerCollector(Collector):
             queued=len(told["queued"]),
             holdout=holdouts.running(ledger, project) is not None,
         )
+
+
+def _of_scores() -> Iterator[Sample]:
+    """What the fast watches over scores remember, also while the ledger is away."""
+    for name, project in all_projects().items():
+        try:
+            kept = read_memory(home().scores(name))
+        except ValueError as damaged:
+            logger.error("%s", damaged)
+            continue
+        if kept is not None:
+            limits = project.monitoring.scores
+            yield from score_samples(name, kept.watch, kept.unreachable, project.decision_threshold, limits)
 
 
 def _due(project: Project, record: Record, leading: Leading) -> datetime | None:

@@ -39,7 +39,7 @@ def test_every_command_of_the_readme_exists() -> None:
     from pipelines.cli import app
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"`paceline ([a-z]+)", (ROOT / "README.md").read_text()))
+    named = set(re.findall(r"`paceline ([a-z]+(?:-[a-z]+)*)", (ROOT / "README.md").read_text()))
     assert named - known == set()
     assert known - {"demo", "keys"} - named == set(), "the README does not name these"
 
@@ -69,6 +69,13 @@ def test_every_key_of_a_project_and_of_its_validation_is_on_its_page() -> None:
     ):
         text = (ROOT / "docs" / page).read_text()
         assert [key for key in keys if f"`{key}`" not in text and f"`{key}:" not in text] == [], page
+
+
+def test_every_key_of_the_watch_over_scores_is_on_its_page() -> None:
+    from pipelines.monitoring.score_watch import ScoreWatchLimits
+
+    text = (ROOT / "docs" / "score_watch.md").read_text()
+    assert [key for key in ScoreWatchLimits.__struct_encode_fields__ if f"`{key}`" not in text] == []
 
 
 def test_every_key_of_the_triggers_is_on_their_page() -> None:

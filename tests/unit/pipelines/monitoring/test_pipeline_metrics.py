@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.monitoring.pipeline_metrics import METRICS, Leading, Record, Sample, samples_of
+from pipelines.monitoring.pipeline_metrics import METRICS, Leading, Record, Sample, samples_of, score_samples
+from pipelines.monitoring.score_watch import ScoreWatch, ScoreWatchLimits, look
 
 AT = datetime(2013, 7, 2, 5, 0, tzinfo=UTC)
 WATCH: dict[str, Any] = {
@@ -35,6 +36,9 @@ class Told:
     body: dict[str, Any] = field(default_factory=dict)
     subject: str = "s"
     at: datetime = AT
+
+
+USUAL = {"2013-07-01": {hour: [100] * 10 for hour in range(24)}}
 
 
 def _samples(*told: Told, leading: Leading | None = None, due: datetime | None = None) -> dict[str, float]:
@@ -136,5 +140,27 @@ def test_every_sample_belongs_to_a_declared_family_with_its_labels() -> None:
     leading = Leading(version="3", bundle="b", rollout=rollout)
     found = list(samples_of("flights", record, leading, AT))
     declared = {metric.name: metric for metric in METRICS}
+    watch = look(ScoreWatch(usual=USUAL), [10] * 10, AT.timestamp(), 0.4, ScoreWatchLimits(minimum_days=1))
+    found += score_samples("flights", watch, 0, 0.4, ScoreWatchLimits())
     assert {sample.name for sample in found} == set(declared)
     assert all(len(sample.labels) == 1 + len(declared[sample.name].labels) for sample in found)
+
+
+def test_the_watch_over_scores_tells_what_it_knows_and_no_more() -> None:
+    young = {
+        sample.name.removeprefix("paceline_score_"): sample.value
+        for sample in score_samples("flights", ScoreWatch(), 1, 0.4, ScoreWatchLimits())
+    }
+    assert young == {"drift_alarm": 0, "watch_learning": 1, "watch_scores": 0, "watch_servers_unreachable": 1}
+    limits = ScoreWatchLimits(minimum_days=1)
+    watch = ScoreWatch(usual=USUAL)
+    for minute in range(10):
+        watch = look(watch, [0] * 9 + [100], AT.timestamp() + 60 * minute, 0.4, limits)
+    found = {
+        sample.name.removeprefix("paceline_score_"): sample.value
+        for sample in score_samples("flights", watch, 0, 0.4, limits)
+    }
+    assert (found["drift_alarm"], found["drift_share"], found["watch_scores"]) == (1, 1.0, 1000)
+    assert (found["drift_usual_low"], found["drift_usual_high"]) == pytest.approx((0.5, 0.7))
+    assert found["drift_evidence_ratio"] >= 1
+    assert found["watch_last_look_timestamp_seconds"] == AT.timestamp() + 540
