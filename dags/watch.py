@@ -1,7 +1,8 @@
 """`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due.
 
 A holdout is judged by the outcomes that have matured: the new champion stays, or the old one leads again; then who was
-not told of a rollback yet is told. Beside it the prediction log of past days is compacted, and old versions archived.
+not told of a rollback yet is told. Beside it unusual predictions go into the review queue, the prediction log of past
+days is compacted, and old versions archived.
 """
 
 from datetime import timedelta
@@ -72,6 +73,15 @@ def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | N
     return watching.due_retrain(project, observed)
 
 
+@task(execution_timeout=timedelta(hours=1))
+def collect_reviews(project: str) -> dict[str, Any]:
+    """Unusual predictions, with their neighbours in training, for people to look at."""
+    from pipelines.tasks import reviewing
+
+    context = get_current_context()
+    return reviewing.collect(project, as_of_run(context), days=context["params"]["days"])
+
+
 @task(trigger_rule="all_done")
 def tell(project: str) -> dict[str, list[str]]:
     """Of rollbacks that nobody was told of: by the command line, or while a channel could not be reached."""
@@ -123,6 +133,7 @@ def watch(project: Project) -> DAG:
             ),
         },
     ) as dag:
+        collect_reviews(project.name)
         compact_log(project.name) >> archive_versions(project.name)
         judged = judge_holdout(project.name)
         judged >> tell(project.name)

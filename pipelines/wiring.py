@@ -92,6 +92,10 @@ class Home:
         """What was told of the predictions' outcomes."""
         return self.root / "outcomes" / project
 
+    def reviews(self, project: str) -> Path:
+        """Unusual predictions that wait for a person."""
+        return self.root / "reviews" / project
+
     def reports(self, project: str) -> Path:
         return self.root / "reports" / project
 

@@ -16,6 +16,7 @@ from pipelines.cli import (
     measuring,
     monitors,
     outcomes,
+    reviews,
     rollouts,
     server,
     training,
@@ -45,6 +46,7 @@ app.add_typer(investigations.app, name="investigation")
 app.add_typer(server.keys, name="keys")
 app.add_typer(server.log, name="log")
 app.add_typer(outcomes.app)
+app.add_typer(reviews.review, name="review")
 app.add_typer(outcomes.outcomes, name="outcomes")
 app.add_typer(server.bench, name="bench")
 server.bench.command("train")(measuring.bench_train)

@@ -9,6 +9,7 @@ import msgspec
 
 from pipelines.monitoring.compaction import locked
 from pipelines.monitoring.forgetting import forget_entity
+from pipelines.tasks import reviewing
 from pipelines.tasks.labelling import masked_entity, open_store
 from pipelines.wiring import find_mask, find_project, home, open_ledger
 
@@ -35,6 +36,7 @@ def forget(project: str, entity: str, *, by: str, reason: str) -> dict[str, Any]
     with locked(root):
         removed = forget_entity(root, logged, now)
     outcomes, quarantined = open_store(project).forget(logged, removed.prediction_ids)
+    reviewed = reviewing.forget_rows(project, logged, removed.prediction_ids)
     body: dict[str, Any] = {
         "project": project,
         "entity_hash": _hash(project, logged),
@@ -46,6 +48,7 @@ def forget(project: str, entity: str, *, by: str, reason: str) -> dict[str, Any]
         "days": sorted(removed.days),
         "outcomes": outcomes,
         "quarantined": quarantined,
+        "reviewed": reviewed,
         "held": removed.held,
         "damaged": [msgspec.to_builtins(each) for each in removed.damaged],
     }
@@ -59,7 +62,8 @@ def forgotten_text(done: dict[str, Any]) -> str:
     days = f" of {done['days'][0]} to {done['days'][-1]}" if done["days"] else ""
     lines = [
         f"{done['project']}: {done['rows']:,} predictions{days} have gone from {done['files']:,} files, "
-        f"{done['outcomes']:,} outcomes, {done['quarantined']:,} rows in quarantine"
+        f"{done['outcomes']:,} outcomes, {done['quarantined']:,} rows in quarantine, "
+        f"{done['reviewed']:,} in the review queue"
     ]
     lines += [f"  hidden, and gone with the next compaction: {path} is still being written" for path in done["held"]]
     lines += [
