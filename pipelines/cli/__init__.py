@@ -19,6 +19,7 @@ from pipelines.cli import (
     reviews,
     rollouts,
     server,
+    sizing,
     training,
     versions,
     workflows,
@@ -38,6 +39,7 @@ app.add_typer(documents.app)
 app.add_typer(measuring.app)
 app.add_typer(judging.app)
 app.add_typer(monitors.app)
+app.add_typer(sizing.app)
 app.add_typer(judging.simulate, name="simulate")
 app.add_typer(rollouts.rollout, name="rollout")
 app.add_typer(flagging.app, name="flags")
