@@ -92,7 +92,7 @@ def _cards(measured: MeasuredServer, sizing: Sizing) -> list[Card]:
     ]
     if sizing.costs:
         best = min(sizing.costs, key=lambda each: each.at_peak)
-        cards.append(Card("A month, at most", number_text(best.at_peak), best.currency, best.offer))
+        cards.append(Card("A month, at the peak", number_text(best.at_peak), best.currency, best.offer))
     return cards
 
 

@@ -26,7 +26,7 @@ def beyond(utilisation: float, rate: float, patience_s: float) -> float:
 
 
 def service_rate(saturation_per_s: float, objective_s: float, share: float = 0.01) -> float:
-    """What one replica can serve at most, if at `saturation_per_s` just `share` of its requests exceed `objective_s`."""
+    """What one replica can serve at most, if at `saturation_per_s` just `share` of them exceed `objective_s`."""
     low, high = saturation_per_s, saturation_per_s * 100 + 100 / objective_s
     for _ in range(_STEPS):
         middle = (low * high) ** 0.5
