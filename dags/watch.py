@@ -66,6 +66,20 @@ def report(project: str, observed: dict[str, Any]) -> str | None:
     return watching.report(project, observed)
 
 
+@task(trigger_rule="all_done")
+def report_week(project: str) -> dict[str, Any]:
+    """The page of the week that is over, on the project's weekday."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from pipelines.tasks import weekly
+
+    as_of = as_of_run(get_current_context())
+    week = weekly.is_report_due(project, as_of)
+    if week is None:
+        raise AirflowSkipException(f"The report of a week is not due as of {as_of}.")
+    return weekly.write_weekly_report(project, week)
+
+
 @task.short_circuit(ignore_downstream_trigger_rules=False)
 def is_retrain_due(project: str, observed: dict[str, Any]) -> dict[str, Any] | None:
     from pipelines.tasks import watching
@@ -146,6 +160,7 @@ def watch(project: Project) -> DAG:
         )
         observed = observe(project.name)
         report(project.name, observed)
+        observed >> report_week(project.name)
         due = is_retrain_due(project.name, observed)
         due >> TriggerDagRunOperator(
             task_id="start_retrain",

@@ -83,7 +83,7 @@ def _chapters(found: Assessed) -> list[Chapter]:
     daily = [part for part in found.parts if part.day is not None and part.field is None]
     if daily:
         figures: list[Block] = [
-            Figure(day_chart(f"{title} by day", "mean and 95 % interval", _lines(daily, metric), metric))
+            Figure(day_chart(f"{title} by day", "mean and 95 % interval", day_lines(daily, metric), metric))
             for metric, title in _METRICS
         ]
         chapters.append(Chapter("By day", [*figures, _day_table(daily)]))
@@ -148,7 +148,8 @@ def _cells(part: Part) -> tuple[str, ...]:
     )
 
 
-def _lines(parts: Sequence[Part], metric: str) -> list[DayLine]:
+def day_lines(parts: Sequence[Part], metric: str) -> list[DayLine]:
+    """`metric` of each version and slot by day; a day without it says why."""
     names = sorted({_name(part) for part in parts})
     return [
         DayLine(name, _TONES[place % len(_TONES)], [_value(part, metric) for part in parts if _name(part) == name])

@@ -48,11 +48,15 @@ class Schedules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class MonitoringPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When live predictions count as drifted, and what makes a retrain due."""
+    """When live predictions count as drifted, and what makes a retrain due.
+
+    The watch as of `report_weekday` (1 is Monday) writes the report of the last ISO week that is over.
+    """
 
     drift: DriftLimits = DriftLimits()
     triggers: TriggerPolicy = TriggerPolicy()
     scores: ScoreWatchLimits = ScoreWatchLimits()
+    report_weekday: Annotated[int, msgspec.Meta(ge=1, le=7)] = 1
 
 
 class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

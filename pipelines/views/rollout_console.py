@@ -14,10 +14,17 @@ _SPARK_WIDTH, _SPARK_HEIGHT = 150, 30
 _MINUTES_FROM_S = 600.0
 
 
-def rollout_console(overview: list[dict[str, Any]], project: str, rollout: str | None, user: str, nonce: str) -> str:
+def rollout_console(
+    overview: list[dict[str, Any]],
+    project: str,
+    rollout: str | None,
+    user: str,
+    nonce: str,
+    reported_week: str | None = None,
+) -> str:
     """The page's frame for `project`: the tabs, the commands, and the script, which carries `nonce`.
 
-    It shows `rollout`, or else the one that runs, or the last one.
+    It shows `rollout`, or else the one that runs, or the last one; with the last weekly report, where there is one.
     """
     from pipelines.pages import render
 
@@ -30,6 +37,7 @@ def rollout_console(overview: list[dict[str, Any]], project: str, rollout: str |
         rollout=rollout,
         user=user,
         nonce=nonce,
+        reported_week=reported_week,
     )
 
 

@@ -8,6 +8,7 @@ import secrets
 import time
 from functools import cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
@@ -26,6 +27,7 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 
 
 class Asked(BaseModel):
@@ -89,6 +91,27 @@ def command(project: str, asked: Asked, user: GetUserDep) -> dict[str, Any]:
     return commanding.command(project, asked.command, by=user.get_name(), reason=asked.reason, phase=asked.phase)
 
 
+@app.get("/weekly/{project}", dependencies=[Depends(_may_read)])
+def weekly_report(project: str) -> HTMLResponse:
+    """The last weekly report of a project, as it was kept; one that was altered since is not shown."""
+    from pipelines.tasks import weekly
+
+    found = weekly.find_weekly_report(project)
+    if found["state"] != "as it was":
+        raise LookupError(f"the report of {project}, week {found['week']}, is {found['state']}: {found['page']}")
+    headers = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"}
+    return HTMLResponse(Path(found["page"]).read_text(encoding="utf-8"), headers=headers)
+
+
+def _reported_week(project: str) -> str | None:
+    from pipelines.tasks import weekly
+
+    try:
+        return str(weekly.find_weekly_report(project)["week"])
+    except LookupError:
+        return None
+
+
 @app.get("/")
 def page(request: Request, user: GetUserDep, project: str | None = None, rollout: str | None = None) -> HTMLResponse:
     """The page, of the first project whose rollout runs unless another is asked for."""
@@ -100,7 +123,8 @@ def page(request: Request, user: GetUserDep, project: str | None = None, rollout
         raise HTTPException(HTTPStatus.NOT_FOUND, f"no project {project or ''} that you may see")
     first = next((each["project"] for each in seen if each["running"]), names[0])
     nonce = secrets.token_urlsafe(16)
-    html = rollout_console(seen, project or first, rollout, user.get_name(), nonce)
+    shown = project or first
+    html = rollout_console(seen, shown, rollout, user.get_name(), nonce, _reported_week(shown))
     headers = {"Content-Security-Policy": _POLICY.format(nonce=nonce), "Cache-Control": "no-store"}
     return HTMLResponse(html, headers=headers)
 

@@ -164,3 +164,26 @@ def test_airflow_knows_the_app_and_the_entry_in_its_menu(airflow_database: Path)
     assert [app["url_prefix"] for app in apps if app["name"] == "Paceline"] == ["/paceline"]
     views, _ = plugins_manager._get_ui_plugins()
     assert [view["href"] for view in views if view["name"] == "Paceline"] == ["paceline/"]
+
+
+def test_the_last_weekly_report_is_linked_and_shown_as_it_was_kept(
+    console: TestClient, rollouts_ledger: Ledger
+) -> None:
+    from pipelines.tasks import weekly
+    from pipelines.wiring import home
+
+    assert "weekly/" not in console.get("/", params={"project": PROJECT}).text
+    assert console.get(f"/weekly/{PROJECT}").status_code == 404
+    kept = weekly.write_weekly_report(PROJECT, "2013-W27")
+    linked = console.get("/", params={"project": PROJECT}).text
+    assert f'href="weekly/{PROJECT}">Report of week 2013-W27</a>' in linked
+    shown = console.get(f"/weekly/{PROJECT}")
+    assert shown.text == (home().root / kept["page"]).read_text()
+    assert "script-src" not in shown.headers["content-security-policy"]
+    assert shown.headers["content-security-policy"].startswith("default-src 'none'")
+    (home().root / kept["page"]).write_text("another page")
+    altered = console.get(f"/weekly/{PROJECT}")
+    assert altered.status_code == 404
+    assert "is altered" in altered.json()["detail"]
+    del console.headers["Authorization"]
+    assert console.get(f"/weekly/{PROJECT}").status_code == 401
