@@ -9,6 +9,10 @@
 | `PACELINE_MLFLOW_URI` | the registry | SQLite in `PACELINE_HOME` |
 | `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
 | `PACELINE_SERVER_URL_<PROJECT>` | the same of one project, its name in capitals | `PACELINE_SERVER_URL` |
+| `PACELINE_PLATFORM` | where the servers are: `local`, `kubernetes` (docs/kubernetes.md) or `envoy` | `local` |
+| `PACELINE_NAMESPACE` | the namespace of the servers on Kubernetes | the pod's own, or `default` |
+| `PACELINE_PROMETHEUS_URL` | which Prometheus knows the servers' counters | none: the servers are asked |
+| `PACELINE_BUNDLES_AT` | the folder in which the pods have the bundles | where they are here |
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
 | `PACELINE_METRICS_KEY` | the key with the scope `metrics` that the servers' /metrics asks for, if any | none |
 | `PACELINE_COMMIT` | the commit of the code, where it runs outside of its git clone (an image) | git's answer |
@@ -23,6 +27,7 @@
 
 import os
 import platform
+import socket
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -37,11 +42,15 @@ if TYPE_CHECKING:
     from pipelines.projects import Project
     from pipelines.registry.port import Registry
     from pipelines.rollout.platforms.local import LocalPlatform
+    from pipelines.rollout.platforms.separate.platform import SeparateServers
+    from pipelines.rollout.platforms.turns import Turn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOCK = REPOSITORY / "requirements.txt"
 MADE_OF = ("contracts", "pipelines", "projects", LOCK.name)  # what the bytes of a bundle depend on, below a clone
 DIRTY = "-dirty"
+PLATFORMS = ("local", "kubernetes", "envoy")
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 @dataclass(frozen=True)
@@ -165,10 +174,64 @@ def server_url(project: "Project") -> str:
     return named or f"http://127.0.0.1:{project.serving_port}"
 
 
-def open_platform(project: "Project") -> "LocalPlatform":
+def open_server(project: "Project") -> "LocalPlatform":
+    """The model server at the project's URL, by its control routes."""
     from pipelines.rollout.platforms.local import LocalPlatform
 
     return LocalPlatform(server_url(project), token=os.environ.get("PACELINE_CONTROL_TOKEN"))
+
+
+def platform_name() -> str:
+    """Where the servers are. Raises ValueError where the setting is no platform."""
+    found = os.environ.get("PACELINE_PLATFORM") or PLATFORMS[0]
+    if found not in PLATFORMS:
+        raise ValueError(f"PACELINE_PLATFORM is {found!r}, expected one of {', '.join(PLATFORMS)}")
+    return found
+
+
+def namespace() -> str:
+    """The namespace of the servers on Kubernetes."""
+    if named := os.environ.get("PACELINE_NAMESPACE"):
+        return named
+    try:
+        return NAMESPACE_FILE.read_text().strip() or "default"
+    except OSError:
+        return "default"
+
+
+def open_platform(project: "Project") -> "LocalPlatform | SeparateServers":
+    """The platform of the project's servers, by `PACELINE_PLATFORM`."""
+    return open_separate(project.name) if platform_name() != "local" else open_server(project)
+
+
+def open_separate(project: str) -> "SeparateServers":
+    """Champion and challenger of `project` as servers apart."""
+    from pipelines.rollout.platforms.kubernetes import kubernetes_platform
+
+    return kubernetes_platform(
+        project,
+        namespace(),
+        prometheus=os.environ.get("PACELINE_PROMETHEUS_URL") or None,
+        bundles_at=os.environ.get("PACELINE_BUNDLES_AT") or None,
+    )
+
+
+def open_turn(project: "Project") -> "Turn":
+    """Whose turn it is to judge a rollout of `project`."""
+    from pipelines.rollout.platforms.turns import NoTurn
+
+    if platform_name() == "local":
+        return NoTurn()
+    from pipelines.rollout.platforms.cluster.api import Cluster
+    from pipelines.rollout.platforms.cluster.election import Election
+    from pipelines.rollout.platforms.cluster.names import resource_name
+
+    return Election(Cluster(namespace()), f"paceline-judge-{resource_name(project.name)}", process_name())
+
+
+def process_name() -> str:
+    """This process among all that could lead: a pod's name, or a host's, and a number."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def log_keep_days() -> int:

@@ -43,11 +43,16 @@ def release(
     project: ProjectName,
     version: Annotated[str | None, typer.Option(help="The version to offer; default: the challenger.")] = None,
     note: Annotated[str | None, typer.Option(help="Needed for a version that was rolled back before.")] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="Where the servers are: local, kubernetes or envoy; default: PACELINE_PLATFORM.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Roll a challenger out: shadow, steps, promotion, or back by itself. Exit code 2 unless it was promoted."""
     from pipelines.tasks import releasing
 
+    if platform is not None:
+        os.environ["PACELINE_PLATFORM"] = platform
     wanted: str | None = version
     while True:
         opened = releasing.open_rollout(project, wanted, note)
@@ -240,3 +245,23 @@ def demo(
 
     ports = Ports(airflow=airflow_port, mlflow=mlflow_port, server=server_port)
     raise typer.Exit(run_demo(ports, rate=rate, leave=leave))
+
+
+@app.command()
+def controller(
+    host: Annotated[str, typer.Option(help="Where its pages listen: /livez, /readyz, /metrics.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one.")] = 8600,
+    lease: Annotated[
+        float, typer.Option(help="Seconds after which another replica leads, when this one is gone.")
+    ] = 15.0,
+    renew: Annotated[float, typer.Option(help="Seconds between renewals; below half of the lease.")] = 5.0,
+) -> None:
+    """On Kubernetes, beside the servers: ends shares whose lease is over, and runs what the ledger has open."""
+    from pipelines.tasks import controlling
+
+    opened = controlling.open_controller(lease_s=lease, renew_s=renew)
+
+    def say(url: str) -> None:
+        err.print(f"the controller listens on {url}", highlight=False)
+
+    asyncio.run(until_signal(lambda stop: controlling.serve(opened, stop, host, port, say)))

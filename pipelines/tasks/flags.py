@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from contracts.flags import Flags, FlagsInForce, SetFlags, Variant
-from pipelines.wiring import find_project, open_ledger, open_platform
+from pipelines.wiring import find_project, open_ledger, open_server
 
 CHANGED = "flags.changed"
 
@@ -55,12 +55,12 @@ def _plain(flags: FlagsInForce) -> dict[str, Any]:
 
 
 async def _in_force(project: str) -> FlagsInForce:
-    async with open_platform(find_project(project)) as platform:
+    async with open_server(find_project(project)) as platform:
         return await platform.flags()
 
 
 async def _change(project: str, changes: Mapping[str, Any], by: str, reason: str) -> tuple[FlagsInForce, FlagsInForce]:
-    async with open_platform(find_project(project)) as platform:
+    async with open_server(find_project(project)) as platform:
         before = await platform.flags()
         given = {name: value for name, value in changes.items() if value is not None}
         flags = Flags(**{**msgspec.structs.asdict(before.flags), **given})

@@ -11,6 +11,7 @@ from contracts.slots import Observation
 from pipelines.ledger import LedgerUnavailableError
 from pipelines.rollout import holdouts
 from pipelines.rollout.controller import Offer, run_rollout
+from pipelines.rollout.platforms.turns import TurnLostError
 from pipelines.tasks import offering
 from pipelines.tasks.aligning import align_aliases, align_servers
 from pipelines.tasks.covering import coverage_reader
@@ -18,7 +19,7 @@ from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.offering import Opened
 from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site, open_site
-from pipelines.wiring import find_project, home, open_ledger, open_platform
+from pipelines.wiring import find_project, home, open_ledger, open_platform, open_turn
 
 __all__ = ["Opened", "next_offer", "open_rollout", "roll_back", "roll_out", "settle", "settle_at"]
 
@@ -54,6 +55,7 @@ async def roll_out(
     """Runs the rollout of `offer` to its end, from wherever the ledger says that it is, and returns how it went.
 
     A ledger that is away ends nothing: the share falls with its lease, and the rollout goes on when the ledger is back.
+    On platforms where whoever judges also counts, one process at a time does; the others wait for what comes of it.
 
     Raises:
         LedgerUnavailableError: it was away for LEDGER_AWAY_S_MAX.
@@ -68,6 +70,8 @@ async def roll_out(
                 raise
             logger.warning("the rollout %s waits for the ledger: %s", offer["rollout"], error)
             await asyncio.sleep(LEDGER_ASK_AGAIN_S)
+        except TurnLostError as error:
+            logger.warning("the rollout %s waits for its turn again: %s", offer["rollout"], error)
 
 
 async def _roll_out(
@@ -78,7 +82,9 @@ async def _roll_out(
     parsed = msgspec.convert({key: offer[key] for key in Offer.__struct_fields__}, Offer)
     async with open_platform(found) as platform:
         reader = coverage_reader(home().predictions(project), ledger)
-        outcome = await run_rollout(platform, ledger, found.rollout, parsed, on_look=on_look, coverage=reader)
+        outcome = await open_turn(found).take(
+            lambda: run_rollout(platform, ledger, found.rollout, parsed, on_look=on_look, coverage=reader)
+        )
     return {"rollout": parsed.rollout, "version": parsed.version, **msgspec.to_builtins(outcome)}
 
 

@@ -204,13 +204,19 @@ class SeparateServers:
         if split.champion is not None and before.rollout == rollout:
             await self._fleet.lead(split.champion)
 
-    async def expire(self) -> str | None:
+    async def expire(self, over: float | None = None) -> str | None:
         """Takes traffic from a challenger whose lease has run out, and what no rollout owns; why, if it did.
 
-        For whoever watches beside the rollout; it asks nobody but the gateway and the fleet.
+        For whoever watches beside the rollout; it asks nobody but the gateway and the fleet. `over` is the end of a
+        lease that is over by another clock than ours, unless it was renewed meanwhile.
         """
         before, _ = await self._read()
-        split = await self._change(lambda found: found.expired(self._clock()))
+
+        def expired(found: Split) -> Split:
+            now_s = self._clock()
+            return found.expired(max(now_s, over) if over is not None and found.lease_ends_s == over else now_s)
+
+        split = await self._change(expired)
         await self.sweep()
         return split.tripped.reason if split.tripped is not None and before.tripped is None else None
 
