@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos install-lint images sbom clean
+.PHONY: help install demo test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos install-lint images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,10 @@ test: install check  ## the checks, then the tests
 
 test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow killed in a canary step
 	$(BIN)/pytest -m slow
+
+test-kubernetes: install  ## the Kubernetes API as it really is: the cluster that KUBECONFIG names, in a namespace of its own
+	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to a cluster with the Gateway API's CRDs"; exit 1; }
+	PACELINE_TEST_KUBERNETES=1 $(BIN)/pytest tests/integration/rollout/test_kubernetes_api.py
 
 bench-serving: install  ## the model server beside bare uvicorn, FastAPI, MLServer, BentoML and LitServe; ARGS=--quick: a minute
 	$(BIN)/python benchmarks/serving/compare.py $(ARGS)

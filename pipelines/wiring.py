@@ -9,9 +9,10 @@
 | `PACELINE_MLFLOW_URI` | the registry | SQLite in `PACELINE_HOME` |
 | `PACELINE_SERVER_URL` | the model server's control routes | `http://127.0.0.1:<the project's port>` |
 | `PACELINE_SERVER_URL_<PROJECT>` | the same of one project, its name in capitals | `PACELINE_SERVER_URL` |
-| `PACELINE_PLATFORM` | where the servers are: `local`, `kubernetes` (docs/kubernetes.md) or `envoy` | `local` |
+| `PACELINE_PLATFORM` | `local`, `kubernetes` or `kserve` (docs/kubernetes.md), `envoy` (docs/envoy.md) | `local` |
 | `PACELINE_NAMESPACE` | the namespace of the servers on Kubernetes | the pod's own, or `default` |
 | `PACELINE_PROMETHEUS_URL` | which Prometheus knows the servers' counters | none: the servers are asked |
+| `PACELINE_ENVOY` | the file that says which servers are behind Envoy (docs/envoy.md) | none |
 | `PACELINE_BUNDLES_AT` | the folder in which the pods have the bundles | where they are here |
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
 | `PACELINE_METRICS_KEY` | the key with the scope `metrics` that the servers' /metrics asks for, if any | none |
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pipelines.ledger import Ledger
     from pipelines.projects import Project
     from pipelines.registry.port import Registry
+    from pipelines.rollout.platforms.envoy.group import Group
     from pipelines.rollout.platforms.local import LocalPlatform
     from pipelines.rollout.platforms.separate.platform import SeparateServers
     from pipelines.rollout.platforms.turns import Turn
@@ -49,7 +51,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LOCK = REPOSITORY / "requirements.txt"
 MADE_OF = ("contracts", "pipelines", "projects", LOCK.name)  # what the bytes of a bundle depend on, below a clone
 DIRTY = "-dirty"
-PLATFORMS = ("local", "kubernetes", "envoy")
+PLATFORMS = ("local", "kubernetes", "envoy", "kserve")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -206,8 +208,14 @@ def open_platform(project: "Project") -> "LocalPlatform | SeparateServers":
 
 def open_separate(project: str) -> "SeparateServers":
     """Champion and challenger of `project` as servers apart."""
-    from pipelines.rollout.platforms.kubernetes import kubernetes_platform
+    if platform_name() == "envoy":
+        from pipelines.rollout.platforms.envoy.group import envoy_platform
 
+        return envoy_platform(_envoy_group(project), os.environ.get("PACELINE_CONTROL_TOKEN"))
+    from pipelines.rollout.platforms.kubernetes import kserve_platform, kubernetes_platform
+
+    if platform_name() == "kserve":
+        return kserve_platform(project, namespace())
     return kubernetes_platform(
         project,
         namespace(),
@@ -222,11 +230,23 @@ def open_turn(project: "Project") -> "Turn":
 
     if platform_name() == "local":
         return NoTurn()
+    if platform_name() == "envoy":
+        from pipelines.rollout.platforms.envoy.group import FileTurn
+
+        return FileTurn(Path(_envoy_group(project.name).routes).with_suffix(".judge"))
     from pipelines.rollout.platforms.cluster.api import Cluster
     from pipelines.rollout.platforms.cluster.election import Election
     from pipelines.rollout.platforms.cluster.names import resource_name
 
     return Election(Cluster(namespace()), f"paceline-judge-{resource_name(project.name)}", process_name())
+
+
+def _envoy_group(project: str) -> "Group":
+    from pipelines.rollout.platforms.envoy.group import read_group
+
+    if not (file := os.environ.get("PACELINE_ENVOY")):
+        raise ValueError("PACELINE_ENVOY is not set: it names the file that says which servers are behind Envoy")
+    return read_group(Path(file), project)
 
 
 def process_name() -> str:

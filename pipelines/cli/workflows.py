@@ -44,7 +44,7 @@ def release(
     version: Annotated[str | None, typer.Option(help="The version to offer; default: the challenger.")] = None,
     note: Annotated[str | None, typer.Option(help="Needed for a version that was rolled back before.")] = None,
     platform: Annotated[
-        str | None, typer.Option(help="Where the servers are: local, kubernetes or envoy; default: PACELINE_PLATFORM.")
+        str | None, typer.Option(help="local, kubernetes, envoy or kserve; default: PACELINE_PLATFORM.")
     ] = None,
     as_json: Json = False,
 ) -> None:

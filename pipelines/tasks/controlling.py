@@ -58,6 +58,7 @@ class Controller(Collector):
             for task in (leading, watching):
                 task.cancel()
             await asyncio.gather(leading, watching, return_exceptions=True)
+            await self._watched.aclose()
 
     async def _lead_again_and_again(self) -> None:
         while True:
@@ -149,16 +150,19 @@ def open_offers() -> dict[str, dict[str, Any]]:
 
 def open_controller(*, lease_s: float, renew_s: float) -> Controller:
     """The controller of this process' namespace. Raises ValueError where the platform has none."""
-    if platform_name() != "kubernetes":
-        raise ValueError(f"the platform {platform_name()} needs no controller: set PACELINE_PLATFORM=kubernetes")
+    if platform_name() not in ("kubernetes", "kserve"):
+        raise ValueError(
+            f"the platform {platform_name()} needs no controller: set PACELINE_PLATFORM to kubernetes or kserve"
+        )
     from pipelines.rollout.platforms.cluster.api import Cluster
     from pipelines.rollout.platforms.cluster.election import Election
     from pipelines.rollout.platforms.cluster.guarding import Guard
-    from pipelines.rollout.platforms.cluster.watching import WatchedRoutes
+    from pipelines.rollout.platforms.cluster.kserve import INFERENCE_SERVICES
+    from pipelines.rollout.platforms.cluster.watching import HTTP_ROUTES, WatchedRoutes
 
-    cluster = Cluster(namespace())
-    watched = WatchedRoutes(cluster)
-    election = Election(cluster, ELECTION, process_name(), duration_s=lease_s, renew_s=renew_s)
+    kind = HTTP_ROUTES if platform_name() == "kubernetes" else INFERENCE_SERVICES
+    watched = WatchedRoutes(Cluster(namespace()), kind)
+    election = Election(Cluster(namespace()), ELECTION, process_name(), duration_s=lease_s, renew_s=renew_s)
     return Controller(election, watched, Guard(watched, open_separate))
 
 

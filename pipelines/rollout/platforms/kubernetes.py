@@ -9,6 +9,7 @@ from pipelines.rollout.platforms.cluster import names
 from pipelines.rollout.platforms.cluster.api import Cluster, open_client
 from pipelines.rollout.platforms.cluster.deployments import Deployments
 from pipelines.rollout.platforms.cluster.http_route import Route
+from pipelines.rollout.platforms.cluster.kserve import InferenceService
 from pipelines.rollout.platforms.separate.platform import POLL_S, SeparateServers
 from pipelines.rollout.platforms.separate.reading import Prometheus, Scraped
 
@@ -53,3 +54,9 @@ def kubernetes_platform(
         clock=clock,
         sleep=sleep,
     )
+
+
+def kserve_platform(project: str, namespace: str, *, settle_s: float = SETTLE_S) -> SeparateServers:
+    """The platform of `project` as an InferenceService; KServe copies no requests, so it has no shadow."""
+    service = InferenceService(Cluster(namespace), project)
+    return SeparateServers(service, service, Scraped(), has_shadow=False, settle_s=settle_s)

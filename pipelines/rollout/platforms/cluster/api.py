@@ -6,6 +6,7 @@ PlatformUnreachableError (nobody knows), StaleWriteError (somebody was faster), 
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -41,7 +42,9 @@ async def open_client(context: str | None = None) -> "ApiClient":
 
     configuration = Configuration()
     try:
-        await config.load_kube_config(context=context, client_configuration=configuration)
+        # named here: the library reads the variable once, when it is imported
+        file = os.environ.get("KUBECONFIG") or None
+        await config.load_kube_config(config_file=file, context=context, client_configuration=configuration)
     except config.ConfigException as missing:
         try:
             config.load_incluster_config(client_configuration=configuration)

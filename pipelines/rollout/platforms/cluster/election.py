@@ -4,6 +4,7 @@ A candidate believes no clock but its own: a holder is alive while its record ch
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from pipelines.rollout.platforms.turns import TurnLostError, work_while
 
 Answer = TypeVar("Answer")
 DURATION_S, RENEW_S = 15.0, 5.0
+logger = logging.getLogger(__name__)
 GIVEN_BACK_S = 1  # the duration of a record that its holder has given back
 
 
@@ -76,14 +78,17 @@ class Election:
 
     async def take(self, work: Callable[[], Awaitable[Answer]]) -> Answer:
         """Waits to lead, works, and gives the Lease back. Raises TurnLostError where it is lost meanwhile."""
-        while not await self._try():
-            await self._sleep(self._renew_s / 2)
-        self.is_leading = True
         try:
-            return await work_while(self._keep, work)
+            while not await self._try():
+                await self._sleep(self._renew_s / 2)
+            self.is_leading = True
+            try:
+                return await work_while(self._keep, work)
+            finally:
+                self.is_leading = False
+                await self._give_back()
         finally:
-            self.is_leading = False
-            await self._give_back()
+            await self._cluster.aclose()
 
     async def _keep(self) -> None:
         """Renews until that fails for too long."""
@@ -105,7 +110,8 @@ class Election:
     async def _try(self) -> bool:
         try:
             return await self._write_if_possible()
-        except PlatformError:
+        except PlatformError as error:
+            logger.warning("the Lease %s cannot be asked for: %s", self._name, error)
             return False
 
     async def _write_if_possible(self) -> bool:

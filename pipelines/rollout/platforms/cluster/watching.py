@@ -1,4 +1,7 @@
-"""The routes of a namespace as they are now: listed once, then watched; a watch that ends goes on where it was."""
+"""The routes of a namespace as they are now: listed once, then watched; a watch that ends goes on where it was.
+
+A route is whatever carries a split as its annotation: an HTTPRoute, or an InferenceService.
+"""
 
 import asyncio
 import logging
@@ -10,16 +13,24 @@ from pipelines.rollout.platforms.port import PlatformError
 from pipelines.rollout.platforms.separate.platform import StaleWriteError
 
 PAUSE_S, PAUSE_S_MAX = 0.2, 5.0
+HTTP_ROUTES = (names.ROUTES, "httproutes")
 logger = logging.getLogger(__name__)
 
 
 class WatchedRoutes:
     """`routes` by name, once `is_synced`. `restarts` counts watches that broke, `lists` how often all were listed."""
 
-    def __init__(self, cluster: Cluster, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        kind: tuple[str, str] = HTTP_ROUTES,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`kind` is the group and the plural of the objects."""
         self._cluster = cluster
         self._sleep = sleep
-        self._path = cluster.path(names.ROUTES, "httproutes")
+        self._path = cluster.path(*kind)
         self._selector = "=".join(names.PART_OF)
         self.routes: dict[str, Object] = {}
         self.is_synced = False
@@ -44,6 +55,10 @@ class WatchedRoutes:
                 self.restarts += 1
                 await self._sleep(pause_s)
                 pause_s = min(PAUSE_S_MAX, pause_s * 2)
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._cluster.aclose()
 
     async def _list(self) -> str:
         found = await self._cluster.list_of(self._path, self._selector)

@@ -84,6 +84,7 @@ class Counting:
     rollout: str
     champion: str
     challenger: str
+    is_retried: bool = False
     sums: dict[str, _Sum] = field(default_factory=dict)
     strata: deque[Stratum] = field(default_factory=lambda: deque(maxlen=KEPT_STRATA))
     refused: int = 0
@@ -129,6 +130,8 @@ class Counting:
         while len(self._last) > SERVERS_MAX:
             del self._last[next(iter(self._last))]
         champion, mine = new[self.champion], new[self.challenger]
+        if self.is_retried and not is_shadow:  # what the champion answered in the challenger's place counts for neither
+            champion.requests = max(champion.errors, champion.requests - mine.errors)
         self.sums[self.champion].add(champion)
         if is_shadow:
             self._shadow.add(mine)

@@ -19,7 +19,7 @@ from pipelines.rollout.platforms.separate.split import WEIGHTS, Named, Split
 
 # counts by the unit that is assigned: behind a gateway that is the request (docs/decisions/0012)
 BY_REQUEST = frozenset({features.ENTITIES, features.LATENCY, features.SCORES})
-SUPPORTED = frozenset({features.SHADOW, features.SAMPLE, features.SHARE, features.LEASE, features.HARD_LIMITS})
+SUPPORTED = frozenset({features.SHARE, features.LEASE, features.HARD_LIMITS})
 CHANGES_MAX = 8  # attempts at one change that others overtake
 POLL_S = 0.5
 RENEW_BELOW = 2 / 3  # of a lease that is left: a look does not write each time
@@ -89,7 +89,9 @@ class Fleet(Protocol):
 class SeparateServers:
     """`Platform` for champion and challenger in separate servers.
 
-    `settle_s` is how long a changed share takes to be in force everywhere: counts of that time are in no stratum.
+    `is_retried` says that the gateway asks the champion again where the challenger fails: these requests count for the
+    challenger alone. `settle_s` is how long a changed share takes to be in force everywhere: counts of that time are in
+    no stratum.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class SeparateServers:
         counters: Counters,
         *,
         counted: Set[str] = BY_REQUEST,
+        has_shadow: bool = True,
+        is_retried: bool = False,
         settle_s: float = 2.0,
         load_timeout_s: float = 600.0,
         poll_s: float = POLL_S,
@@ -106,7 +110,8 @@ class SeparateServers:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._gateway, self._fleet, self._counters = gateway, fleet, counters
-        self._counted = counted
+        self._counted, self._is_retried = counted, is_retried
+        self._shadow = frozenset({features.SHADOW, features.SAMPLE}) if has_shadow else frozenset()
         self._settle_s = settle_s
         self._load_timeout_s = load_timeout_s
         self._poll_s = poll_s
@@ -130,7 +135,7 @@ class SeparateServers:
 
     def supports(self) -> Set[str]:
         """No pairs (copies are answered elsewhere), no holdout, no memory limit (the servers have their own)."""
-        return SUPPORTED | self._counted
+        return SUPPORTED | self._counted | self._shadow
 
     async def load(self, message: LoadSlot) -> None:
         """Claims the slot on the gateway, then starts the challenger's servers, and waits until all are ready."""
@@ -270,7 +275,7 @@ class SeparateServers:
     def _counting_of(self, rollout: str, champion: str, challenger: str) -> Counting:
         found = self._counting
         if found is None or (found.rollout, found.champion, found.challenger) != (rollout, champion, challenger):
-            found = self._counting = Counting(rollout, champion, challenger)
+            found = self._counting = Counting(rollout, champion, challenger, is_retried=self._is_retried)
         return found
 
     def _observation(self, split: Split, counting: Counting | None) -> Observation:

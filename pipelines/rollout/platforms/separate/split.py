@@ -24,8 +24,10 @@ class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     path: str
 
     def is_same(self, other: "Named | None") -> bool:
-        """Whether it is the same version of the same content, wherever that lies."""
-        return other is not None and (self.version, self.bundle) == (other.version, other.bundle)
+        """Whether it is the same version of the same content, wherever that lies; without a bundle, of any."""
+        if other is None or self.version != other.version:
+            return False
+        return not self.bundle or not other.bundle or self.bundle == other.bundle
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
