@@ -57,7 +57,7 @@ class Site:
                 body = {"records": [tiny_record(number)]}
                 answer = client.post("/v1/predict", json=body, headers={"x-entity": entity(number)})
                 assert answer.status_code == 200, answer.text
-                found.append(answer.json()["predictions"][0]["version"])
+                found.append(answer.json()["predictions"][0]["model_version"])
         return found
 
     def counted(self, server: ModelServerProcess) -> int:
