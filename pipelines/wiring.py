@@ -12,6 +12,7 @@
 | `PACELINE_PLATFORM` | `local`, `kubernetes` or `kserve` (docs/kubernetes.md), `envoy` (docs/envoy.md) | `local` |
 | `PACELINE_NAMESPACE` | the namespace of the servers on Kubernetes | the pod's own, or `default` |
 | `PACELINE_PROMETHEUS_URL` | which Prometheus knows the servers' counters | none: the servers are asked |
+| `PACELINE_METRICS_KEY` | an API key of the scope `metrics`, where servers apart have keys | none |
 | `PACELINE_ENVOY` | the file that says which servers are behind Envoy (docs/envoy.md) | none |
 | `PACELINE_BUNDLES_AT` | the folder in which the pods have the bundles | where they are here |
 | `PACELINE_CONTROL_TOKEN` | the bearer token that they ask for, if any | none |
@@ -208,17 +209,19 @@ def open_platform(project: "Project") -> "LocalPlatform | SeparateServers":
 
 def open_separate(project: str) -> "SeparateServers":
     """Champion and challenger of `project` as servers apart."""
+    key = os.environ.get("PACELINE_METRICS_KEY") or None
     if platform_name() == "envoy":
         from pipelines.rollout.platforms.envoy.group import envoy_platform
 
-        return envoy_platform(_envoy_group(project), os.environ.get("PACELINE_CONTROL_TOKEN"))
+        return envoy_platform(_envoy_group(project), os.environ.get("PACELINE_CONTROL_TOKEN"), metrics_key=key)
     from pipelines.rollout.platforms.kubernetes import kserve_platform, kubernetes_platform
 
     if platform_name() == "kserve":
-        return kserve_platform(project, namespace())
+        return kserve_platform(project, namespace(), metrics_key=key)
     return kubernetes_platform(
         project,
         namespace(),
+        metrics_key=key,
         prometheus=os.environ.get("PACELINE_PROMETHEUS_URL") or None,
         bundles_at=os.environ.get("PACELINE_BUNDLES_AT") or None,
     )

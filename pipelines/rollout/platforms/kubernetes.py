@@ -25,6 +25,7 @@ def kubernetes_platform(
     namespace: str,
     *,
     prometheus: str | None = None,
+    metrics_key: str | None = None,
     scrape_s: float = SCRAPE_S,
     bundles_at: str | None = None,
     settle_s: float = SETTLE_S,
@@ -37,10 +38,11 @@ def kubernetes_platform(
     """The platform of `project` in `namespace`.
 
     Counters are read from the pods, or from the `prometheus` at that URL, which scrapes every `scrape_s`: needed
-    beyond 200 pods. `bundles_at` is the folder in which the pods have the bundles, by their id.
+    beyond 200 pods. `metrics_key` is an API key of the scope `metrics`, for pods that have
+    keys. `bundles_at` is the folder in which the pods have the bundles, by their id.
     """
     cluster = Cluster(namespace, connect, sleep=sleep)
-    counters: Scraped | Prometheus = Scraped()
+    counters: Scraped | Prometheus = Scraped(metrics_key)
     if prometheus is not None:
         pods = f"{names.stable(project)}-.+|{names.challenger(project)}-.+"
         counters = Prometheus(prometheus, f'namespace="{namespace}",pod=~"{pods}"', lag_s=2 * scrape_s)
@@ -56,7 +58,9 @@ def kubernetes_platform(
     )
 
 
-def kserve_platform(project: str, namespace: str, *, settle_s: float = SETTLE_S) -> SeparateServers:
+def kserve_platform(
+    project: str, namespace: str, *, metrics_key: str | None = None, settle_s: float = SETTLE_S
+) -> SeparateServers:
     """The platform of `project` as an InferenceService; KServe copies no requests, so it has no shadow."""
     service = InferenceService(Cluster(namespace), project)
-    return SeparateServers(service, service, Scraped(), has_shadow=False, settle_s=settle_s)
+    return SeparateServers(service, service, Scraped(metrics_key), has_shadow=False, settle_s=settle_s)

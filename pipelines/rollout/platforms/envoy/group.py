@@ -42,12 +42,14 @@ def read_group(file: Path, project: str) -> Group:
     return found[project]
 
 
-def envoy_platform(group: Group, token: str | None = None, *, settle_s: float = SETTLE_S) -> SeparateServers:
-    """The platform of one group; `token` is what the servers' control routes ask for."""
+def envoy_platform(
+    group: Group, token: str | None = None, *, metrics_key: str | None = None, settle_s: float = SETTLE_S
+) -> SeparateServers:
+    """The platform of one group; `token` is what the servers' control routes ask for, `metrics_key` their counters."""
     return SeparateServers(
         RoutesFile(Path(group.routes), entity_header=group.entity_header),
         ModelServers(group.stable, group.challenger, token),
-        Scraped(),
+        Scraped(metrics_key),
         counted=BY_REQUEST if group.entity_header is None else frozenset(),
         is_retried=True,
         settle_s=settle_s,

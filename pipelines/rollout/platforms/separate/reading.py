@@ -36,8 +36,10 @@ class Counters(Protocol):
 class Scraped:
     """Asks each server's `/metrics`; one that does not answer is missing in this look, and comes with the next."""
 
-    def __init__(self, *, timeout_s: float = TIMEOUT_S, lag_s: float = 0.0) -> None:
+    def __init__(self, key: str | None = None, *, timeout_s: float = TIMEOUT_S, lag_s: float = 0.0) -> None:
+        """`key` is an API key of the scope `metrics`, for servers that have keys."""
         self.lag_s = lag_s
+        self._headers = {} if key is None else {"x-api-key": key}
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
 
@@ -50,11 +52,13 @@ class Scraped:
                 "PACELINE_PROMETHEUS_URL"
             )
         if self._client is None:
-            self._client = httpx.AsyncClient(trust_env=False, timeout=self._timeout_s)
+            self._client = httpx.AsyncClient(trust_env=False, timeout=self._timeout_s, headers=self._headers)
         places = asyncio.Semaphore(SCRAPED_AT_ONCE)
         answers = await asyncio.gather(*(self._one(places, name, url) for name, url in servers.items()))
         if servers and all(answer is None for answer in answers):
-            raise PlatformUnreachableError(f"none of {len(servers)} servers says what it counted")
+            raise PlatformUnreachableError(
+                f"none of {len(servers)} servers says what it counted: do they answer GET /metrics, and with which key?"
+            )
         return [counts for answer in answers if answer is not None for counts in answer]
 
     async def _one(self, places: asyncio.Semaphore, name: str, url: str) -> tuple[ServerCounts, ...] | None:

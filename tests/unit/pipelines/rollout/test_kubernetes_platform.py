@@ -7,9 +7,13 @@ import pytest
 from contracts.slots import LoadSlot, PromoteSlot, RenewLease, SetShare
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.platforms.cluster import names
+from pipelines.rollout.platforms.cluster.api import Cluster
 from pipelines.rollout.platforms.cluster.deployments import champion_of
+from pipelines.rollout.platforms.cluster.guarding import Guard
+from pipelines.rollout.platforms.cluster.watching import WatchedRoutes
 from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
 from tests.fixtures.cluster_rollouts import OFFER, PLAN, PROJECT, ClusterSite
+from tests.fixtures.kubernetes_cluster import DEPLOYMENTS, stable_deployment
 
 LOAD = LoadSlot(version="2", bundle="b2", path="/here/b2", rollout=OFFER.rollout)
 
@@ -245,3 +249,41 @@ def test_a_stable_deployment_that_would_take_the_challengers_pods_is_refused() -
     del stable["spec"]["selector"]["matchLabels"][names.TRACK]
     with pytest.raises(SlotRefusedError, match=r"has no label paceline.dev/track"):
         asyncio.run(site.platform().load(LOAD))
+
+
+def test_a_challenger_that_manifests_have_is_scaled_from_nothing_and_back(tmp_path: Path) -> None:
+    site = ClusterSite()
+    theirs = stable_deployment(PROJECT, None)
+    theirs["metadata"]["name"] = names.challenger(PROJECT)
+    theirs["spec"]["replicas"] = 0
+    theirs["spec"]["selector"]["matchLabels"][names.TRACK] = "challenger"
+    theirs["spec"]["template"]["metadata"]["labels"][names.TRACK] = "challenger"
+    site.cluster.objects.put(DEPLOYMENTS, theirs)
+    outcome = asyncio.run(site.roll_out(tmp_path))
+    assert outcome.state == "promoted", outcome.reason
+    left = site.cluster.challenger
+    assert left is not None
+    assert left["spec"]["replicas"] == 0
+    assert names.ROLLOUT not in (left["metadata"].get("annotations") or {})
+
+
+def test_a_clock_that_is_ahead_keeps_no_share_alive() -> None:
+    site = ClusterSite()
+
+    async def scenario() -> None:
+        ahead = site.platform()
+        ahead._clock = lambda: site.clock() + 3600
+        await ahead.load(LOAD)
+        await ahead.set_share(SetShare(rollout=OFFER.rollout, share=0.1, lease_s=15))
+        watched = WatchedRoutes(Cluster("models", site.api.connect))
+        watched.routes["flight-delay"] = site.cluster.route
+        guard = Guard(watched, lambda name: site.platform(), clock=site.clock, monotonic=site.clock)
+        await guard.check()
+        site.clock.pass_by(14)
+        await guard.check()
+        assert (site.cluster.weight, guard.expired) == (1000, 0)
+        site.clock.pass_by(2)
+        await guard.check()
+        assert (site.cluster.weight, guard.expired) == (0, 1)
+
+    asyncio.run(scenario())
