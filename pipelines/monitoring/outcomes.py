@@ -5,10 +5,10 @@ outcome is used only when it is due, as-of less the label's delay: those that co
 loans that have gone bad by now, say), and what they say of a version would change from day to day.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from contracts.encoder import parse_timestamp
 from contracts.input_schema import InputSchema, Kind
+from pipelines.monitoring.input_texts import input_texts
 from pipelines.monitoring.outcome_store import CANONICAL_TIME, OutcomeStore
-from pipelines.monitoring.predictions import parse_inputs
+from pipelines.monitoring.predictions import EVENT_TIME
 
 OUTCOME = "outcome"
 _DAY_US = 86_400_000_000
@@ -101,19 +101,32 @@ class WarehouseOutcomes:
         personal = [field.name for field in schema.fields if field.name in schema.key and field.personal]
         if personal:
             raise ValueError(f"the key fields {personal} are personal and masked in the log; choose a key that is not")
-        self._schema, self._delay_days = schema, delay_days
-        self._labels = _labels(outcomes, schema, label)
+        self._delay_days = delay_days
+        self._kinds = {field.name: field.kind for field in schema.fields if field.name in schema.key}
+        self._labels = _labels(outcomes, self._kinds, label)
 
     def known(self, predictions: pa.Table, as_of: date) -> Known:
         """See `OutcomeSource`."""
-        kinds = {field.name: field.kind for field in self._schema.fields}
-        keys = [_key(record, self._schema.key, kinds) for record in parse_inputs(predictions)]
-        found = [-1 if key is None else self._labels.get(key, -1) for key in keys]
-        values = np.array(found, dtype=np.int8)
+        import duckdb
+
+        count = predictions.num_rows
+        rows = input_texts(predictions, list(self._kinds))
+        keys = _canonical(self._kinds, "rows")
+        with duckdb.connect() as connection:
+            connection.register("rows", rows.append_column("position", pa.array(np.arange(count, dtype=np.int64))))
+            connection.register("labels", self._labels)
+            names = [f"k{place}" for place in range(len(self._kinds))]
+            found = connection.sql(
+                f"""SELECT position, {" OR ".join(f"{name} IS NULL" for name in names)} AS lacks, value
+                FROM (SELECT position, {keys} FROM rows) LEFT JOIN labels USING ({", ".join(names)})"""
+            ).to_arrow_table()
+        values = np.full(count, -1, dtype=np.int8)
+        values[found["position"].to_numpy()] = pc.fill_null(found["value"], -1).to_numpy()
         days = _event_days(predictions)
         since = np.where(days < _NO_DAY, days, 0) + self._delay_days + 1
         is_known = (since <= _day_number(as_of)) & (days < _NO_DAY)
-        return Known(np.where(is_known, values, -1), since * _DAY_US, without_key=sum(key is None for key in keys))
+        without_key = pc.sum(found["lacks"]).as_py() or 0
+        return Known(np.where(is_known, values, -1).astype(np.int8), since * _DAY_US, without_key=without_key)
 
 
 class StoredOutcomes:
@@ -193,51 +206,42 @@ def label_predictions(
     return LabelledPredictions(table, coverage)
 
 
-def _labels(outcomes: pa.Table, schema: InputSchema, label: str) -> dict[tuple[str, ...], bool]:
-    kinds = {field.name: field.kind for field in schema.fields}
-    labels: dict[tuple[str, ...], bool] = {}
-    for row in outcomes.select([*schema.key, label]).to_pylist():
-        value = row[label]
-        if value is None:
-            continue
-        if value not in (0, 1):
-            raise ValueError(f"the label {label} is 0 or 1, found {value!r}")
-        key = _key(row, schema.key, kinds)
-        if key is None:
-            raise ValueError(f"an outcome lacks a key field: { ({name: row[name] for name in schema.key}) }")
-        if labels.setdefault(key, bool(value)) != bool(value):
-            raise ValueError(f"two different outcomes for {dict(zip(schema.key, key, strict=True))}")
-    return labels
+def _labels(outcomes: pa.Table, kinds: Mapping[str, Kind], label: str) -> pa.Table:
+    """The columns k0, k1 … (canonical texts of the key) and `value`, one row for each event."""
+    import duckdb
+
+    keys, names = _canonical(kinds, "told"), ", ".join(f"k{place}" for place in range(len(kinds)))
+    with duckdb.connect() as connection:
+        connection.register("told", outcomes.select(list(dict.fromkeys((*kinds, label)))))
+        rows = f"""SELECT {keys}, told."{label}" AS label, TRY_CAST(told."{label}" AS DOUBLE) AS value FROM told
+            WHERE told."{label}" IS NOT NULL"""
+        connection.register("rows", connection.sql(rows).to_arrow_table())
+        wrong = "SELECT label FROM rows WHERE value IS NULL OR value NOT IN (0, 1) LIMIT 1"
+        for (found,) in connection.sql(wrong).fetchall():
+            raise ValueError(f"the label {label} is 0 or 1, found {found!r}")
+        without = " OR ".join(f"{name} IS NULL" for name in names.split(", "))
+        for lacking in connection.sql(f"SELECT {names} FROM rows WHERE {without} LIMIT 1").fetchall():
+            raise ValueError(f"an outcome lacks a key field: {dict(zip(kinds, lacking, strict=True))}")
+        grouped = f"SELECT {names}, min(value) AS low, max(value) AS high FROM rows GROUP BY ALL"
+        connection.register("events", connection.sql(grouped).to_arrow_table())
+        for twice in connection.sql(f"SELECT {names} FROM events WHERE low <> high LIMIT 1").fetchall():
+            raise ValueError(f"two different outcomes for {dict(zip(kinds, twice, strict=True))}")
+        return connection.sql(f"SELECT {names}, CAST(low AS TINYINT) AS value FROM events").to_arrow_table()
 
 
-def _key(record: Mapping[str, Any], names: Sequence[str], kinds: Mapping[str, Kind]) -> tuple[str, ...] | None:
-    """One canonical text for each key field, whatever types the two sides have; None when a field is missing."""
-    try:
-        return tuple(_CANONICAL[kinds[name]](record[name]) for name in names)
-    except (KeyError, TypeError, ValueError):
-        return None
+def _canonical(kinds: Mapping[str, Kind], table: str) -> str:
+    """SQL: one text for each key field, the same whatever types the two sides have; null where there is none."""
+    columns = [_SQL[kind].format(f'{table}."{name}"') for name, kind in kinds.items()]
+    return ", ".join(f"{column} AS k{place}" for place, column in enumerate(columns))
 
 
-def _timestamp(value: Any) -> str:
-    return parse_timestamp(value).isoformat(timespec="microseconds")
-
-
-def _number(value: Any) -> str:
-    return repr(float(value))
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        raise ValueError("nothing is no key")
-    return str(value)
-
-
-_CANONICAL: dict[Kind, Callable[[Any], str]] = {
-    "timestamp": _timestamp,
-    "number": _number,
-    "category": _text,
-    "boolean": _text,
-    "identifier": _text,
+_TEXT = "CAST({0} AS VARCHAR)"
+_SQL: dict[Kind, str] = {
+    "timestamp": "strftime(" + EVENT_TIME.replace("event_time", "CAST({0} AS VARCHAR)") + ", '%Y-%m-%dT%H:%M:%S.%f')",
+    "number": "CAST(TRY_CAST({0} AS DOUBLE) AS VARCHAR)",
+    "category": _TEXT,
+    "boolean": _TEXT,
+    "identifier": _TEXT,
 }
 
 

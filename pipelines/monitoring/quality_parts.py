@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.monitoring.input_texts import input_texts
 from pipelines.monitoring.measures import Estimate
 from pipelines.monitoring.outcomes import OUTCOME
-from pipelines.monitoring.predictions import parse_inputs
 from pipelines.monitoring.quality import hours_of, measure
 from pipelines.statistics.bootstrap import Floats
 
@@ -140,14 +140,10 @@ def _maturity(due: int, labelled: int) -> Maturity:
 
 def _words(table: pa.Table, fields: Sequence[str]) -> dict[str, NDArray[np.str_]]:
     """For each of `fields` the word of each row."""
-    if not fields:
-        return {}
-    records = parse_inputs(table)
+    texts = input_texts(table, fields)
     words = {}
     for field in fields:
-        found = np.array(
-            [MISSING if (word := record.get(field)) is None else str(word) for record in records], dtype=str
-        )
+        found = pc.fill_null(texts[field], MISSING).to_numpy().astype(str)
         names, counts = np.unique(found, return_counts=True)
         if len(names) > MAXIMUM_WORDS:
             frequent = names[np.argsort(-counts, kind="stable")[:MAXIMUM_WORDS]]
