@@ -100,11 +100,12 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """What outcomes say of a holdout; quality and drift of the live predictions, and whether a retrain is due."""
-    from pipelines.tasks import watching
+    from pipelines.tasks import reviewing, watching
 
     judged = _judged(project, as_of)
     observed = watching.observe(project, _today(as_of), days)
     observed["holdout"] = judged
+    observed["reviews"] = reviewing.collect(project, _today(as_of), days)
     observed["report"] = watching.report(project, observed)
     observed["due"] = watching.due_retrain(project, observed)
     show(observed, as_json)

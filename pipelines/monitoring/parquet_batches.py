@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 LOCK_WAIT_S = 120.0
 
 
+class DamagedBatchError(RuntimeError):
+    """A file that cannot be read: which, and why."""
+
+
 class Batches:
     """The Parquet files below `root`, all of the columns `schema`."""
 
@@ -38,9 +42,20 @@ class Batches:
             yield
 
     def files(self) -> tuple[Path, ...]:
-        """The files that count. Raises FileNotFoundError when one went meanwhile, OSError, ArrowException."""
+        """The files that count.
+
+        Raises:
+            FileNotFoundError: one went meanwhile.
+            DamagedBatchError: one cannot be read. None is left out: what was told would be forgotten in silence.
+        """
         paths = sorted(path for path in self.root.glob("*.parquet") if not path.name.startswith("."))
-        gone = {name for path in paths for name in replaces(path)}
+        gone: set[str] = set()
+        for path in paths:
+            try:
+                gone.update(replaces(path))
+            except (pa.ArrowException, ValueError) as error:
+                said = str(error).splitlines()[0]
+                raise DamagedBatchError(f"{path} cannot be read ({said}): bring it back from a backup") from error
         return tuple(path for path in paths if path.name not in gone)
 
     def append(self, table: pa.Table) -> None:

@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
@@ -157,3 +158,42 @@ def test_the_list_names_nobody(tmp_path: Path) -> None:
     text = (tmp_path / ".forgotten.json").read_text()
     assert "N14228" not in text
     assert [sorted(each) for each in json.loads(text)] == [["before", "digest", "salt"]]
+
+
+def test_readers_and_a_writer_that_are_at_it_see_every_other_row_once_and_nobody_sees_who_was_forgotten(
+    tmp_path: Path,
+) -> None:
+    for days in range(3):
+        write_segment(tmp_path, _group(40, days=days - 2))
+    compact_day(tmp_path, "2013-07-30")
+    seen: list[Counter[str]] = []
+    asked, is_over = threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not is_over.is_set():
+            is_after = asked.is_set()
+            found = _entities(tmp_path)
+            seen.append(found if is_after else Counter({name: n for name, n in found.items() if name != "N1"}))
+
+    reader = threading.Thread(target=read)
+    writer = tiny_writer(tmp_path, flush_every_s=0.01)
+    writer.start()
+    reader.start()
+    try:
+        writer.append(_group(40))
+        removed = _forget(tmp_path)
+        asked.set()
+        writer.append(_group(40))
+        count = len(seen)
+        deadline = time.monotonic() + 60
+        while len(seen) < count + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        is_over.set()
+        reader.join()
+        writer.stop()
+    assert removed.rows >= 3
+    assert all("N1" not in each for each in seen)
+    assert all(3 <= each["N2"] <= 5 for each in seen), "as many as were written by then, never twice, never fewer"
+    assert all(each["N2"] == each["N3"] for each in seen)

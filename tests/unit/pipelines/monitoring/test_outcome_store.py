@@ -8,6 +8,7 @@ import pytest
 from pipelines.monitoring.outcome_rows import UnknownColumnError, check_rows
 from pipelines.monitoring.outcome_store import Added, OutcomeStore
 from pipelines.monitoring.outcomes import LabelledPredictions, StoredOutcomes, label_predictions
+from pipelines.monitoring.parquet_batches import DamagedBatchError
 from pipelines.monitoring.predictions import read_predictions
 from serving.prediction_writer import LoggedGroup
 from tests.fixtures.bundles import tiny_record
@@ -264,3 +265,12 @@ def test_an_empty_store_knows_nothing_and_says_so(store: OutcomeStore, log: Path
     assert isinstance(labelled.table, pa.Table)
     assert (labelled.coverage.share, labelled.coverage.age_days) == (0.0, None)
     assert (store.quarantine_counts(), store.quarantined().num_rows) == ({}, 0)
+
+
+def test_a_damaged_file_of_outcomes_is_named_and_not_passed_over(store: OutcomeStore, log: Path) -> None:
+    (only,) = _served(log, 1).prediction_ids
+    _tell(store, {"prediction_id": only, "value": 1})
+    [path] = store.outcomes.files()
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DamagedBatchError, match=rf"{path.name} cannot be read .*: bring it back from a backup"):
+        _labelled(store, log)
