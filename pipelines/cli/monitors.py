@@ -71,3 +71,42 @@ def _scores_line(kept: Any) -> str:
     watch = kept.watch
     said = watch.alarm.reason if watch.alarm else f"{watch.scores:,} scores in the last hour"
     return f"{watch.state}: {said}" + (f"; {kept.unreachable} servers do not answer" if kept.unreachable else "")
+
+
+@app.command()
+def observability(
+    project: ProjectName,
+    server_port: Annotated[int | None, typer.Option(help="The model server; default: the project's port.")] = None,
+    airflow_port: Annotated[int, typer.Option(help="Airflow's API, whose webhook is called.")] = 8080,
+    prometheus_port: Annotated[int, typer.Option(help="Prometheus' page.")] = 9090,
+    alertmanager_port: Annotated[int, typer.Option(help="Alertmanager's page.")] = 9093,
+    metrics_port: Annotated[int, typer.Option(help="The pipelines' metrics.")] = 9109,
+    quicken: Annotated[float, typer.Option(min=1, help="Divide all windows and waits of the rules by this.")] = 1,
+) -> None:
+    """Start Prometheus and Alertmanager on loopback, with the rules of deploy/observability, until Ctrl-C."""
+    import time
+
+    from pipelines.demo import observability as beside
+    from pipelines.demo.supervisor import BusyPortError, ProcessFailedError, Supervisor, check_ports
+    from pipelines.wiring import find_project, home
+
+    server = server_port or find_project(project).serving_port
+    ports = beside.ObservabilityPorts(prometheus_port, alertmanager_port, metrics_port)
+    try:
+        check_ports({"prometheus": prometheus_port, "alertmanager": alertmanager_port, "metrics": metrics_port})
+        started = list(beside.programs(project, server, airflow_port, ports, quicken))
+        with Supervisor(home().logs) as supervisor:
+            for program in started:
+                supervisor.start(program)
+            for program in started:
+                supervisor.wait_ready(program.name)
+            err.print(f"alerts are at http://127.0.0.1:{prometheus_port}/alerts, who is told at", highlight=False)
+            err.print(f"http://127.0.0.1:{alertmanager_port}; Ctrl-C stops both", highlight=False)
+            while True:
+                supervisor.check()
+                time.sleep(1)
+    except (BusyPortError, ProcessFailedError, beside.MissingProgramError) as error:
+        err.print(str(error), highlight=False, markup=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        return

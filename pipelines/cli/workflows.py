@@ -176,16 +176,29 @@ def replay(
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 80.0,
     url: Annotated[str | None, typer.Option(help="The model server; default: the project's.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Write one JSON line for each answer to this file.")] = None,
+    instead: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=WORD", help="Say this in every request; repeatable.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Send the real events of a period to the model server, in time order; Ctrl-C ends it with its summary."""
     from pipelines.tasks import replaying
 
+    broken = _instead(instead or [])
     with _progress_line() as progress:
         summary = asyncio.run(
-            until_signal(lambda stop: replaying.replay(project, start, until, rate, url, answers, stop, progress))
+            until_signal(
+                lambda stop: replaying.replay(project, start, until, rate, url, answers, stop, progress, broken)
+            )
         )
     show(summary, as_json)
+
+
+def _instead(pairs: list[str]) -> dict[str, str]:
+    split = [pair.partition("=") for pair in pairs]
+    if wrong := [field for field, equals, _ in split if not field or not equals]:
+        raise typer.BadParameter(f"--set: found {wrong[0]!r}, expected FIELD=WORD")
+    return {field: word for field, _, word in split}
 
 
 @contextmanager

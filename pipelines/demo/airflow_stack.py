@@ -48,9 +48,18 @@ def environment(folder: Path, port: int) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
         "PACELINE_SCHEDULES": "off",
+        "PACELINE_ALERT_TOKEN_FILE": str(alert_secret(folder)),
         # forked task processes of numerical libraries: one thread each, two trials side by side
         "OMP_NUM_THREADS": "1",
     }
+
+
+def alert_secret(folder: Path) -> Path:
+    """The file with the secret that Alertmanager shows to the webhook, made at need."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "alert.secret"
+    _secret(path)
+    return path
 
 
 def _secret(path: Path) -> str:

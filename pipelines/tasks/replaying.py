@@ -41,16 +41,22 @@ async def replay(
     answers: Path | None,
     stop: asyncio.Event,
     on_progress: Callable[[backtest.Progress], None] | None = None,
+    instead: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Sends the events of the period to the model server, and returns what its clients saw.
+
+    Every request says what `instead` has for a field: a feature that is broken on purpose. Raises ValueError for a
+    field that the project does not have.
 
     A server that asks for an API key gets that of `PACELINE_API_KEY`.
     """
     found = find_project(project)
+    if unknown := set(instead or {}) - {field.name for field in found.schema.fields}:
+        raise ValueError(f"{', '.join(sorted(unknown))} is no field of {project}")
     rows = await asyncio.to_thread(records, project, date.fromisoformat(start), date.fromisoformat(end))
     summary = await backtest.replay(
         url or server_url(found),
-        rows,
+        [{**row, **(instead or {})} for row in rows],
         entity=found.schema.entity,
         rate=rate,
         api_key=os.environ.get("PACELINE_API_KEY"),

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,7 +21,7 @@ TARGET = {"job", "instance", "project"}  # what the scrape configuration adds to
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str]]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Each series that Prometheus can have, by the name an expression uses → the labels that it can have."""
     folder = tmp_path_factory.mktemp("exported")
     found = {"up": TARGET}
@@ -33,7 +32,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set
         assert name in found, f"{name} is not at the endpoint"
         found[name] = TARGET | set(metric.labels)
     found |= _series(_of_alertmanager(folder))
-    yield found
+    return found
 
 
 def _series(text: str) -> dict[str, set[str]]:

@@ -1,0 +1,1 @@
+"""Prometheus, Alertmanager and Grafana as code: boards by typed models, and the configurations for one machine."""
