@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos install-lint images sbom clean
+.PHONY: help install demo observability test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos install-lint images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,6 +18,9 @@ install: .venv/.installed  ## the environment, from the lock; nothing happens wh
 
 demo: install  ## the main job on real flights, through Airflow; ARGS=--exit stops by itself
 	$(BIN)/paceline demo $(ARGS)
+
+observability: install  ## Prometheus and Alertmanager beside the demo, on loopback; ARGS="--quicken 15"
+	$(BIN)/paceline observability flight_delay $(ARGS)
 
 check: install  ## lint, format, types and import contracts
 	$(BIN)/ruff check .

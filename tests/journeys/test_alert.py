@@ -13,7 +13,6 @@ import httpx
 import pytest
 import yaml
 
-from pipelines.demo import airflow_stack
 from pipelines.demo import stack as stacks
 from pipelines.demo.observability import ObservabilityPorts, programs
 from pipelines.demo.stack import Ports, Stack
@@ -180,13 +179,6 @@ def picture(browser: PageBrowser, alarmed: Alarmed, folder: Path) -> None:
     def look(page: Any) -> None:
         page.goto(f"http://127.0.0.1:{alarmed.ports.prometheus}/classic/alerts")
         page.screenshot(path=folder / "alerts.png", full_page=True)
-        page.goto(alarmed.stack.airflow_url)
-        page.locator("input[name=username]").fill(airflow_stack.USER)
-        page.locator("input[name=password]").fill(airflow_stack.PASSWORD)
-        page.locator("input[name=password]").press("Enter")
-        page.goto(f"{alarmed.stack.airflow_url}/dags/{RETRAIN}/runs")
-        page.get_by_text("alert__").first.wait_for(timeout=60_000)
-        page.screenshot(path=folder / "run.png")
 
     browser.visit("about:blank", look)
 
