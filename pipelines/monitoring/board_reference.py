@@ -27,6 +27,7 @@ NEAR_UNITS = 3  # on each side: the weather and the timetable of a week are not 
 DAYS_PER_YEAR = 365.0
 _SAME_ALL_DAY = ("day_of_week", "day_of_year")  # parts of a time that all rows of a day share
 _GROUPS = {"values": "inputs", "missing": "inputs", "scores": "scores", "outcomes": "outcomes"}
+_PARTS = {"inputs": 0.2, "scores": 0.2, "outcomes": 0.6}  # outcomes are what a model is wrong about
 _SMALLEST_SPREAD = 0.25  # of logarithms of distances
 
 
@@ -88,6 +89,7 @@ def make_reference(
         limits=alarm_limits(
             lambda weights: _against_itself(layout, units, statistics, weights),
             [_GROUPS[each.what] for each in statistics],
+            _PARTS,
             np.array([each.minimum / 2 if each.what == "outcomes" else _SMALLEST_SPREAD for each in statistics]),
             len(units),
             DAYS_PER_YEAR / length,

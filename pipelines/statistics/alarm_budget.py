@@ -8,7 +8,7 @@ share the budget:
   exponential in standard deviations (of logarithms of distances: a power law of distances; Weissman, "Estimation of
   parameters and large quantiles based on the k largest observations", JASA 73, 1978), and all have one limit.
 - *lasting*: cumulative sums S ← max(0, S + min(z, most) − slack) (Page, "Continuous inspection schemes",
-  Biometrika 41, 1954), for changes that no single unit shows. Groups of statistics share it in equal parts; within a
+  Biometrika 41, 1954), for changes that no single unit shows. Groups of statistics have parts of it; within a
   group each sum is measured by what is usual for it: the median of its largest values of a year.
 
 Both limits come from replays without a change. In each the reference is drawn anew from its own blocks of units, and
@@ -17,7 +17,7 @@ JASA 89, 1994), which keeps the dependence of units on those before. So a limit 
 knows of its own centre and spread. No unit is compared with a reference that has it, or its neighbours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log
 
@@ -29,7 +29,7 @@ Ints = NDArray[np.int64]
 Measure = Callable[[Floats], Floats]
 
 MINIMUM_UNITS = 14
-GUARD = 0.5  # of the budget is aimed at: replays of few units have shorter tails than the world, see docs/drift.md
+GUARD = 0.7  # of the budget is aimed at: replays of few units have shorter tails than the world, see docs/drift.md
 SUDDEN_SHARE = 1 / 3  # of the budget; the rest is for lasting changes
 SLACK = 0.25  # half of the smallest lasting change worth finding, in standard deviations of a unit
 BLOCK_UNITS = 14
@@ -100,6 +100,7 @@ def accumulate(sums: Floats, standardised: Floats, slack: Floats) -> Floats:
 def alarm_limits(
     measure: Measure,
     groups: Sequence[str],
+    parts: Mapping[str, float],
     spreads: Floats,
     units: int,
     units_per_year: float,
@@ -112,6 +113,7 @@ def alarm_limits(
         measure: the statistics of all units (units × statistics) against a reference in which each unit has the given
             weight; a unit is compared with those that are not near it. NaN where a statistic is not known.
         groups: of each statistic.
+        parts: how the budget for lasting changes is divided among the groups, in proportion.
         spreads: the smallest standard deviation of each that is believed: one that never changed would have none.
         units: how many the reference has, in the order of time.
         units_per_year: how often one looks.
@@ -143,9 +145,11 @@ def alarm_limits(
     years = np.minimum(np.concatenate(sequences), np.float32(MOST)) - slack.astype(np.float32)
     lasting = np.empty(len(groups))
     a_year = aimed * (1 - SUDDEN_SHARE) * ceil(units_per_year) / units_per_year
-    for group in (names := sorted(set(groups))):
+    names = sorted(set(groups))
+    for group in names:
         mine = np.array([each == group for each in groups])
-        lasting[mine] = _lasting(years[:, :, mine], a_year / len(names))
+        part = parts[group] / sum(parts[each] for each in names)
+        lasting[mine] = _lasting(years[:, :, mine], a_year * part)
     return AlarmLimits(
         tails=tails,
         sudden=_far_quantile(np.concatenate(largest), aimed * SUDDEN_SHARE / units_per_year, share),

@@ -6,6 +6,7 @@ from pipelines.statistics.alarm_budget import MINIMUM_UNITS, AlarmLimits, TooFew
 
 Floats = NDArray[np.float64]
 UNITS, STATISTICS = 90, 4
+PARTS = {"a": 1.0, "b": 1.0, "c": 1.0}
 ORDINARY = np.full(STATISTICS, 0.1)
 
 
@@ -22,7 +23,7 @@ def _alarms(values: Floats, reference: Floats, budget: float) -> int:
     alarms = start = 0
     while start < len(values):
         seen = np.concatenate([reference, values[:start]])
-        limits = alarm_limits(lambda weights, seen=seen: seen, ["a", "a", "b", "c"], ORDINARY, len(seen), 365.0, budget)  # type: ignore[misc]
+        limits = alarm_limits(lambda weights, seen=seen: seen, ["a", "a", "b", "c"], PARTS, ORDINARY, len(seen), 365.0, budget)  # type: ignore[misc]
         found = _first_alarm(limits, values[start:])
         if found is None:
             break
@@ -55,7 +56,7 @@ def test_a_change_of_one_unit_and_one_that_lasts_are_found() -> None:
 def test_a_smaller_budget_gives_higher_limits() -> None:
     reference = _walk(UNITS, 1)
     few, many = (
-        alarm_limits(lambda weights: reference, ["a"] * STATISTICS, ORDINARY, UNITS, 365.0, budget)
+        alarm_limits(lambda weights: reference, ["a"] * STATISTICS, PARTS, ORDINARY, UNITS, 365.0, budget)
         for budget in (0.5, 12.0)
     )
     assert few.sudden > many.sudden
@@ -63,13 +64,13 @@ def test_a_smaller_budget_gives_higher_limits() -> None:
 
 
 def test_a_statistic_that_never_changes_has_the_spread_that_is_believed() -> None:
-    limits = alarm_limits(lambda weights: np.ones((UNITS, 1)), ["a"], np.array([0.25]), UNITS, 365.0, 2.0)
+    limits = alarm_limits(lambda weights: np.ones((UNITS, 1)), ["a"], PARTS, np.array([0.25]), UNITS, 365.0, 2.0)
     assert limits.tails.standardised(np.array([[1.5]])).tolist() == [[2.0]]
     assert limits.tails.standardised(np.array([[np.nan]])).tolist() == [[0.0]]
 
 
 def test_too_few_units_and_no_budget_are_refused() -> None:
     with pytest.raises(TooFewUnitsError, match=f"{MINIMUM_UNITS} are needed"):
-        alarm_limits(lambda weights: np.ones((5, 1)), ["a"], np.ones(1), 5, 365.0, 2.0)
+        alarm_limits(lambda weights: np.ones((5, 1)), ["a"], PARTS, np.ones(1), 5, 365.0, 2.0)
     with pytest.raises(ValueError, match="above 0 a year, found 0"):
-        alarm_limits(lambda weights: np.ones((UNITS, 1)), ["a"], np.ones(1), UNITS, 365.0, 0)
+        alarm_limits(lambda weights: np.ones((UNITS, 1)), ["a"], PARTS, np.ones(1), UNITS, 365.0, 0)
