@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo observability test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken chaos install-lint images sbom clean
+.PHONY: help install demo observability test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ images: install  ## the three images, by Docker, Podman or Buildah; ARGS="servin
 
 sbom: install-lint  ## the bill of materials of each image (CycloneDX), in build/sbom
 	docker/sbom build/sbom .venv-lint/bin
+
+bench-monitoring: install  ## false alarms, detection, the season of 2013 and the cost of a watch; ARGS=--quick, --readme
+	$(BIN)/python -m benchmarks.monitoring $(ARGS)
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted

@@ -54,15 +54,16 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoardReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What a watch saw. `alarms` are those of the units that it looked at first, `state` is for the next watch.
+    """What a watch saw. `alarms` has the most extreme first, `state` is for the next watch.
 
-    `units` were looked at, `reference_units` is what they were held against; `unit_days` days are one unit. `p_values`
-    are the smallest of each statistic. `reason` says why there is no reading where `limits` is None.
+    `units` of `unit_days` days were looked at, of `labelled_units` the outcomes, against `reference_units`. `largest`
+    is the largest surprise, beside `sudden_limit`; `highest_sum` the highest cumulative sum, in parts of its limit.
     """
 
     alarms: tuple[Alarm, ...]
     state: BoardState
     units: int
+    labelled_units: int
     unit_days: int
     reference_units: int
     sudden_limit: float | None
@@ -86,14 +87,16 @@ def read_board(
     standardised = reference.limits.tails.standardised(values)
     recent = pooled_effects(reference, live)
     course = _Course(reference, state, recent)
-    looked_at = 0
+    looked_at = labelled = 0
+    is_label = np.array([each.what == "outcomes" for each in reference.statistics])
     for place in range(len(units)):
         seen = _unseen(reference, units, place, state, known_before, limits)
         if seen.any():
-            looked_at += 1
+            looked_at += int(seen[~is_label].any())
+            labelled += int(seen[is_label].any())
             sizes = effects(reference, units.take([place]))
             course.step(_date(units.days[place]), np.where(seen, standardised[place], np.nan), sizes)
-    return course.reading(looked_at, _last(units, state, reference, known_before, limits))
+    return course.reading(looked_at, labelled, _last(units, state, reference, known_before, limits))
 
 
 class _Course:
@@ -177,7 +180,7 @@ class _Course:
             if np.isfinite(values[place]) and (before is None or values[place] > before[0]):
                 setattr(self, name, (float(values[place]), self._names[place]))
 
-    def reading(self, units: int, last: tuple[date | None, date | None]) -> BoardReading:
+    def reading(self, units: int, labelled: int, last: tuple[date | None, date | None]) -> BoardReading:
         """After the last unit."""
         limits = self._reference.limits
         largest, highest = self._largest or (None, None), self._highest or (None, None)
@@ -193,6 +196,7 @@ class _Course:
             alarms=tuple(sorted(self._alarms, key=lambda alarm: -alarm.value / alarm.limit)),
             state=state,
             units=units,
+            labelled_units=labelled,
             unit_days=self._reference.unit_days,
             reference_units=limits.units,
             sudden_limit=limits.sudden,

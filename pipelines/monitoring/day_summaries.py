@@ -87,9 +87,9 @@ class Days:
         )
 
     def values(self, column: int) -> Floats:
-        """The sampled values of a column that are there, of all days."""
+        """The sampled values of a column that are there, of all days; those of -1 are the scores."""
         found = self.sample[:, column].astype(np.float64)
-        return found[~np.isnan(found)]
+        return found[np.isfinite(found)]
 
 
 def layout_of(baseline: Baseline, schema: InputSchema) -> Layout:
@@ -240,7 +240,7 @@ def _summarise_day(
             lows[0, place], highs[0, place] = known.min(), known.max()
     with_gaps = absent[absent.any(axis=1)].astype(np.float32)
     chosen = np.argsort(keys, kind="stable")[:SAMPLE_ROWS]
-    scored = scores[np.isfinite(scores)].astype(np.float64)
+    scored = scores[np.isfinite(scores)]  # in float32, as those of the baseline
     bins = np.clip((scored * layout.score_bins).astype(np.int64), 0, max(0, layout.score_bins - 1))
     return Days(
         days=np.array([day]),

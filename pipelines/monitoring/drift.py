@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from contracts.bundle import Baseline, CategoryBaseline, NumberBaseline
 from contracts.input_schema import InputSchema
+from pipelines.monitoring.day_summaries import Days, Layout, baseline_counts, layout_of, summarise
 from pipelines.monitoring.drift_limits import DriftLimits
 from pipelines.statistics.distances import (
     homogeneity_p_value,
@@ -58,7 +59,7 @@ class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All columns and the scores. `inputs` and `scores` are the two answers; `reason` says why for the inputs."""
+    """All columns and the scores. `inputs`, `scores` and `outcomes` are the answers, `reason` says why for inputs."""
 
     rows: int
     inputs: Answer
@@ -66,6 +67,8 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     columns: tuple[ColumnDrift, ...]
     score: ColumnDrift
+    outcomes: Answer = "no_data"
+    outcomes_reason: str = "outcomes: not looked at"
 
     @property
     def drifted(self) -> tuple[str, ...]:
@@ -113,23 +116,35 @@ def find_drift(
         raise ValueError(f"rows of {len(schema.columns)} columns are needed, found the shape {rows.shape}")
     if scores.shape != rows.shape[:1]:
         raise ValueError(f"one score a row is needed, found {scores.shape[0]} scores and {rows.shape[0]} rows")
-    ignored = _columns_named(limits.ignored, schema)
+    layout = layout_of(baseline, schema)
+    total = summarise(layout, rows, scores, np.zeros(len(rows), dtype=np.int64))
+    return compare(baseline, schema, layout, total, limits)
+
+
+def compare(baseline: Baseline, schema: InputSchema, layout: Layout, total: Days, limits: DriftLimits) -> DriftReport:
+    """`find_drift` of live predictions that are summarised already: `total` has all of them as one, or none.
+
+    Raises:
+        ValueError: `limits.ignored` names no field or column.
+    """
+    ignored = columns_named(limits.ignored, schema)
     masked = {column for field in schema.fields if field.personal for column in field.columns}
-    words = {field.name: field.vocabulary for field in schema.fields if field.kind == "category"}
+    before = baseline_counts(baseline, layout)
+    rows = int(total.rows.sum())
     measured = [
-        _measure(column, rows[:, position], baseline, words, limits, column in ignored, column in masked)
-        for position, column in enumerate(schema.columns)
+        _measure(column, place, before[place], baseline, total, limits, column in ignored, column in masked)
+        for place, column in enumerate(schema.columns)
     ]
-    score = _measure_scores(scores, baseline, limits)
+    score = _measure_scores(total, baseline, limits)
     adjusted = _adjust([*measured, score])
     columns = tuple(_answer(item, adjusted, limits, baseline.rows) for item in measured)
     score_drift = _answer(score, adjusted, limits, sum(baseline.score_counts))
     inputs = _overall(columns, limits)
     return DriftReport(
-        rows=len(rows),
+        rows=rows,
         inputs=inputs,
         scores=score_drift.answer,
-        reason=_reason(inputs, columns, len(rows), limits),
+        reason=_reason(inputs, columns, rows, limits),
         columns=columns,
         score=score_drift,
     )
@@ -143,7 +158,8 @@ def bin_scores(scores: NDArray[np.float32], bins: int) -> list[int]:
     return counts
 
 
-def _columns_named(names: Sequence[str], schema: InputSchema) -> frozenset[str]:
+def columns_named(names: Sequence[str], schema: InputSchema) -> frozenset[str]:
+    """The columns that `names` of fields or columns stand for. Raises ValueError for a name that is neither."""
     parts = {field.name: field.columns for field in schema.fields}
     found: set[str] = set()
     for name in names:
@@ -158,63 +174,62 @@ def _columns_named(names: Sequence[str], schema: InputSchema) -> frozenset[str]:
 
 def _measure(
     column: str,
-    values: NDArray[np.float32],
+    place: int,
+    before: NDArray[np.int64],
     baseline: Baseline,
-    words: Mapping[str, tuple[str, ...]],
+    total: Days,
     limits: DriftLimits,
     ignored: bool,
     masked: bool,
 ) -> _Measured:
     reference = baseline.categories.get(column) or baseline.numbers.get(column)
-    numeric = column not in words
-    limit = limits.psi_minimum if numeric else limits.jensen_shannon_minimum
-    known = values[~np.isnan(values)].astype(np.float64)
+    numeric = not isinstance(reference, CategoryBaseline)
+    rows, missing = int(total.rows.sum()), int(total.missing[:, place].sum())
     nothing = _Measured(
         column=column,
         counts=not ignored and not masked,
-        rows=len(values),
+        rows=rows,
         distance=None,
         p_value=None,
         missing_share=None,
         baseline_missing_share=None,
         missing_p_value=None,
         numeric=numeric,
-        limit=limit,
+        limit=limits.psi_minimum if numeric else limits.jensen_shannon_minimum,
     )
     if masked:
         return msgspec.structs.replace(nothing, why_not="a personal field, which is masked in the log")
     if reference is None:
         return msgspec.structs.replace(nothing, why_not="the bundle has no baseline for it")
-    if len(values) < limits.minimum_rows:
-        return msgspec.structs.replace(nothing, why_not=f"{len(values):,} rows < {limits.minimum_rows:,}")
+    if rows < limits.minimum_rows:
+        return msgspec.structs.replace(nothing, why_not=f"{rows:,} rows < {limits.minimum_rows:,}")
     if _is_one_wide_cell(reference):
         return msgspec.structs.replace(nothing, why_not="the bundle's baseline has one cell for all its values")
-    before, after = _cells(reference, known, words.get(column, ()))
-    missing = [reference.missing, sum(before)], [len(values) - len(known), len(known)]
-    comparable = sum(before) > 0 and len(known) >= limits.minimum_rows
+    cells = before.tolist(), total.counts[place].sum(axis=0).tolist()
+    shares = [reference.missing, sum(cells[0])], [missing, rows - missing]
+    comparable = sum(cells[0]) > 0 and rows - missing >= limits.minimum_rows
     distance = population_stability_index if numeric else jensen_shannon_divergence
     return msgspec.structs.replace(
         nothing,
-        distance=distance(before, after) if comparable else None,
-        p_value=homogeneity_p_value(before, after) if comparable else None,
-        missing_share=missing[1][0] / len(values),
-        baseline_missing_share=reference.missing / sum(missing[0]) if sum(missing[0]) else None,
-        missing_p_value=homogeneity_p_value(*missing) if sum(missing[0]) else None,
-        why_not="" if comparable else f"{len(known):,} rows with a value < {limits.minimum_rows:,}",
+        distance=distance(*cells) if comparable else None,
+        p_value=homogeneity_p_value(*cells) if comparable else None,
+        missing_share=missing / rows,
+        baseline_missing_share=reference.missing / sum(shares[0]) if sum(shares[0]) else None,
+        missing_p_value=homogeneity_p_value(*shares) if sum(shares[0]) else None,
+        why_not="" if comparable else f"{rows - missing:,} rows with a value < {limits.minimum_rows:,}",
         baseline=_summary_of(reference),
-        current=_summarise(known) if numeric and len(known) else None,
+        current=_summarise(total, place) if numeric and rows > missing else None,
     )
 
 
-def _measure_scores(scores: NDArray[np.float32], baseline: Baseline, limits: DriftLimits) -> _Measured:
-    before = list(baseline.score_counts)
-    after = bin_scores(scores, len(before)) if before else []
+def _measure_scores(total: Days, baseline: Baseline, limits: DriftLimits) -> _Measured:
+    before, after = list(baseline.score_counts), total.score_counts.sum(axis=0).tolist()
     comparable = sum(before) > 0 and sum(after) >= limits.minimum_rows
     why_not = f"{sum(after):,} rows < {limits.minimum_rows:,}" if sum(before) else "the bundle has no baseline for it"
     return _Measured(
         column="score",
         counts=True,
-        rows=len(scores),
+        rows=int(total.rows.sum()),
         distance=population_stability_index(before, after) if comparable else None,
         p_value=homogeneity_p_value(before, after) if comparable else None,
         missing_share=None,
@@ -223,23 +238,8 @@ def _measure_scores(scores: NDArray[np.float32], baseline: Baseline, limits: Dri
         numeric=True,
         limit=limits.score_psi_minimum,
         why_not="" if comparable else why_not,
-        current=_summarise(scores[np.isfinite(scores)].astype(np.float64)) if comparable else None,
+        current=_summarise(total, -1) if comparable else None,
     )
-
-
-def _cells(
-    reference: NumberBaseline | CategoryBaseline, known: NDArray[np.float64], words: Sequence[str]
-) -> tuple[list[int], list[int]]:
-    if isinstance(reference, CategoryBaseline):
-        counted = np.bincount(known.astype(np.int64), minlength=len(words))
-        return [reference.counts.get(word, 0) for word in words], counted.tolist()
-    if not reference.edges:
-        return [], []
-    # one cell more on each side, empty in training, for what lies beyond all that training saw
-    edges, last = np.array(reference.edges), len(reference.counts)
-    places = np.searchsorted(edges, known, side="right")
-    places[known == edges[-1]] = last  # the last cell is closed
-    return [0, *reference.counts, 0], np.bincount(places, minlength=last + 2).tolist()
 
 
 def _is_one_wide_cell(reference: NumberBaseline | CategoryBaseline) -> bool:
@@ -257,9 +257,16 @@ def _summary_of(reference: NumberBaseline | CategoryBaseline) -> Summary | None:
     return Summary(mean=reference.mean, standard_deviation=reference.standard_deviation, quartiles=reference.quartiles)
 
 
-def _summarise(known: NDArray[np.float64]) -> Summary:
+def _summarise(total: Days, place: int) -> Summary:
+    """Mean and deviation are exact; quartiles are those of the sample, as are all of the scores (place -1)."""
+    known = total.values(place)
     low, middle, high = np.quantile(known, [0.25, 0.5, 0.75]).tolist()
-    return Summary(mean=float(known.mean()), standard_deviation=float(known.std()), quartiles=(low, middle, high))
+    mean, spread = float(known.mean()), float(known.std())
+    if place >= 0:
+        count = int((total.rows - total.missing[:, place]).sum())
+        mean = float(total.sums[:, place].sum()) / count
+        spread = max(0.0, float(total.squares[:, place].sum()) / count - mean**2) ** 0.5
+    return Summary(mean=mean, standard_deviation=spread, quartiles=(low, middle, high))
 
 
 def _adjust(measured: Sequence[_Measured]) -> dict[tuple[str, str], float]:

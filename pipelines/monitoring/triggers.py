@@ -166,4 +166,5 @@ def _drift_rules(drift: DriftReport | None, policy: TriggerPolicy) -> tuple[Rule
     return (
         Rule(name="input_drift", answer=answers[drift.inputs], reason=drift.reason),
         Rule(name="score_drift", answer=answers[drift.scores], reason=f"scores: {drift.score.reason}"),
+        Rule(name="label_shift", answer=answers[drift.outcomes], reason=drift.outcomes_reason),
     )

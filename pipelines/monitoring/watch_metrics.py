@@ -25,6 +25,11 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "paceline_watch_quality_outcomes": (_OF, "The outcomes that it rests on"),
     "paceline_watch_score_mean": (_OF, "The mean score"),
     "paceline_watch_decision_ratio": (_OF, "The share of positive decisions"),
+    "paceline_watch_drift": (("of",), "1 where inputs, scores or outcomes drifted, 0 where they did not"),
+    "paceline_watch_drift_distance": (("column",), "The distance of a column to the baseline, in units of its limit"),
+    "paceline_watch_data_quality": (("kind", "severity"), "Columns whose data is broken"),
+    "paceline_watch_relation_auc": ((), "How well a classifier tells the reference from now; 0.5 is not at all"),
+    "paceline_watch_drift_highest_sum": ((), "The highest cumulative sum of the board, in units of its limit"),
 }
 
 
@@ -53,8 +58,31 @@ def _samples(observed: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str],
                 yield f"label_{name}", {}, coverage[name]
     for reason, count in observed.get("quarantine", {}).items():
         yield "outcomes_quarantined", {"reason": reason}, count
+    yield from _drift(observed)
     for quality in observed.get("quality", ()):
         yield from _quality(quality, {name: quality[name] for name in _OF})
+
+
+def _drift(observed: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], float]]:
+    drift = observed.get("drift") or {}
+    for of in ("inputs", "scores", "outcomes"):
+        if drift.get(of, "no_data") != "no_data":
+            yield "drift", {"of": of}, drift[of] == "drift"
+    for column in drift.get("columns", ()):
+        if column["distance"] is not None:
+            yield "drift_distance", {"column": column["column"]}, column["distance"] / column["limit"]
+    if drift and "data_quality" in observed:
+        counts = {("broken_join", "critical"): 0}
+        for fault in observed["data_quality"]:
+            key = fault["kind"], fault["severity"]
+            counts[key] = counts.get(key, 0) + len(fault["columns"])
+        for (kind, severity), count in counts.items():
+            yield "data_quality", {"kind": kind, "severity": severity}, count
+    if (relation := observed.get("relation")) is not None:
+        yield "relation_auc", {}, relation["auc"]
+    board = observed.get("drift_board") or {}
+    if board.get("highest_sum") is not None:
+        yield "drift_highest_sum", {}, board["highest_sum"]
 
 
 def _quality(quality: Mapping[str, Any], labels: dict[str, str]) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -135,6 +135,9 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         columns = {column for field in self.schema.fields for column in field.columns}
         if unknown := set(self.monitoring.drift.ignored) - columns - set(names):
             raise ValueError(f"monitoring.drift.ignored: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
+        joined = {name for fields in self.monitoring.drift.sources.values() for name in fields}
+        if unknown := joined - set(names):
+            raise ValueError(f"monitoring.drift.sources: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
         if unknown := set(self.slices.fields) - set(names):
             raise ValueError(f"slices.fields: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
         kinds = {field.name: field.kind for field in self.schema.fields}

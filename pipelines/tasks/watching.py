@@ -5,19 +5,16 @@ from datetime import date, timedelta
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow.compute as pc
 
 from contracts.bundle import Bundle, read_bundle
 from pipelines.data.snapshots import read_snapshot
-from pipelines.monitoring.drift import DriftReport, find_drift
 from pipelines.monitoring.exclusive import HeldError, exclusively
 from pipelines.monitoring.predictions import PredictionLog, encode_inputs, read_predictions
 from pipelines.monitoring.quality import measure_quality
 from pipelines.monitoring.quality_parts import measure_parts
 from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigger
-from pipelines.projects import Project
-from pipelines.tasks import labelling, triggering
+from pipelines.tasks import drifting, labelling, triggering
 from pipelines.tasks.assessing import slice_fields
 from pipelines.tasks.features import encoded
 from pipelines.wiring import find_project, home, open_ledger
@@ -57,7 +54,8 @@ def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
     labelling.retry_quarantine(project)
     labelled = labelling.label(found, bundle.schema, log.table, start, today)
     quality = measure_quality(labelled.table)
-    drift = _drift(found, bundle, log, champion.version)
+    drifted = drifting.find(found, bundle, champion.version, start, today, labelled.table)
+    drift = drifted.report
     watched = Watched(
         as_of=today,
         drift=drift,
@@ -80,7 +78,7 @@ def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
         "quarantine": labelling.open_store(project).quarantine_counts(),
         "quality": msgspec.to_builtins(quality),
         "quality_parts": msgspec.to_builtins(measure_parts(labelled.table, slice_fields(found))),
-        "drift": None if drift is None else msgspec.to_builtins(drift),
+        **drifted.entry(),
         "decision": msgspec.to_builtins(decision),
     }
     ledger.append(project, "watch", as_of, observed)
@@ -139,18 +137,6 @@ def _days_of(log: PredictionLog) -> int:
     """On how many different days the events of the log are, by their own local times."""
     days = pc.utf8_slice_codeunits(pc.replace_substring(log.table["event_time"], "-", ""), 0, len("20130701"))
     return int(pc.count_distinct(days).as_py())
-
-
-def _drift(project: Project, bundle: Bundle, log: PredictionLog, version: str) -> DriftReport | None:
-    """Of the requests that the champion answered, and of its scores for them."""
-    answered = _rows_of(log, version)
-    if answered.num_rows == 0:
-        return None
-    inputs = encode_inputs(answered, bundle.schema)
-    scores = answered["score"].to_numpy().astype(np.float32)[inputs.kept]
-    if inputs.refused:
-        logger.warning("%s logged inputs do not fit the champion's schema: %s", inputs.refused, inputs.first_refusal)
-    return find_drift(bundle.baseline, bundle.schema, inputs.rows, scores, project.monitoring.drift)
 
 
 def _say(log: PredictionLog, decision: TriggerDecision) -> None:

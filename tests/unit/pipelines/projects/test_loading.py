@@ -118,6 +118,8 @@ def test_an_unknown_key_is_refused_at_any_depth(folder: Path, path: str, key: st
         ("sensitive", "perhaps", "sensitive", "found 'perhaps', expected `bool`"),
         ("validation.missing_shares", {"wings": 0.1}, "validation.missing_shares", "wings is not among tailnum"),
         ("monitoring.drift.ignored", ["wings"], "monitoring.drift.ignored", "wings is not among tailnum"),
+        ("monitoring.drift.sources", {"sky": ["wings"]}, "monitoring.drift.sources", "wings is not among tailnum"),
+        ("monitoring.drift.false_alarms_per_year", 0, "monitoring.drift", "false_alarms_per_year is above 0"),
         ("rollout.coverage.segment", "tailnum", "rollout.coverage.segment", "found 'tailnum', expected a category"),
         ("rollout.coverage.by", "night", "rollout.coverage.by", "found 'night', expected one of"),
         ("slices.fields", ["wings"], "slices.fields", "wings is not among tailnum"),

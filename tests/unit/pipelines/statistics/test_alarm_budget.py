@@ -23,12 +23,18 @@ def _alarms(values: Floats, reference: Floats, budget: float) -> int:
     alarms = start = 0
     while start < len(values):
         seen = np.concatenate([reference, values[:start]])
-        limits = alarm_limits(lambda weights, seen=seen: seen, ["a", "a", "b", "c"], PARTS, ORDINARY, len(seen), 365.0, budget)  # type: ignore[misc]
+        limits = alarm_limits(
+            lambda weights, seen=seen: seen, ["a", "a", "b", "c"], PARTS, ORDINARY, len(seen), 365.0, budget
+        )  # type: ignore[misc]
         found = _first_alarm(limits, values[start:])
         if found is None:
             break
         alarms, start = alarms + 1, start + found + 1
     return alarms
+
+
+def _limits(seen: Floats, budget: float) -> AlarmLimits:
+    return alarm_limits(lambda weights: seen, ["a", "a", "b", "c"], PARTS, ORDINARY, len(seen), 365.0, budget)
 
 
 def _first_alarm(limits: AlarmLimits, values: Floats) -> int | None:

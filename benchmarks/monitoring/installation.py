@@ -1,0 +1,175 @@
+"""Real flights with a champion that learnt from the first of them, in a home of its own, and a log of its answers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import ibis
+import numpy as np
+import onnx
+import pyarrow as pa
+from onnx import TensorProto, helper
+
+from contracts.bundle import BASELINE, CARD, GOLDEN, MODEL, SCHEMA, Bundle, Golden, Manifest, write_bundle
+from contracts.encoder import Encoder
+from contracts.hashing import canonical_json
+from contracts.input_schema import InputSchema
+from pipelines.data.schema import fit_schema
+from pipelines.data.snapshots import Snapshot, take_snapshot
+from pipelines.data.windows import Window, Windows
+from pipelines.evaluation.baseline import make_baseline
+from pipelines.inference import score
+from pipelines.projects import Project
+from pipelines.tasks import ingesting
+from pipelines.wiring import find_project, home, open_ledger
+from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
+
+PROJECT, VERSION = "flight_delay", "1"
+_GROUP_ROWS = 500
+Change = Callable[[list[dict[str, Any]]], None]
+
+
+@contextmanager
+def events_of(project: Project) -> Iterator[ibis.Table]:
+    """The project's events, while the connection is open."""
+    connection = ibis.duckdb.connect()
+    try:
+        yield project.source().events(connection, home().warehouse(project.name))
+    finally:
+        connection.disconnect()
+
+
+def windows(train_days: int) -> Windows:
+    """Training from 1 January on, then a week to validate and one to test by."""
+    start = date(2013, 1, 1)
+    ends = [start + timedelta(days=days) for days in (train_days, train_days + 7, train_days + 14)]
+    return Windows(
+        as_of=ends[2] + timedelta(days=1),
+        train=Window(start, ends[0]),
+        validation=Window(ends[0], ends[1]),
+        test=Window(ends[1], ends[2]),
+    )
+
+
+def install(train_days: int = 45) -> Bundle:
+    """Ingests, takes a snapshot, and makes a bundle of it the champion; in the home of the environment."""
+    project = find_project(PROJECT)
+    ingesting.ingest(PROJECT)
+    with events_of(project) as events:
+        snapshot = take_snapshot(home().snapshots, events, windows(train_days), project.schema, project.label, PROJECT)
+    bundle = _bundle(project, snapshot)
+    assert open_ledger().swap_champion(PROJECT, None, VERSION, bundle.id, "installation", "a measurement")
+    return bundle
+
+
+def records_of(bundle: Bundle, day: date) -> list[dict[str, Any]]:
+    """The flights of a day as clients send them."""
+    project = find_project(PROJECT)
+    names = [field.name for field in bundle.schema.fields]
+    with events_of(project) as events:
+        moment = events[project.schema.time]
+        start = datetime(day.year, day.month, day.day)
+        chosen = events.filter((moment >= start) & (moment < start + timedelta(days=1)))
+        table: pa.Table = chosen.select(names).order_by(names).to_pyarrow()
+    records = table.to_pylist()
+    for record in records:
+        record[project.schema.time] = record[project.schema.time].isoformat()
+    return [{name: value for name, value in record.items() if value is not None} for record in records]
+
+
+def serve(bundle: Bundle, day: date, change: Change = lambda records: None) -> int:
+    """Logs the answers to the flights of `day`, as the model server does, and says how many."""
+    records = records_of(bundle, day)
+    change(records)
+    features = Encoder(bundle.schema).encode_rows(records)
+    scores = score(bundle.model_path, features).tolist()
+    served_at_s = datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp()
+    ids = PredictionIds(lambda: served_at_s)
+    writer = PredictionWriter(home().predictions(PROJECT), project=PROJECT, mask=Mask(b"key"), flush_every_s=3600)
+    writer.start()
+    for start in range(0, len(records), _GROUP_ROWS):
+        some = records[start : start + _GROUP_ROWS]
+        writer.append(
+            LoggedGroup(
+                served_at_s=served_at_s,
+                request_id=f"{day}-{start}",
+                schema=bundle.schema,
+                version=VERSION,
+                bundle=bundle.id,
+                slot="champion",
+                rollout=None,
+                share=0.0,
+                latency_us=100,
+                records=some,
+                entities=[str(record["tailnum"]) for record in some],
+                prediction_ids=ids.take(len(some)),
+                scores=scores[start : start + len(some)],
+                decisions=[value >= bundle.manifest.threshold for value in scores[start : start + len(some)]],
+                errors=[None] * len(some),
+            )
+        )
+    writer.stop()
+    return writer.written_rows
+
+
+def _bundle(project: Project, snapshot: Snapshot) -> Bundle:
+    schema = fit_schema(project.schema, snapshot.table("train"))
+    names = tuple(field.name for field in schema.fields)
+    features = {part: Encoder(schema).encode_rows(snapshot.records(part, names)) for part in ("train", "test")}
+    graph = _graph(schema, features["train"], snapshot.labels("train"))
+    scores = score(graph, features["test"])
+    manifest = Manifest(
+        project=PROJECT,
+        trainer="logistic_regression",
+        optimization="none",
+        parameters={},
+        snapshot=snapshot.id,
+        lock="0" * 64,
+        threshold=project.decision_threshold,
+        frameworks={},
+    )
+    files = {
+        MODEL: graph,
+        SCHEMA: canonical_json(schema),
+        BASELINE: canonical_json(make_baseline(schema, features["train"], scores, {"auc": 0.65, "log_loss": 0.55})),
+        GOLDEN: canonical_json(Golden(records=[], scores=[], tolerance=1e-4)),
+        CARD: b"A logistic regression, for measurements of the watch.",
+    }
+    return write_bundle(home().bundles, manifest, files)
+
+
+def _graph(schema: InputSchema, features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> bytes:
+    """A logistic regression on the standardised columns, missing ones at their mean, as ONNX."""
+    from sklearn.linear_model import LogisticRegression
+
+    means, spreads = np.nanmean(features, axis=0), np.maximum(np.nanstd(features, axis=0), 1e-6)
+    filled = np.nan_to_num((np.where(np.isnan(features), means, features) - means) / spreads)
+    model = LogisticRegression(C=0.1, max_iter=200).fit(filled, labels > 0.5)
+    weights = (model.coef_[0] / spreads).astype(np.float32)
+    bias = float(model.intercept_[0] - (model.coef_[0] * means / spreads).sum())
+    width = len(schema.columns)
+    nodes = [
+        helper.make_node("IsNaN", ["features"], ["missing"]),
+        helper.make_node("Where", ["missing", "means", "features"], ["filled"]),
+        helper.make_node("MatMul", ["filled", "weights"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["sum"]),
+        helper.make_node("Squeeze", ["sum", "axis"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["score"]),
+    ]
+    constants = [
+        helper.make_tensor("means", TensorProto.FLOAT, [1, width], means.astype(np.float32).tolist()),
+        helper.make_tensor("weights", TensorProto.FLOAT, [width, 1], weights.tolist()),
+        helper.make_tensor("bias", TensorProto.FLOAT, [1], [bias]),
+        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "delays",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", width])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows"])],
+        constants,
+    )
+    model_file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model_file)
+    return bytes(model_file.SerializeToString())

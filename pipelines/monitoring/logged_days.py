@@ -1,0 +1,126 @@
+"""The prediction log of some days as summaries: read in batches, so that memory does not grow with the rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from contracts.input_schema import InputSchema
+from contracts.prediction_row import SYNTHETIC
+from pipelines.monitoring.day_summaries import Days, Layout, Summary
+from pipelines.monitoring.logged_columns import ColumnReader
+from pipelines.monitoring.predictions import EVENT_TIME, connected, refusal
+from pipelines.monitoring.segments import DamagedSegment, Files, consistently, list_files
+
+BATCH_ROWS = 50_000
+UNSEEN_WORDS = 200  # of each category and day that are counted by name
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LoggedDays:
+    """What one version answered as champion, by the days of its events.
+
+    `unseen` has for each day (since 1970) and category the words that the vocabulary lacks. `refused` rows have inputs
+    that the schema does not take.
+    """
+
+    days: Days
+    unseen: dict[int, dict[str, dict[str, int]]]
+    rows: int
+    refused: int
+    first_refusal: str | None
+
+
+def summarise_log(
+    root: Path, start: date, end: date, *, schema: InputSchema, layout: Layout, version: str
+) -> LoggedDays:
+    """The predictions of `version` for events from `start` up to, and without, `end` (local times of the records).
+
+    Without errors and synthetic requests. Files that cannot be read are left out; whoever reads the log as well names
+    them.
+    """
+    select = f"inputs, score, hash(prediction_id) AS key, epoch_us({EVENT_TIME}) // 86400000000 AS day"
+    rest = (
+        f"WHERE uncounted IS DISTINCT FROM '{SYNTHETIC}' AND version = ? AND slot = 'champion' AND score IS NOT NULL"
+        f" AND {EVENT_TIME} >= ? AND {EVENT_TIME} < ?"
+    )
+    bounds = [datetime(day.year, day.month, day.day) for day in (start, end)]
+
+    def fold(batches: Iterator[pa.RecordBatch]) -> LoggedDays:
+        return _summarise(batches, schema, layout)
+
+    return fold_predictions(root, select, rest, [version, *bounds], fold)
+
+
+def fold_predictions(
+    root: Path,
+    select: str,
+    rest: str,
+    parameters: list[object],
+    fold: Callable[[Iterator[pa.RecordBatch]], Result],
+    is_wanted: Callable[[str], bool] = lambda day: True,
+) -> Result:
+    """`fold` of the batches of `SELECT select FROM predictions rest`; begun again where a file went, or is damaged."""
+
+    def read() -> Result:
+        import duckdb
+
+        files = list_files(root, is_wanted)
+        try:
+            return _fold(root, files, select, rest, parameters, fold)
+        except duckdb.Error:
+            readable = tuple(path for path in files.tables if refusal(path) is None)
+            return _fold(
+                root, Files(files.streams, readable, files.replaced, files.damaged), select, rest, parameters, fold
+            )
+
+    return consistently(read)
+
+
+def _fold(
+    root: Path,
+    files: Files,
+    select: str,
+    rest: str,
+    parameters: list[object],
+    fold: Callable[[Iterator[pa.RecordBatch]], Result],
+) -> Result:
+    damaged: list[DamagedSegment] = []
+    with connected(root, files, damaged) as connection:
+        connection.execute("SET preserve_insertion_order = false")
+        found = connection.sql(f"SELECT {select} FROM predictions {rest}", params=parameters)
+        return fold(iter(found.to_arrow_reader(BATCH_ROWS)))
+
+
+def _summarise(batches: Iterator[pa.RecordBatch], schema: InputSchema, layout: Layout) -> LoggedDays:
+    reader, summary = ColumnReader(schema), Summary(layout)
+    unseen: dict[int, dict[str, dict[str, int]]] = {}
+    rows = refused = 0
+    first_refusal: str | None = None
+    for batch in batches:
+        found = reader.read(batch.column("inputs"))
+        days = batch.column("day").to_numpy().astype(np.int64)[found.kept]
+        scores = batch.column("score").to_numpy().astype(np.float32)[found.kept]
+        keys = batch.column("key").to_numpy()[found.kept]
+        if len(days):
+            summary.add(found.rows, scores, days, keys)
+        for name, (places, words) in found.unseen.items():
+            for day in np.unique(days[places]).tolist():
+                counted = unseen.setdefault(day, {}).setdefault(name, {})
+                _count(counted, words[days[places] == day])
+        rows += len(days)
+        refused += found.refused
+        first_refusal = first_refusal or found.first_refusal
+    return LoggedDays(summary.days(), unseen, rows, refused, first_refusal)
+
+
+def _count(counted: dict[str, int], words: np.ndarray[tuple[int], np.dtype[np.str_]]) -> None:
+    names, counts = np.unique(words, return_counts=True)
+    for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+        key = name if name in counted or len(counted) < UNSEEN_WORDS else "…"
+        counted[key] = counted.get(key, 0) + count

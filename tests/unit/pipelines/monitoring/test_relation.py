@@ -1,0 +1,47 @@
+import numpy as np
+
+from pipelines.monitoring.relation import Relation, tell_apart
+from tests.fixtures.drifting_days import COLUMNS, MadeRows, made_layout, made_rows, summaries
+
+HISTORY = made_rows(30)
+LAYOUT = made_layout(HISTORY)
+WEATHER = frozenset({"temperature", "pressure"})
+
+
+def _told(rows: MadeRows, ignored: frozenset[str] = WEATHER) -> Relation:
+    found = tell_apart(summaries(LAYOUT, HISTORY), summaries(LAYOUT, rows), COLUMNS, (0, 1), ignored)
+    assert found is not None
+    return found
+
+
+def test_days_of_the_same_world_cannot_be_told_apart() -> None:
+    found = _told(made_rows(14, seed=3))
+    assert found.auc < 0.6
+    assert found.low is not None
+    assert found.low < 0.55
+
+
+def test_columns_that_no_longer_go_together_are_told_though_each_is_as_before() -> None:
+    rows = made_rows(14, seed=3)
+    order = np.argsort(rows.column("distance"))
+    rows.column("minutes")[order] = np.sort(rows.column("minutes"))
+    found = _told(rows)
+    assert found.low is not None
+    assert found.low > 0.65
+    assert set(found.columns) >= {"distance", "minutes"}
+    assert "by " in str(found)
+
+
+def test_an_ignored_column_tells_nothing_and_one_day_has_no_interval() -> None:
+    rows = made_rows(1, seed=3)
+    rows.column("temperature")[:] += 100
+    assert "temperature" not in _told(rows, WEATHER).columns
+    seen = _told(rows, frozenset())
+    assert seen.auc > 0.95
+    assert seen.low is None
+    assert "temperature" in seen.columns
+
+
+def test_a_side_without_rows_is_not_known() -> None:
+    nothing = summaries(LAYOUT, made_rows(1, seed=3)).take([])
+    assert tell_apart(summaries(LAYOUT, HISTORY), nothing, COLUMNS, (0, 1), WEATHER) is None
