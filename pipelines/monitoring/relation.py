@@ -52,7 +52,7 @@ def tell_apart(
         columns: the names of the encoded columns; the score is one more.
         categorical: the positions of those that hold codes.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     kept = [place for place, name in enumerate(columns) if name not in ignored]
     places = [*kept, len(columns)]
