@@ -113,7 +113,7 @@ class Replica:
         until(lambda: self.get("/readyz").status_code == 200, self.process)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, trust_env=False, timeout=5)
+        return httpx.get(self.url + path, trust_env=False, timeout=30)
 
     @property
     def leads(self) -> bool:
