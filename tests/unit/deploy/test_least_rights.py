@@ -54,7 +54,8 @@ def test_the_account_may_do_what_rollouts_and_the_controller_do_and_nothing_else
 
     found = {name: asked[name] | also[name] for name in asked.keys() | also.keys()}
     # what a double without sockets cannot show: server-side apply creates what is not there (rights of both kinds are
-    # asked for by the API server), counters are read from the listed pods, routes are listed and watched, and a Lease says who leads
+    # asked for by the API server), counters are read from the listed pods, routes are listed and watched, and a Lease
+    # says who leads
     found["apps/deployments"].add("create")
     found["gateway.networking.k8s.io/httproutes"] |= {"list", "watch"}
     found.setdefault("/pods", set()).add("list")

@@ -1,0 +1,3 @@
+environment = "production"
+region      = "eu-central-1"
+namespace   = "paceline"
