@@ -7,7 +7,11 @@ from pathlib import Path
 
 import msgspec
 
+from pipelines.rollout.platforms.cluster.api import Cluster
+from pipelines.rollout.platforms.cluster.election import Election
+from pipelines.rollout.platforms.cluster.watching import WatchedRoutes
 from tests.fixtures.cluster_rollouts import PLAN, ClusterSite
+from tests.fixtures.kubernetes_cluster import NAMESPACE
 from tests.fixtures.manifests import find, overlay
 
 _PATH = re.compile(r"/apis?/(?:([^/]+)/)?v[^/]+/namespaces/[^/]+/([^/]+)(?:/([^/]+))?$")
@@ -52,14 +56,20 @@ def test_the_account_may_do_what_rollouts_and_the_controller_do_and_nothing_else
     also = _asked(broken)
     asyncio.run(broken.roll_out(tmp_path / "broken", msgspec.structs.replace(PLAN, shadow=None)))
 
+    async def lead_and_watch() -> None:
+        cluster = Cluster(NAMESPACE, site.api.connect, clock=site.clock, sleep=site.clock.sleep)
+        await Election(cluster, "paceline-controller", "a").take(lambda: asyncio.sleep(0))
+        watched = WatchedRoutes(cluster)
+        await watched._list()
+        await site.platform().observe()
+
+    asyncio.run(lead_and_watch())
     found = {name: asked[name] | also[name] for name in asked.keys() | also.keys()}
     # what a double without sockets cannot show: server-side apply creates what is not there (rights of both kinds are
-    # asked for by the API server), counters are read from the listed pods, routes are listed and watched, and a Lease
-    # says who leads
+    # asked for by the API server), counters are read from the listed pods, and a list is followed by a watch
     found["apps/deployments"].add("create")
-    found["gateway.networking.k8s.io/httproutes"] |= {"list", "watch"}
+    found["gateway.networking.k8s.io/httproutes"].add("watch")
     found.setdefault("/pods", set()).add("list")
-    found.setdefault("coordination.k8s.io/leases", set()).update({"create", "get", "update"})
     assert _allowed() == found
 
 
