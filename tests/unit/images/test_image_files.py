@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_the_bill_of_materials_has_every_pin(tmp_path: Path) -> None:
         found = json.loads((tmp_path / f"{image}.cdx.json").read_text())
         assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.6")
         assert found["metadata"]["component"]["name"] == "paceline"
-        listed = {component["purl"] for component in found["components"]}
+        listed = {unquote(component["purl"]) for component in found["components"]}
         pins = lock.pinned((ROOT / "docker" / f"requirements-{image}.txt").read_text())
         assert {f"pkg:pypi/{name}@{version}" for name, version in pins.items()} - {
             purl.lower() for purl in listed
