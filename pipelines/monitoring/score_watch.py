@@ -128,7 +128,7 @@ def look(watch: ScoreWatch, counts: list[int], now_s: float, threshold: float, l
     seen = _in_this_hour(_remembering(watch, now_s, limits), now_s, limits)
     seen = msgspec.structs.replace(seen, recent=[*seen.recent, (now_s, counts)], looked_s=now_s)
     if seen.band is None:
-        return msgspec.structs.replace(seen, state="learning", alarm=None)
+        return msgspec.structs.replace(seen, state="learning", alarm=None, detectors=None, evidence=None)
     seen = _judged(seen, np.array(counts, float), threshold_edge(threshold), limits)
     if seen.state == "alarm":
         return msgspec.structs.replace(seen, alarm=watch.alarm or _alarm(seen, now_s))

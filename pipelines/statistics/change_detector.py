@@ -51,7 +51,10 @@ def log_e_values(successes: Floats, trials: int, low: Floats, high: Floats, effe
     others = odds / (1 + odds)
     k = successes[:, None, None]
     ratios = k * np.log(others / ends) + (trials - k) * np.log((1 - others) / (1 - ends))
-    return np.asarray(np.minimum(ratios * min(1.0, effective / trials), MOST))
+    bets = np.minimum(ratios * min(1.0, effective / trials), MOST)
+    # nothing lies beyond an end at 0 or 1: whatever a detector said of another hour's band ebbs away (0 is an e-value)
+    cannot_be_left = np.stack([high >= 1 - _CLOSEST, low <= _CLOSEST], axis=1)[:, :, None]
+    return np.asarray(np.where(cannot_be_left, -MOST, bets))
 
 
 def advance(log_detectors: Floats, log_e: Floats, at_most: float) -> Floats:

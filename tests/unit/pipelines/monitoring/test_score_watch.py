@@ -80,6 +80,20 @@ def test_an_alarm_lasts_until_the_scores_are_back_and_teaches_nothing(settled: S
     assert back.alarm is None
 
 
+def test_an_alarm_of_one_hour_ends_in_an_hour_where_the_share_may_be_anything() -> None:
+    """What was said of the night ends with the band of the day."""
+    night, day = [1000, 0] + [0] * 8, [200, 200, 200, 200, 200] + [0] * 5
+    hours = {hour: night if hour < 6 else day for hour in range(24)}
+    watch = ScoreWatch(usual={f"2012-12-{number}": hours for number in (29, 30, 31)})
+    changes = []
+    for number in range(24):
+        counts = [300, 0, 300] + [0] * 7 if number < 12 else day
+        was = watch.state
+        watch = look(watch, counts, START_S + (3.5 if number < 12 else 11) * 3600 + number * 300, 0.6, LIMITS)
+        changes += [watch.state] if watch.state != was else []
+    assert changes == ["quiet", "alarm", "quiet"]
+
+
 def test_a_person_who_accepts_the_scores_makes_it_learn_them(settled: ScoreWatch) -> None:
     alarmed, _ = _watched(settled, 5 * DAY, DAY, APPROVED)
     after, changes = _watched(accepted(alarmed), 6 * DAY, 6 * DAY, APPROVED)

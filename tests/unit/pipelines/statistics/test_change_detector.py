@@ -66,6 +66,13 @@ def test_one_batch_alone_says_only_so_much() -> None:
     assert alone.max() == MOST
 
 
+def test_a_band_that_cannot_be_left_takes_what_was_said_of_another_hour_away() -> None:
+    detectors = np.full((1, 2, 4), 15.0)
+    for _ in range(5):
+        detectors = advance(detectors, log_e_values(np.array([0.0]), 20, np.array([0.0]), np.array([1.0]), 20), 30.0)
+    assert detectors.max() < 0
+
+
 def test_evidence_beyond_the_ceiling_is_forgotten() -> None:
     detectors = np.full((1, 2, 4), -np.inf)
     for _ in range(1000):
