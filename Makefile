@@ -79,6 +79,7 @@ sbom: install-lint  ## the bill of materials of each image (CycloneDX), in build
 
 bench-monitoring: install  ## false alarms, detection, the season of 2013 and the cost of a watch; ARGS=--quick, --readme
 	$(BIN)/python -m benchmarks.monitoring $(ARGS)
+	$(BIN)/python -m benchmarks.monitoring.scores $(filter --quick --readme,$(ARGS))
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted

@@ -264,9 +264,11 @@ def _delays(found: Sequence[int | None]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=365)
+    parser.add_argument("--quick", action="store_true", help="30 days")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--readme", action="store_true")
     given = parser.parse_args()
+    given.days = 30 if given.quick else given.days
     lines: list[str] = []
     result: dict[str, Any] = {}
     for make in (made_world, flown_world):
