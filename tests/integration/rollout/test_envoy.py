@@ -21,8 +21,8 @@ from pipelines.rollout.platforms.envoy.group import Group, envoy_platform
 from pipelines.rollout.platforms.envoy.routes_file import RoutesFile
 from pipelines.rollout.platforms.separate.platform import SeparateServers
 from pipelines.tasks import releasing
-from pipelines.wiring import open_ledger
-from tests.fixtures.bundles import tiny_record
+from pipelines.wiring import home, open_ledger
+from tests.fixtures.bundles import tiny_bundle, tiny_record
 from tests.fixtures.envoys import EnvoyProcess, require_envoy
 from tests.fixtures.model_servers import ModelServerProcess
 from tests.fixtures.rollbacks import PROJECT, point_at, two_versions
@@ -74,7 +74,7 @@ def site(
 ) -> Iterator[Site]:
     require_envoy()
     point_at(tmp_path, monkeypatch)
-    first, second = two_versions()
+    first, second = (tiny_bundle(home().bundles, bias=bias, threshold=at) for bias, at in ((0.0, 0.55), (0.4, 0.6)))
     servers = [
         model_servers(state=str(tmp_path / name), predictions=str(tmp_path / f"log-{name}"), allow_faults="yes")
         for name in ("stable", "challenger")
@@ -160,6 +160,7 @@ def test_with_a_header_entities_stick_and_a_larger_share_keeps_them(site: Site) 
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_rollout_behind_envoy_that_is_killed_falls_back_within_its_lease(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,7 @@ def test_a_rollout_behind_envoy_that_is_killed_falls_back_within_its_lease(
         "look_every_s": 0.3,
         "lease_s": 2,
     }
+    assert two_versions()[1].id == site.new.id, "the bundles of the registry are those that are served"
     monkeypatch.setenv("PACELINE_PROJECTS", str(small_projects(tmp_path / "projects", free_port(), rollout)))
     groups = tmp_path / "envoy.yaml"
     told = {"routes": str(site.routes), "stable": [site.stable.url], "challenger": [site.challenger.url]}
