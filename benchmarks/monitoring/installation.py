@@ -7,14 +7,11 @@ from typing import Any
 
 import ibis
 import numpy as np
-import onnx
 import pyarrow as pa
-from onnx import TensorProto, helper
 
 from contracts.bundle import BASELINE, CARD, GOLDEN, MODEL, SCHEMA, Bundle, Golden, Manifest, write_bundle
 from contracts.encoder import Encoder
 from contracts.hashing import canonical_json
-from contracts.input_schema import InputSchema
 from pipelines.data.schema import fit_schema
 from pipelines.data.snapshots import Snapshot, take_snapshot
 from pipelines.data.windows import Window, Windows
@@ -22,6 +19,7 @@ from pipelines.evaluation.baseline import make_baseline
 from pipelines.inference import score
 from pipelines.projects import Project
 from pipelines.tasks import ingesting
+from pipelines.training.trainer import train
 from pipelines.wiring import find_project, home, open_ledger
 from serving.prediction_writer import LoggedGroup, Mask, PredictionIds, PredictionWriter
 
@@ -116,12 +114,23 @@ def serve(bundle: Bundle, day: date, change: Change = lambda records: None) -> i
 def _bundle(project: Project, snapshot: Snapshot) -> Bundle:
     schema = fit_schema(project.schema, snapshot.table("train"))
     names = tuple(field.name for field in schema.fields)
-    features = {part: Encoder(schema).encode_rows(snapshot.records(part, names)) for part in ("train", "test")}
-    graph = _graph(schema, features["train"], snapshot.labels("train"))
+    features = {
+        part: Encoder(schema).encode_rows(snapshot.records(part, names)) for part in ("train", "validation", "test")
+    }
+    trial = next(each for each in project.training.trials if each.trainer == "boosted_trees")
+    labels = {part: snapshot.labels(part).astype(np.float64) for part in ("train", "validation")}
+    graph = train(
+        trial,
+        project.training.seed,
+        schema,
+        (features["train"], labels["train"]),
+        (features["validation"], labels["validation"]),
+        lambda _: None,
+    ).graph
     scores = score(graph, features["test"])
     manifest = Manifest(
         project=PROJECT,
-        trainer="logistic_regression",
+        trainer="boosted_trees",
         optimization="none",
         parameters={},
         snapshot=snapshot.id,
@@ -134,42 +143,6 @@ def _bundle(project: Project, snapshot: Snapshot) -> Bundle:
         SCHEMA: canonical_json(schema),
         BASELINE: canonical_json(make_baseline(schema, features["train"], scores, {"auc": 0.65, "log_loss": 0.55})),
         GOLDEN: canonical_json(Golden(records=[], scores=[], tolerance=1e-4)),
-        CARD: b"A logistic regression, for measurements of the watch.",
+        CARD: b"Boosted trees, for measurements of the watch.",
     }
     return write_bundle(home().bundles, manifest, files)
-
-
-def _graph(schema: InputSchema, features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> bytes:
-    """A logistic regression on the standardised columns, missing ones at their mean, as ONNX."""
-    from sklearn.linear_model import LogisticRegression
-
-    means, spreads = np.nanmean(features, axis=0), np.maximum(np.nanstd(features, axis=0), 1e-6)
-    filled = np.nan_to_num((np.where(np.isnan(features), means, features) - means) / spreads)
-    model = LogisticRegression(C=0.1, max_iter=200).fit(filled, labels > 0.5)
-    weights = (model.coef_[0] / spreads).astype(np.float32)
-    bias = float(model.intercept_[0] - (model.coef_[0] * means / spreads).sum())
-    width = len(schema.columns)
-    nodes = [
-        helper.make_node("IsNaN", ["features"], ["missing"]),
-        helper.make_node("Where", ["missing", "means", "features"], ["filled"]),
-        helper.make_node("MatMul", ["filled", "weights"], ["product"]),
-        helper.make_node("Add", ["product", "bias"], ["sum"]),
-        helper.make_node("Squeeze", ["sum", "axis"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["score"]),
-    ]
-    constants = [
-        helper.make_tensor("means", TensorProto.FLOAT, [1, width], means.astype(np.float32).tolist()),
-        helper.make_tensor("weights", TensorProto.FLOAT, [width, 1], weights.tolist()),
-        helper.make_tensor("bias", TensorProto.FLOAT, [1], [bias]),
-        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "delays",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", width])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows"])],
-        constants,
-    )
-    model_file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(model_file)
-    return bytes(model_file.SerializeToString())

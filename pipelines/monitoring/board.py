@@ -57,7 +57,7 @@ class BoardReading(msgspec.Struct, frozen=True, kw_only=True):
     """What a watch saw. `alarms` has the most extreme first, `state` is for the next watch.
 
     `units` of `unit_days` days were looked at, of `labelled_units` the outcomes, against `reference_units`. `largest`
-    is the largest surprise, beside `sudden_limit`; `highest_sum` the highest cumulative sum, in parts of its limit.
+    is the largest surprise and `highest_sum` the highest cumulative sum, both in parts of their limits.
     """
 
     alarms: tuple[Alarm, ...]
@@ -66,7 +66,6 @@ class BoardReading(msgspec.Struct, frozen=True, kw_only=True):
     labelled_units: int
     unit_days: int
     reference_units: int
-    sudden_limit: float | None
     largest: float | None
     largest_name: str | None
     highest_sum: float | None
@@ -124,14 +123,14 @@ class _Course:
                 self._since.pop(name, None)
         limits = self._reference.limits
         surprise = limits.tails.surprise(z)
-        self._note(known, surprise)
+        self._note(known, surprise / limits.sudden)
         found = False
         for place, statistic in enumerate(self._reference.statistics):
             if not known[place]:
                 continue
             lasting = max(float(self._recent[place]), float(sizes[place]))
             charts: tuple[tuple[Chart, float, float, float], ...] = (
-                ("sudden", float(surprise[place]), limits.sudden, float(sizes[place])),
+                ("sudden", float(surprise[place]), float(limits.sudden[place]), float(sizes[place])),
                 ("lasting", float(self._sums[place]), float(limits.lasting[place]), lasting),
             )
             for chart, value, limit, effect in charts:
@@ -199,7 +198,6 @@ class _Course:
             labelled_units=labelled,
             unit_days=self._reference.unit_days,
             reference_units=limits.units,
-            sudden_limit=limits.sudden,
             largest=largest[0],
             largest_name=largest[1],
             highest_sum=highest[0],

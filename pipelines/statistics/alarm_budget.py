@@ -6,7 +6,8 @@ share the budget:
 
 - *sudden*: how improbable the most improbable statistic of one unit is (Shewhart). Each has a tail of its own, taken as
   exponential in standard deviations (of logarithms of distances: a power law of distances; Weissman, "Estimation of
-  parameters and large quantiles based on the k largest observations", JASA 73, 1978), and all have one limit.
+  parameters and large quantiles based on the k largest observations", JASA 73, 1978), and a group of them
+  has one limit.
 - *lasting*: cumulative sums S ← max(0, S + min(z, most) − slack) (Page, "Continuous inspection schemes",
   Biometrika 41, 1954), for changes that no single unit shows. Groups of statistics have parts of it; within a
   group each sum is measured by what is usual for it: the median of its largest values of a year.
@@ -68,14 +69,14 @@ class Tails:
 
 @dataclass(frozen=True)
 class AlarmLimits:
-    """From where on statistics are an alarm: `sudden` limits their surprise, `lasting` the cumulative sum of each,
+    """From where on statistics are an alarm: `sudden` limits the surprise of each, `lasting` its cumulative sum,
     of which `slack` is taken at each unit.
 
     `units` is how many the reference has, `units_per_year` how many looks a year has, `budget` the false alarms a year.
     """
 
     tails: Tails
-    sudden: float
+    sudden: Floats
     lasting: Floats
     slack: Floats
     units: int
@@ -130,29 +131,32 @@ def alarm_limits(
     share = max(_TAIL_SHARE, min(0.5, _TAIL_MINIMUM / units))
     aimed = GUARD * budget
     random = np.random.default_rng(seed)
-    largest, sequences, centers = [], [], []
+    surprises, sequences, centers = [], [], []
     for _ in range(REFERENCES):
         weights = _drawn_anew(units, random)
         measured = measure(weights)
         tails = _tails(measured, weights, spreads, share)
         against = tails.standardised(measured)
         centers.append(tails.center)
-        largest.append(tails.surprise(against).max(axis=1))
+        surprises.append(tails.surprise(against))
         places = _stationary(units, ceil(units_per_year), SEQUENCES, random)
         sequences.append(against[places].astype(np.float32))
     tails = _tails(measure(np.ones(units)), np.ones(units), spreads, share)
     slack = SLACK + np.std(centers, axis=0) / tails.spread
     years = np.minimum(np.concatenate(sequences), np.float32(MOST)) - slack.astype(np.float32)
-    lasting = np.empty(len(groups))
+    surprise = np.concatenate(surprises)
+    sudden, lasting = np.empty(len(groups)), np.empty(len(groups))
     a_year = aimed * (1 - SUDDEN_SHARE) * ceil(units_per_year) / units_per_year
     names = sorted(set(groups))
     for group in names:
         mine = np.array([each == group for each in groups])
         part = parts[group] / sum(parts[each] for each in names)
         lasting[mine] = _lasting(years[:, :, mine], a_year * part)
+        chance = aimed * SUDDEN_SHARE / len(names) / units_per_year
+        sudden[mine] = _far_quantile(surprise[:, mine].max(axis=1), chance, share)
     return AlarmLimits(
         tails=tails,
-        sudden=_far_quantile(np.concatenate(largest), aimed * SUDDEN_SHARE / units_per_year, share),
+        sudden=sudden,
         lasting=lasting,
         slack=slack,
         units=units,
@@ -199,11 +203,13 @@ def _stationary(units: int, length: int, sequences: int, random: np.random.Gener
 
 
 def _far_quantile(values: Floats, chance: float, share: float) -> float:
-    if chance >= share:
-        return float(np.quantile(values, 1 - chance))
-    start = float(np.quantile(values, 1 - share))
+    """The value that is exceeded with `chance`, by an exponential tail of the largest `share` of `values`."""
+    # no surprise is below -ln(share), but for the many that are none
+    start = max(float(np.quantile(values, 1 - share)), -log(share))
     beyond = values[values > start] - start
-    return start + (float(beyond.mean()) if len(beyond) else 1.0) * log(share / chance)
+    if len(beyond) <= chance * len(values):
+        return start
+    return start + float(beyond.mean()) * log(len(beyond) / len(values) / chance)
 
 
 def _lasting(years: NDArray[np.float32], budget: float) -> Floats:
