@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo observability test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom clean
+.PHONY: help install demo observability test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom bench-capacity clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ sbom: install-lint  ## the bill of materials of each image (CycloneDX), in build
 bench-monitoring: install  ## false alarms, detection, the season of 2013 and the cost of a watch; ARGS=--quick, --readme
 	$(BIN)/python -m benchmarks.monitoring $(ARGS)
 	$(BIN)/python -m benchmarks.monitoring.scores $(filter --quick --readme,$(ARGS))
+
+bench-capacity: install  ## autoscaling by queue depth and by CPU: a spike, a sawtooth, a recorded day; ARGS=--readme, --measure
+	$(BIN)/python -m benchmarks.capacity $(ARGS)
 
 clean:  ## removes everything that a run left behind; the environment stays
 	rm -rf var great_expectations/uncommitted
