@@ -134,12 +134,17 @@ def _course(case: Case, settings: Autoscaler, seed: int) -> Course:
 
 
 def reached(results: dict[tuple[str, str], list[Outcome]]) -> bool:
-    """Whether the settings found meet both goals: against either CPU-based autoscaler, and in every sawtooth hour."""
-    names = list(dict.fromkeys(name for _, name in results))
-    ours, others = names[-1], [name for name in names if name.startswith("CPU")]
-    spikes = {name: float(np.mean([each.beyond for each in results["spike", name]])) for name in names}
-    is_better = all(spikes[ours] <= BEYOND_TIMES_MAX * spikes[other] for other in others)
+    """Whether the settings found meet both goals: against CPU with Kubernetes' defaults, and in every sawtooth hour."""
+    ours = list(results)[-1][1]
+    is_better = next(iter(_ratios(results).values())) <= BEYOND_TIMES_MAX
     return is_better and max(each.worst_hour_events for each in results["sawtooth", ours]) <= SAWTOOTH_EVENTS_MAX
+
+
+def _ratios(results: dict[tuple[str, str], list[Outcome]]) -> dict[str, float]:
+    """Late requests of the settings found at the spike, over those of each CPU-based autoscaler."""
+    names = list(dict.fromkeys(name for _, name in results))
+    late = {name: float(np.mean([each.beyond for each in results["spike", name]])) for name in names}
+    return {name: late[names[-1]] / max(late[name], 1e-9) for name in names if name.startswith("CPU")}
 
 
 def text_of(measured: MeasuredServer, results: dict[tuple[str, str], list[Outcome]], seeds: int) -> str:
@@ -148,7 +153,9 @@ def text_of(measured: MeasuredServer, results: dict[tuple[str, str], list[Outcom
         f"on {measured.measured[:10]} ({measured.machine}):",
         f"{measured.saturation_per_s:,.0f} requests a second at p99 ≤ {measured.objective_ms:g} ms, ready "
         f"{measured.start_s:.2f} s after its start, and 5 s before that for the pod.",
-        f"Goals {'reached' if reached(results) else 'NOT reached'}.",
+        f"Goals {'reached' if reached(results) else 'NOT reached'}. Late requests at the spike, over those of "
+        + ", ".join(f"{name}: {ratio:.3f}" for name, ratio in _ratios(results).items())
+        + ".",
         "",
         "| case | autoscaler | beyond the objective | requests beyond it | scale events | most in an hour | "
         "replica-hours | most replicas |",
@@ -214,7 +221,7 @@ def _draw(case: Case, courses: Sequence[tuple[str, Course]]) -> Any:
         above.step(times, course.ready[::bin_s], color=tone, label=name, where="post")
         over = np.add.reduceat(course.beyond, np.arange(0, len(course.beyond), bin_s))
         came = np.add.reduceat(case.rates, np.arange(0, len(course.beyond), bin_s))
-        below.plot(times, 100 * over / came, color=tone, linewidth=1)
+        below.plot(times, 100 * over / np.maximum(came, 1e-9), color=tone, linewidth=1)
     above.set_ylabel("replicas that are ready")
     above.legend(frameon=False, loc="upper left", fontsize=9)
     below.set_ylabel("requests beyond\nthe objective, %")

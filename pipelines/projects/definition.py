@@ -26,6 +26,7 @@ from pipelines.monitoring.triggers import TriggerPolicy
 from pipelines.optimization.limits import OptimizationLimits
 from pipelines.project_code import load_code
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.staging import Staging
 from pipelines.training.plan import TrainingPlan
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -87,6 +88,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     slices: SliceLimits = SliceLimits()
     fairness: FairnessLimits = FairnessLimits()
     rollout: Plan = Plan()
+    staging: Staging | None = None
     monitoring: MonitoringPolicy = MonitoringPolicy()
     schedules: Schedules = Schedules()
     retention: RetentionPolicy = RetentionPolicy()

@@ -4,6 +4,7 @@
 | --- | --- |
 | `release.queued` | a version waits while another is rolled out: its ticket |
 | `release.preflight` | what the check before the first step foretold |
+| `release.staging` | how the version did on staging, where the project has that |
 | `release.opened` | a rollout may run: its offer, and the note that a person gave |
 | `release.refused` | an offer that is not opened, with the reason; `ticket` when it had waited |
 | `release.ended` | the outcome; now the next may be opened |
@@ -21,7 +22,7 @@ from pipelines.ledger import Entry, Ledger, evidence
 from pipelines.registry.port import Version
 from pipelines.rollout import holdouts
 from pipelines.rollout.events import Offer
-from pipelines.tasks import preflighting
+from pipelines.tasks import preflighting, staging
 from pipelines.tasks.investigating import closing_note
 from pipelines.tasks.sites import Site
 
@@ -264,13 +265,21 @@ def _open(site: Site, book: Book, found: Version, note: str | None, ticket: Entr
         expected_champion=None if champion is None else champion.version,
     )
     # the first champion has no steps
-    if champion is not None and (reason := preflighting.refusal(site, offer.rollout, found.version)) is not None:
+    if champion is not None and (reason := _not_ready(site, offer, found)) is not None:
         return _refuse(site, found.version, reason, ticket)
     body = {**msgspec.to_builtins(offer), "note": note}
     entry = site.ledger.append(site.project, OPENED, offer.rollout, body, key=f"opened/{len(book.opened)}")
     if entry.subject != offer.rollout:
         return None  # somebody else has opened a rollout since the book was read
     return _run(site, entry)  # after the entry, which keeps the bundle at hand
+
+
+def _not_ready(site: Site, offer: Offer, found: Version) -> str | None:
+    """What speaks against the first step: the plan at this traffic, or how the version did on staging."""
+    if (reason := preflighting.refusal(site, offer.rollout, found.version)) is not None or site.staging is None:
+        return reason
+    site.fetch(found, f"for the staging of {offer.rollout}")
+    return staging.refusal(site, offer.rollout, found.version, found.bundle)
 
 
 def _run(site: Site, opened: Entry, reason: str = "", waits: str | None = None) -> Opened:

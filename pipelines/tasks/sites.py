@@ -10,6 +10,7 @@ from pipelines.ledger import Ledger
 from pipelines.registry.port import Registry, Version
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.platforms.port import Platform
+from pipelines.rollout.staging import Staging
 from pipelines.tasks.archiving import ensure_at_hand
 from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry
 
@@ -21,6 +22,7 @@ class Site:
     `path` is where a bundle lies when it is at hand; while `kept` is held, nothing that is at hand goes away.
     `predictions` is the prediction log, None where there is none to look at; `supports` says what the platform can do,
     by the names of `pipelines.rollout.features`, None where the rollout itself has to ask.
+    `staging` is where a challenger is tried before, None where it is not.
     """
 
     project: str
@@ -33,6 +35,7 @@ class Site:
     kept: Callable[[], AbstractContextManager[object]]
     predictions: Path | None = None
     supports: Callable[[], Set[str]] | None = None
+    staging: Staging | None = None
 
 
 def open_site(project: str) -> Site:
@@ -49,4 +52,5 @@ def open_site(project: str) -> Site:
         kept=lambda: Archive(home().archive).removals_held(),
         predictions=home().predictions(project),
         supports=lambda: open_platform(found).supports(),
+        staging=found.staging,
     )
