@@ -1,6 +1,7 @@
 """The model server as its image installs it, without a container: how large it is, how soon there, what it lacks."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ ABSENT = ("torch", "airflow", "mlflow", "pandas", "sklearn", "fastapi", "pydanti
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the lock of the CPU image and nothing else."""
+    """An environment with what the CPU image has, installed by the image's own steps."""
     folder = tmp_path_factory.mktemp("serving") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     lock = ROOT / "docker" / "requirements-serving.txt"
@@ -28,11 +29,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if done.returncode != 0 and "Connection" in done.stderr:
         pytest.skip(f"no package index can be reached: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
+    code = folder.with_name("code")
+    code.mkdir()
+    for name in ("docker/install-code", "docker/requirements-build.txt", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, code)
+    for name in ("contracts", "serving"):
+        shutil.copytree(ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["./install-code", str(folder)], cwd=code, check=True, capture_output=True)
+    shutil.rmtree(code)
     return folder / "bin" / "python"
 
 
 def _environment(**more: str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **more}
+    return {"PATH": os.environ["PATH"], **more}
 
 
 @pytest.mark.slow
@@ -80,5 +89,6 @@ print(time.process_time()); print([name for name in {ABSENT!r} if name in sys.mo
             httpx.post(f"{url}/v1/predict", json=record, trust_env=False).raise_for_status()
         finally:
             server.terminate()
+            server.communicate(timeout=30)  # reads on: a server whose log is shut cannot end well
     assert server.returncode == 0
     print(f"{size_mb:.0f} MB, import {quickest_s:.2f} s, ready after {took_s:.2f} s")  # noqa: T201
