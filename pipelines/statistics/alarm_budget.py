@@ -40,6 +40,7 @@ SEQUENCES = 8  # with each of them
 _TAIL_SHARE, _TAIL_MINIMUM = 0.1, 6
 _PRIOR_VALUES, _PRIOR_SCALE = 4, 0.6  # the excess of a normal variable beyond its largest tenth is 0.5 on average
 _STEPS = 7
+_LARGEST_SCALE = 2.0
 _FEWEST_UNITS = 2  # that a lasting change takes
 _LARGEST_FACTOR = 64.0
 
@@ -209,7 +210,8 @@ def _far_quantile(values: Floats, chance: float, share: float) -> float:
     beyond = values[values > start] - start
     if len(beyond) <= chance * len(values):
         return start
-    return start + float(beyond.mean()) * log(len(beyond) / len(values) / chance)
+    # a surprise has the scale 1 by its definition; a few far days must not hide all that is to come
+    return start + min(_LARGEST_SCALE, float(beyond.mean())) * log(len(beyond) / len(values) / chance)
 
 
 def _lasting(years: NDArray[np.float32], budget: float) -> Floats:
