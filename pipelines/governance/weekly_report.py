@@ -236,9 +236,8 @@ def _drift(found: Week) -> list[Block]:
     blocks: list[Block] = []
     if found.watches:
         rows = [_watch_row(each) for each in found.watches]
-        blocks.append(
-            Table(("As of", "Predictions", "Inputs", "Scores", "Columns that drifted", "What followed"), rows)
-        )
+        blocks.append(Table(("As of", "Predictions", "Inputs", "Scores", "Columns that drifted"), rows))
+        blocks.append(Bullets([f"{each.subject}: {each.body['decision']['reason']}" for each in found.watches]))
         seen = {each.subject: _distance(each.body) for each in found.watches}
         unseen = (None, None, None, f"{NOT_KNOWN}: no watch")
         line = DayLine("largest distance", "t1", [DayValue(day, *seen.get(day, unseen)) for day in found.watch_days])
@@ -259,7 +258,7 @@ def _drift(found: Week) -> list[Block]:
 
 
 def _watch_row(watch: Told) -> tuple[str, ...]:
-    drift, decision = watch.body.get("drift"), watch.body["decision"]
+    drift = watch.body.get("drift")
     drifted = [c["column"] for c in (drift or {}).get("columns", ()) if c["answer"] == "drift" and c["counts"]]
     return (
         watch.subject,
@@ -267,7 +266,6 @@ def _watch_row(watch: Told) -> tuple[str, ...]:
         NOT_KNOWN if drift is None else _DRIFT[drift["inputs"]],
         NOT_KNOWN if drift is None else _DRIFT[drift["scores"]],
         ", ".join(drifted) or "–",
-        decision["reason"],
     )
 
 

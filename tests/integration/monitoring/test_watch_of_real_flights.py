@@ -68,7 +68,6 @@ def test_nights_of_real_flights_are_quiet_then_each_change_is_named(bundle: Bund
     assert changed["drift_board"]["alarms"][0]["statistic"] == "carrier"
     named = {(metric.name, metric.labels.get("kind")): metric.value for metric in watch_metrics(seen[3])}
     assert named["paceline_watch_data_quality", "broken_join"] == 3
-    assert changed["relation"]["auc"] > seen[0]["relation"]["auc"]
     assert "carrier" in changed["relation"]["columns"]
     # safe to repeat: the same night sees the same
     again = watching.observe(PROJECT, (FIRST + timedelta(days=5)).isoformat(), days=3)

@@ -124,10 +124,23 @@ def test_the_champion_and_a_running_rollout_are_told() -> None:
     assert found["rollouts_queued"] == 1
 
 
+DRIFT = {
+    "drift": {
+        "inputs": "drift",
+        "scores": "no_drift",
+        "outcomes": "no_data",
+        "columns": [{"column": "dest", "distance": 0.3, "limit": 0.2}],
+    },
+    "data_quality": [{"kind": "stuck", "severity": "warning", "columns": ["seats"]}],
+    "relation": {"auc": 0.6},
+    "drift_board": {"highest_sum": 0.4},
+}
+
+
 def test_every_sample_belongs_to_a_declared_family_with_its_labels() -> None:
     record = Record()
     for told in (
-        Told("watch", WATCH | OUTCOMES),
+        Told("watch", WATCH | OUTCOMES | DRIFT),
         Told("failure", {"workflow": "watch"}),
         Told("trigger", {"trigger": "drift"}),
         Told("trigger.due", {"trigger": "drift"}),
