@@ -138,7 +138,7 @@ def test_a_broken_field_starts_one_emergency_retrain_within_30_s_and_the_enginee
     assert (began - fired).total_seconds() <= FIRING_TO_RUNNING_S
     print(f"from firing to a running run: {(began - fired).total_seconds():.1f} s")  # noqa: T201
     assert decided.body["conf"]["as_of"] == "2013-05-02"  # the day after the last labelled one is known
-    wait(lambda: bool(entries(ENDED)), 150, lambda: f"no end: {stack.airflow.tasks(RETRAIN, run)}")
+    wait(lambda: bool(entries(ENDED)), 400, lambda: f"no end: {stack.airflow.tasks(RETRAIN, run)}")
     (ended,) = entries(ENDED)
     assert ended.body["state"] in ("challenger", "champion_stays"), ended.body
     assert ended.body["alerts"] == ["PacelineInputsBroken"]
