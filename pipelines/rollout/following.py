@@ -19,7 +19,7 @@ from pipelines.rollout.story import COMMAND, EVENT, OUTCOMES, lengthen
 
 OPENED, ENDED = "release.opened", "release.ended"
 OBEYED, REFUSED = f"{COMMAND}.obeyed", f"{COMMAND}.refused"
-_JUDGED = ("shadow", "approval", "step")
+_JUDGED = ("shadow", "approval", "step", "ranking")
 POINTS_MAX = 240  # of a curve; beyond, every second one is left out
 RATIO_MIN = 1e-6  # smaller evidence is drawn as this much
 COURSES_MAX = 16  # rollouts that are kept between calls
