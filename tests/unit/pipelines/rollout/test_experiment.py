@@ -239,42 +239,33 @@ def test_one_is_aborted_by_its_rollout_and_the_others_go_on(ledger: Ledger) -> N
     assert outcomes[1].reason == "aborted by the test: to see it"
 
 
-def test_while_one_is_paused_nobody_is_chosen(ledger: Ledger) -> None:
-    looks: dict[str, int] = {}
+def phase_of(ledger: Ledger, place: int) -> str | None:
+    steps = ledger.entries(PROJECT, ("rollout.step",), OFFERS[place].rollout)
+    return steps[-1].body["name"] if steps else None
+
+
+def test_while_one_is_paused_nobody_is_chosen_and_nobody_advances_by_hand(ledger: Ledger) -> None:
+    done: list[str] = []
+    waited: list[str] = []
+
+    def once(what: str, rollout: str, name: str) -> None:
+        if what not in done:
+            done.append(what)
+            command(ledger, rollout, name)
 
     def look(observation: Observation) -> None:
-        rollout = observation.rollout or ""
-        looks[rollout] = looks.get(rollout, 0) + 1
-        if rollout == OFFERS[2].rollout and looks[rollout] == 3:
-            command(ledger, rollout, "pause")
-        if rollout == OFFERS[2].rollout and looks[rollout] == 60:
-            assert ledger.entries(PROJECT, (CHOSEN,)) == []
-            for other in OFFERS[:2]:
-                steps = ledger.entries(PROJECT, ("rollout.step",), other.rollout)
-                assert steps[-1].body["name"] == "ranking", "the others wait in their lanes"
-            command(ledger, rollout, "resume")
+        once("pause", OFFERS[2].rollout, "pause")
+        if not all(phase_of(ledger, place) == "ranking" for place in (0, 1)):
+            return
+        once("advance", OFFERS[0].rollout, "advance")
+        waited.append(observation.rollout or "")
+        if ledger.entries(PROJECT, ("rollout.command.refused",), OFFERS[0].rollout) and len(waited) > 10:
+            if "resume" not in done:
+                assert ledger.entries(PROJECT, (CHOSEN,)) == []
+            once("resume", OFFERS[2].rollout, "resume")
 
     outcomes = run(LaneServer(), ledger, on_look=look)
     assert [each.state for each in outcomes] == ["not_chosen", "promoted", "not_chosen"]
-
-
-def test_nobody_advances_out_of_the_ranking_by_hand(ledger: Ledger) -> None:
-    told: list[int] = []
-
-    def look(observation: Observation) -> None:
-        mine = ledger.entries(PROJECT, ("rollout.step",), OFFERS[0].rollout)
-        if mine and mine[-1].body["name"] == "ranking" and not told:
-            told.append(1)
-            command(ledger, OFFERS[0].rollout, "advance")
-            command(ledger, OFFERS[1].rollout, "pause")
-
-    def resume(observation: Observation) -> None:
-        look(observation)
-        if told:
-            told.append(1)
-        if len(told) == 20:
-            command(ledger, OFFERS[1].rollout, "resume")
-
-    run(LaneServer(), ledger, on_look=resume)
-    (refused, *_) = ledger.entries(PROJECT, ("rollout.command.refused",), OFFERS[0].rollout)
+    (refused,) = ledger.entries(PROJECT, ("rollout.command.refused",), OFFERS[0].rollout)
     assert "waits until the other challengers have come as far" in refused.body["reason"]
+    assert {OFFERS[0].rollout, OFFERS[1].rollout} <= set(waited), "who waits is looked at all the time"
