@@ -211,7 +211,8 @@ def test_a_server_that_starts_anew_ends_the_experiment_on_its_champion(ledger: L
     restarted: list[int] = []
 
     def look(observation: Observation) -> None:
-        if observation.share == 0.2 and not restarted:
+        together = len(observation.beside) == 2 and all(each.share > 0 for each in observation.beside)
+        if observation.share > 0 and together and not restarted:
             restarted.append(1)
             server.restart("1")
 
