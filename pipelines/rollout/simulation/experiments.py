@@ -98,10 +98,9 @@ def _summed(bad: int, swing: float, ends: list[list[str]]) -> Experiments:
 
 def experiments_table(found: list[Experiments]) -> list[list[str]]:
     """As rows of text, the head first."""
-    head = ["challengers", "base rate", "experiments", "an equal one rolled back", "95 % interval", "the bad one rolled back",
-            "an equal one leads"]  # fmt: skip
+    head = ["challengers", "base rate", "experiments", "an equal one rolled back", "95 % interval"]
     return [
-        head,
+        [*head, "the bad one rolled back", "an equal one leads"],
         *(
             [
                 f"{each.challengers - each.bad} equal" + (f", {each.bad} that fails at {BAD:.0%}" if each.bad else ""),

@@ -45,8 +45,8 @@ def run_trial(
 ) -> Trial:
     """One rollout of `plan` (without its shadow) in `world`, with a look every `look_s` seconds for `maximum_s`.
 
-    With a `lane` (its place, of how many) it is that of one of several challengers, and `is_chosen` says whether it goes
-    on alone when it has come so far.
+    With a `lane` (its place, of how many) it is that of one of several challengers, and `is_chosen` says whether it
+    goes on alone when it has come so far.
     """
     offer = OFFER
     if lane is not None:
