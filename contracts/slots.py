@@ -12,6 +12,7 @@ SCORE_BINS = 10  # equal width over [0, 1]
 LATENCY_EDGES_S = tuple(5e-5 * 2 ** (step / 4) for step in range(73))
 MAXIMUM_HARD_LIMIT_WINDOW = 10_000
 MAXIMUM_HOLDOUT_SHARE = 0.05
+MAXIMUM_CHALLENGERS = 8  # at a time
 
 
 class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,11 +37,29 @@ class HardLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             )
 
 
+class Lane(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of `of` equal parts of the entities, `place` from 0, which `experiment` gives one challenger each.
+
+    Within its lane a challenger has its share as one that is alone has it of all entities: see `contracts.assignment`.
+    """
+
+    experiment: str
+    place: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.of <= MAXIMUM_CHALLENGERS or not 0 <= self.place < self.of:
+            raise ValueError(
+                f"a lane is one of 2 to {MAXIMUM_CHALLENGERS}, numbered from 0; found place {self.place} of {self.of}"
+            )
+
+
 class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Load the bundle at `path`, whose id must be `bundle`, as registry version `version`.
 
     An answer within `latency_floor_ms` never counts as slow. In the shadow answers are also compared by the values of
-    the category field `slice_by`, where there is one.
+    the category field `slice_by`, where there is one. Challengers of one experiment are loaded beside each other, each
+    with its `lane`; one without takes the place of whatever has no share and no lease.
     """
 
     version: str
@@ -50,12 +69,15 @@ class LoadSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     hard_limits: HardLimits = HardLimits()
     latency_floor_ms: float = 0.0
     slice_by: str | None = None
+    lane: Lane | None = None
 
 
 class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Give the challenger of `rollout` this share of the entities, or let it shadow, for `lease_s` seconds from now.
 
-    In its shadow it is given a copy of the share `sample` of the requests, drawn one by one.
+    In its shadow it is given a copy of the share `sample` of the requests, drawn one by one. With the `lane` that it
+    was loaded with, all that is of the entities in this lane; without one of all entities, of which no other challenger
+    may have a part then.
     """
 
     rollout: str
@@ -63,6 +85,7 @@ class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     shadow: bool = False
     sample: float = 1.0
     lease_s: float = 15.0
+    lane: Lane | None = None
 
 
 class RenewLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -98,9 +121,11 @@ class PromoteSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class InjectFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Only where the settings allow it: what the challenger does wrong from now on; without anything, nothing more.
 
-    It fails on `error_share` of its requests, and has `fault` in its graph's place.
+    It fails on `error_share` of its requests, and has `fault` in its graph's place. Where there are several
+    challengers, `rollout` says which.
     """
 
+    rollout: str | None = None
     error_share: float = 0.0
     fault: Fault | None = None
 
@@ -159,8 +184,23 @@ class Tripped(msgspec.Struct, frozen=True, kw_only=True):
     challenger_requests_since_first_error: int | None = None
 
 
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """Another challenger than the one that was asked about: which, and what it has. `share` is that of its lane."""
+
+    rollout: str | None
+    version: str
+    share: float
+    shadow: bool
+    lease_left_s: float
+    lane: Lane | None = None
+    tripped: Tripped | None = None
+
+
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the judge sees: the state of both slots at one instant. `clock_s` is monotonic within one server process."""
+    """What the judge sees: the state of both slots at one instant. `clock_s` is monotonic within one server process.
+
+    `share` is of the entities in `lane`, where the challenger has one; `beside` are the other challengers.
+    """
 
     server: str
     clock_s: float
@@ -175,3 +215,5 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     strata: tuple[Stratum, ...] = ()
     pairs: PairCounts | None = None
     holdout: Held | None = None
+    lane: Lane | None = None
+    beside: tuple[Beside, ...] = ()

@@ -6,6 +6,7 @@ the project's plan asks people, they find its questions under Required Actions, 
 
 A project has one rollout at a time. A version that comes while another one is rolled out waits, ends that one, or is
 refused (`when_busy` in the project's plan); when the rollout has ended, `release_next` starts the run of who waits.
+Started with `versions`, several challengers are rolled out beside each other, and at most one of them leads in the end.
 """
 
 import logging
@@ -34,7 +35,11 @@ def open_rollout(project: str) -> dict[str, Any]:
     context = get_current_context()
     events = [event for found in context["triggering_asset_events"].values() for event in found]
     version = context["params"]["version"] or (events[-1].extra["version"] if events else None)
-    opened = releasing.open_rollout(project, version, note=context["params"]["note"])
+    versions, note = context["params"]["versions"], context["params"]["note"]
+    if versions:
+        opened = releasing.open_experiment(project, versions.split(","), note=note)
+    else:
+        opened = releasing.open_rollout(project, version, note=note)
     if opened.offer is None:
         raise AirflowSkipException(opened.reason)
     if opened.waits:
@@ -129,6 +134,13 @@ def release(project: Project) -> DAG:
                 pattern="^[0-9]+$",
                 title="Version",
                 description="The registry version to offer; empty: the one that was registered last.",
+            ),
+            "versions": Param(
+                None,
+                type=["null", "string"],
+                pattern="^[0-9]+(,[0-9]+){1,7}$",
+                title="Versions",
+                description="Several at once, as 7,8,9, each with a part of the traffic: at most one leads in the end.",
             ),
             "note": Param(
                 None,

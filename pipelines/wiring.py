@@ -177,11 +177,11 @@ def server_url(project: "Project") -> str:
     return named or f"http://127.0.0.1:{project.serving_port}"
 
 
-def open_server(project: "Project") -> "LocalPlatform":
-    """The model server at the project's URL, by its control routes."""
+def open_server(project: "Project", rollout: str | None = None) -> "LocalPlatform":
+    """The model server at the project's URL, by its control routes; of several challengers that of `rollout`."""
     from pipelines.rollout.platforms.local import LocalPlatform
 
-    return LocalPlatform(server_url(project), token=os.environ.get("PACELINE_CONTROL_TOKEN"))
+    return LocalPlatform(server_url(project), token=os.environ.get("PACELINE_CONTROL_TOKEN"), rollout=rollout)
 
 
 def platform_name() -> str:
@@ -202,9 +202,12 @@ def namespace() -> str:
         return "default"
 
 
-def open_platform(project: "Project") -> "LocalPlatform | SeparateServers":
-    """The platform of the project's servers, by `PACELINE_PLATFORM`."""
-    return open_separate(project.name) if platform_name() != "local" else open_server(project)
+def open_platform(project: "Project", rollout: str | None = None) -> "LocalPlatform | SeparateServers":
+    """The platform of the project's servers, by `PACELINE_PLATFORM`.
+
+    Of several challengers that of `rollout` is observed, where the platform can have several.
+    """
+    return open_separate(project.name) if platform_name() != "local" else open_server(project, rollout)
 
 
 def open_separate(project: str) -> "SeparateServers":

@@ -20,8 +20,8 @@ from serving.batching import Batcher
 from serving.cache import ScoreCache
 from serving.challenger import CHAMPION, Challenger, Slot, count_answers
 from serving.columns import Columns
-from serving.divided import DividedRequest
-from serving.encoding import Record, encode
+from serving.divided import ChampionFailedError, DividedRequest
+from serving.encoding import Record, encode, taken
 from serving.engine import Model, ScoringError, problem_of
 from serving.holdout import HoldoutAnswerer
 from serving.metrics import Metrics
@@ -114,6 +114,45 @@ class Answerer:
             assigned = of_champion(entities, asked.headers)
         else:
             assigned = assign(self._slots, records, entities, asked.client, asked.headers)
+        if assigned.parts:
+            return await self._answer_parts(champion, assigned, records, entities, asked)
+        return await self._answer_assigned(champion, assigned, records, entities, asked)
+
+    async def _answer_parts(
+        self,
+        champion: Slot,
+        assigned: Assigned,
+        records: Sequence[Record],
+        entities: Sequence[str],
+        asked: Asked,
+    ) -> PredictResponse:
+        """Rows that lie in lanes of several challengers, lane by lane; the request as a whole is of no rollout."""
+        await encode(champion.model, records, range(len(records)))  # a bad row refuses all, before any is answered
+        answers: dict[int, Prediction] = {}
+        for rows, part in assigned.parts:
+            mine, theirs = taken(records, rows), taken(entities, rows)
+            try:
+                answer = await self._answer_assigned(champion, part, mine, theirs, asked)
+            except ChampionFailedError as error:
+                failed = [rows[row] for row in error.rows]
+                raise ChampionFailedError(error.version, failed, error.reason) from error
+            answers.update(zip(rows, answer.predictions, strict=True))
+        return PredictResponse(
+            predictions=[answers[row] for row in range(len(records))],
+            rollout=None,
+            share=0.0,
+            model_version=champion.model.version,
+            bundle=champion.model.bundle.id,
+        )
+
+    async def _answer_assigned(
+        self,
+        champion: Slot,
+        assigned: Assigned,
+        records: Sequence[Record],
+        entities: Sequence[str],
+        asked: Asked,
+    ) -> PredictResponse:
         if assigned.is_all_champions():
             answer = await self._answer_plainly(champion, assigned, records, entities, asked)
             if answer is not None:
@@ -153,7 +192,7 @@ class Answerer:
         features = model.encoder.encode_rows(records) if is_one else await encode(model, records, range(len(records)))
         if marks is not None:
             marks.encoded(version, len(records))
-        shadowing = self._slots.shadowing() if is_counted else None
+        shadowing = assigned.shadow if is_counted else None
         is_cached = False
         try:
             # a rollout compares what both versions do with their requests: then each has a run of its own

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from contracts.assignment import unit
 from contracts.faults import Fault
-from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, HardLimits, LoadSlot, ShadowCounts, SlotCounts, Tripped
+from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, HardLimits, Lane, LoadSlot, ShadowCounts, SlotCounts, Tripped
 from contracts.strata import DIFFERENCE_BINS, ERRORS, MAXIMUM_SLICES, OTHER_SLICE, PairCounts, SlicePairs
 from serving.engine import Model, ModelRefusedError
 from serving.faulty import faulty
@@ -63,6 +63,9 @@ class Challenger(Slot):
     slices: dict[str, SliceTally] = field(default_factory=dict)
     discordant: dict[int, str] = field(default_factory=dict)  # entities of the shadow that only one version failed
     least_resident_mb: float | None = None  # the process, since the challenger was loaded
+    lane: Lane | None = None  # the entities that it may have a share of; None: all
+    seat: int = 0  # of the seats that a server has, its own as long as it is there
+    epoch: int = 0  # numbers the times that a seat was filled, where workers share them
 
     def __post_init__(self) -> None:
         self.sound = self.model  # without the fault that `suffer` may give it

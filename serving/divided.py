@@ -29,7 +29,7 @@ class ChampionFailedError(Exception):
     """The champion could not score these rows; `rows` are their positions in the request."""
 
     def __init__(self, version: str, rows: Sequence[int], reason: str) -> None:
-        self.rows = tuple(rows)
+        self.version, self.rows, self.reason = version, tuple(rows), reason
         super().__init__(
             f"version {version} could not score {len(rows)} of the rows, the first is row {rows[0]}: {reason}"
         )
@@ -186,7 +186,7 @@ class DividedAnswerer:
             self._gather(request, challenger, group, len(own))
         totals = self._record(request, group)
         totals.retried += len(retried)
-        shadowing = self._slots.shadowing() if request.is_counted else None
+        shadowing = request.assigned.shadow if request.is_counted else None
         if shadowing is not None:
             self._shadow.offer(
                 ShadowWork(

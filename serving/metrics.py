@@ -173,12 +173,17 @@ class Metrics(Collector):
         api.add_metric((API_VERSION,), 1)
         yield api
         yield _gauge("paceline_ready", "1 while a champion serves", float(seen.champion is not None))
-        yield _gauge("paceline_challenger_share", "The challenger's share of the entities", seen.share)
+        lanes = [(seen.share, seen.lane), *((each.share, each.lane) for each in seen.beside)]
+        share = sum(share if lane is None else share / lane.of for share, lane in lanes)
+        leases = [seen.lease_left_s, *(each.lease_left_s for each in seen.beside)]
+        shadows = seen.shadow or any(each.shadow for each in seen.beside)
+        has_tripped = bool(seen.tripped or any(each.tripped for each in seen.beside))
+        yield _gauge("paceline_challenger_share", "The challengers' share of the entities", share)
         held = seen.holdout.share if seen.holdout else 0.0
         yield _gauge("paceline_holdout_share", "The share of the entities that stays on the old champion", held)
-        yield _gauge("paceline_challenger_shadow", "1 while the challenger shadows", float(seen.shadow))
-        yield _gauge("paceline_lease_left_seconds", "Until the challenger's lease runs out", seen.lease_left_s)
-        yield _gauge("paceline_tripped", "1 while a challenger is in place that has tripped", float(bool(seen.tripped)))
+        yield _gauge("paceline_challenger_shadow", "1 while a challenger shadows", float(shadows))
+        yield _gauge("paceline_lease_left_seconds", "Until the first lease of a challenger runs out", min(leases))
+        yield _gauge("paceline_tripped", "1 while a challenger is in place that has tripped", float(has_tripped))
         trips = CounterMetricFamily("paceline_trips", "Shares that the server itself took away", labels=("cause",))
         for cause, count in self.slots.trips.items():
             trips.add_metric((cause,), count)

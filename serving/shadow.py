@@ -127,7 +127,7 @@ class Shadow:
             work = await self._queue.get()
             try:
                 # a challenger that has lost its slot, its lease or its shadow is asked no more
-                if self._slots.shadowing() is not work.challenger:
+                if not self._slots.is_shadowing(work.challenger):
                     continue
                 await self._give_way(loop)
                 model, records = work.challenger.model, work.records

@@ -1,4 +1,4 @@
-"""The slots of champion, challenger and holdout, and what the server holds: lease, hard limits, compare-and-swap.
+"""The slots of champion, challengers and holdout, and what the server holds: leases, hard limits, compare-and-swap.
 
 All of it runs on the event loop's thread: no method awaits, so each is one step for everybody else. The clock is
 monotonic and given from outside; a lease that has run out is noticed by whoever asks next.
@@ -6,24 +6,31 @@ monotonic and given from outside; a lease that has run out is noticed by whoever
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-from contracts.assignment import unit
 from contracts.flags import FlagsInForce, SetFlags
-from contracts.slots import InjectFault, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare, SlotCounts, Tripped
-from contracts.strata import STRATUM_S
-from serving.challenger import Challenger, Slot, count_answer, late_text, limit_text, take_away
+from contracts.slots import (
+    Beside,
+    InjectFault,
+    LoadSlot,
+    Observation,
+    PromoteSlot,
+    RenewLease,
+    SetShare,
+    SlotCounts,
+)
+from serving.challenger import Challenger, Slot
+from serving.challengers import Challengers
 from serving.champion_file import State
 from serving.engine import Model
 from serving.faulty import FaultError
 from serving.flags import FlagFileError, FlagRules, read_flags, rules_of
 from serving.held import Held, name_of
+from serving.lanes import beside, conflict, free_seat, is_live
 from serving.units import UnitBook
 
 MAXIMUM_LEASE_S = 3600.0
-_REMEMBERED_TRIPS = 1000
 logger = logging.getLogger(__name__)
 
 
@@ -35,155 +42,26 @@ class SlotMessageError(ValueError):
     """A message with a value that no state of the slots allows."""
 
 
-class Slots:
-    """Champion and challenger of one server process; `server` names the process, so that a restart is seen."""
+class Slots(Challengers):
+    """Champion and challengers of one server process; `server` names the process, so that a restart is seen."""
 
     def __init__(
         self, *, server: str, clock: Callable[[], float] = time.monotonic, remembered: State | None = None
     ) -> None:
+        super().__init__(clock=clock)
         self.champion: Slot | None = None
-        self.challenger: Challenger | None = None
         self.holdout: Held | None = None
-        self.trips: dict[Literal["hard_limit", "lease"], int] = {"hard_limit": 0, "lease": 0}
         self._server = server
-        self._clock = clock
         self._remembered = remembered
-        self._tripped_rollouts: dict[str, str] = {}
         self.flags = FlagsInForce()
         self.flag_rules: FlagRules | None = None
         self.flags_problem: str | None = None
 
     def by_name(self) -> list[tuple[str, Slot]]:
         """The slots that hold a model, with their names."""
-        slots = (("champion", self.champion), ("challenger", self.challenger), ("holdout", self.holdout))
+        challengers = (("challenger", challenger) for challenger in self.challengers)
+        slots = (("champion", self.champion), *challengers, ("holdout", self.holdout))
         return [(name, slot) for name, slot in slots if slot is not None]
-
-    # -- what a request asks ---------------------------------------------------------------------------------------
-
-    def sharing(self) -> Challenger | None:
-        """The challenger while it has a share of the answers and a lease for it."""
-        challenger = self._current()
-        return challenger if challenger is not None and challenger.share > 0 else None
-
-    def shadowing(self) -> Challenger | None:
-        """The challenger while it shadows under a lease."""
-        challenger = self._current()
-        return challenger if challenger is not None and challenger.shadow else None
-
-    def is_asked(self, challenger: Challenger) -> bool:
-        """Whether `challenger` is still in its place and has not tripped."""
-        return self.challenger is challenger and challenger.tripped is None
-
-    def expire(self) -> None:
-        """Takes share and shadow from a challenger whose lease has run out; called by a timer as well."""
-        challenger = self._current()
-        if challenger is not None:
-            self._close_strata(challenger)
-
-    def check_memory(self, resident_mb: float) -> None:
-        """Trips a challenger since whose loading the process has grown by more than the hard limit; by a timer."""
-        challenger = self._current()
-        if challenger is None or challenger.tripped is not None:
-            return
-        least_mb = challenger.least_resident_mb
-        challenger.least_resident_mb = resident_mb if least_mb is None else min(least_mb, resident_mb)
-        limit_mb, grown_mb = challenger.hard_limits.memory_mb, resident_mb - challenger.least_resident_mb
-        if limit_mb is not None and grown_mb > limit_mb:
-            reason = f"the server grew by {grown_mb:.0f} MB since it loaded the challenger > limit {limit_mb:g} MB"
-            self._trip(challenger, "hard_limit", reason)
-
-    def count_challenger_answer(
-        self, challenger: Challenger, seconds: float, score: float, *, is_counted: bool = True
-    ) -> None:
-        """A request that the challenger answered; only for the hard limits where it is not counted."""
-        if is_counted:
-            count_answer(challenger.counts, seconds, score)
-        self._count_request(challenger, failed=None, is_counted=is_counted)
-
-    def count_challenger_error(self, challenger: Challenger, entity: str, *, is_counted: bool = True) -> None:
-        """A request that the challenger failed on, and the champion answers; trips when the hard limit is reached."""
-        challenger.counts.errors += is_counted
-        if challenger.first_error_s is None:
-            challenger.first_error_s = self._clock()
-        self._count_request(challenger, failed=unit(challenger.position_salt, entity), is_counted=is_counted)
-        limits = challenger.hard_limits
-        if challenger.recent_errors < limits.errors or challenger.tripped is not None:
-            return
-        entities = len(set(challenger.recent) - {None})
-        if entities >= limits.errors or challenger.recent_errors == limits.window:
-            self._trip(challenger, "hard_limit", limit_text(limits, entities, len(challenger.recent)))
-
-    def forgive(self, challenger: Challenger, entity: str) -> None:
-        """The champion fails on this row as well: it is the request that is wrong, and no reason to trip."""
-        failed = unit(challenger.position_salt, entity)
-        for place in reversed(range(len(challenger.recent))):
-            if challenger.recent[place] == failed:
-                challenger.recent[place] = None
-                challenger.recent_errors -= 1
-                return
-
-    def _count_request(self, challenger: Challenger, *, failed: int | None, is_counted: bool) -> None:
-        challenger.counts.requests += is_counted
-        if challenger.first_error_s is not None:
-            challenger.requests_since_first_error += 1
-        challenger.recent.append(failed)
-        challenger.recent_errors += failed is not None
-        if len(challenger.recent) > challenger.hard_limits.window:
-            challenger.recent_errors -= challenger.recent.popleft() is not None
-
-    # -- counts by entity, for whoever judges (contracts.strata) ---------------------------------------------------
-
-    def gather_answers(
-        self, challenger: Challenger, arm: int, entities: Sequence[str], seconds: float, scores: Sequence[float]
-    ) -> None:
-        """Rows that `arm` (0: champion, 1: challenger) answered in `seconds` while `challenger` is tried."""
-        salt = challenger.position_salt
-        units = [unit(salt, entity) for entity in entities]
-        challenger.gathered.answered(arm, units, seconds, scores, self._stratum(challenger))
-
-    def gather_failure(self, challenger: Challenger, arm: int, entity: str) -> None:
-        """A row that `arm` failed on."""
-        challenger.gathered.failed(arm, unit(challenger.position_salt, entity), self._stratum(challenger))
-
-    def _stratum(self, challenger: Challenger) -> tuple[int, int, float]:
-        return int(self._clock() / STRATUM_S), challenger.phase, challenger.share
-
-    def _close_strata(self, challenger: Challenger, index: int | None = None) -> None:
-        """Closes what lies before stratum `index`, by default the present one."""
-        now_s = self._clock()
-        if challenger.book is not None:
-            for gathered in challenger.gathered.before(int(now_s / STRATUM_S) if index is None else index):
-                challenger.book.close(gathered, now_s)
-
-    def _current(self) -> Challenger | None:
-        challenger = self.challenger
-        if challenger is None or challenger.lease_ends_s is None:
-            return challenger
-        if (late_s := self._clock() - challenger.lease_ends_s) >= 0:
-            self._trip(challenger, "lease", late_text(challenger, late_s))
-        return challenger
-
-    def _trip(self, challenger: Challenger, cause: Literal["hard_limit", "lease"], reason: str) -> None:
-        first = challenger.first_error_s
-        tripped = Tripped(
-            cause=cause,
-            reason=reason,
-            seconds_since_first_error=None if first is None else self._clock() - first,
-            challenger_requests_since_first_error=None if first is None else challenger.requests_since_first_error,
-        )
-        self._record_trip(challenger, tripped)
-
-    def _record_trip(self, challenger: Challenger, tripped: Tripped) -> None:
-        """The one place where a trip counts as an event."""
-        take_away(challenger, tripped)
-        self.trips[tripped.cause] += 1
-        if challenger.rollout is not None:
-            self._tripped_rollouts[challenger.rollout] = tripped.reason
-            if len(self._tripped_rollouts) > _REMEMBERED_TRIPS:
-                del self._tripped_rollouts[next(iter(self._tripped_rollouts))]
-        logger.warning(
-            "tripped: rollout %s, version %s: %s", challenger.rollout, challenger.model.version, tripped.reason
-        )
 
     # -- what whoever runs a rollout asks --------------------------------------------------------------------------
 
@@ -193,11 +71,11 @@ class Slots:
         Raises:
             SlotConflictError: another rollout holds the slot, or this one has tripped or holds another version.
         """
-        challenger = self._current()
+        self.expire()
         warm = [slot.model for slot in (self.champion, self.holdout) if slot is not None]
         if (load.version, load.bundle) in [(model.version, model.bundle.id) for model in warm]:
             return True
-        if challenger is not None and challenger.rollout == load.rollout:
+        if (challenger := self.held_by(load.rollout)) is not None:
             held = challenger.model
             if (held.version, held.bundle.id) == (load.version, load.bundle):
                 return True
@@ -208,18 +86,16 @@ class Slots:
                 )
         if load.rollout is not None and (reason := self._tripped_rollouts.get(load.rollout)):
             raise SlotConflictError(f"rollout {load.rollout!r} has tripped and does not come back: {reason}")
-        if challenger is not None and (challenger.share > 0 or challenger.lease_ends_s is not None):
-            raise SlotConflictError(
-                f"rollout {challenger.rollout!r} holds the challenger slot with version {challenger.model.version}, "
-                f"share {challenger.share:g}: end it first"
-            )
+        if (reason := conflict(load, [each for each in self.challengers if each is not challenger])) is not None:
+            raise SlotConflictError(reason)
         return False
 
     def place(self, load: LoadSlot, model: Model) -> None:
         """Puts a loaded `model` into the challenger's slot, without share. Raises SlotConflictError as above."""
         if self.is_in_place(load):
             return
-        self.challenger = Challenger(
+        kept = beside(load, self.challengers)
+        challenger = Challenger(
             model=model,
             counts=SlotCounts(version=load.version),
             rollout=load.rollout,
@@ -227,7 +103,10 @@ class Slots:
             latency_floor_ms=load.latency_floor_ms,
             slice_by=load.slice_by,
             book=self._book(load),
+            lane=load.lane,
+            seat=free_seat(kept),
         )
+        self.seat([*kept, challenger])
 
     def _book(self, load: LoadSlot) -> UnitBook | None:
         if self.champion is None:
@@ -258,9 +137,30 @@ class Slots:
                 "end it before another rollout has traffic"
             )
         challenger = self._held_by(message.rollout)
+        self._change_lane(challenger, message)
         challenger.phase += (challenger.share, challenger.shadow) != (message.share, message.shadow)
         challenger.share, challenger.shadow, challenger.sample = message.share, message.shadow, message.sample
         challenger.lease_ends_s = self._clock() + message.lease_s
+
+    def _change_lane(self, challenger: Challenger, message: SetShare) -> None:
+        """From its lane a challenger may come to all entities, when it is the only one; there is no way back."""
+        if message.lane == challenger.lane:
+            return
+        if message.lane is not None:
+            was = "all entities" if challenger.lane is None else f"lane {challenger.lane.place} of {challenger.lane.of}"
+            raise SlotConflictError(
+                f"rollout {challenger.rollout!r} has {was}, asked for was lane {message.lane.place} of "
+                f"{message.lane.of} of {message.lane.experiment!r}: a challenger keeps the lane that it was loaded with"
+            )
+        others = [each for each in self.challengers if each is not challenger and is_live(self._checked(each))]
+        if others:
+            held = ", ".join(f"{each.rollout!r} (version {each.model.version})" for each in others)
+            raise SlotConflictError(
+                f"rollout {challenger.rollout!r} cannot have all entities while there are other challengers: {held}"
+            )
+        challenger.lane = None
+        challenger.phase += 1
+        self.seat([challenger])
 
     def renew(self, message: RenewLease) -> None:
         """Raises SlotConflictError when the rollout does not hold the slot, or has tripped."""
@@ -291,16 +191,18 @@ class Slots:
             kept = Held.begin(champion.model, keep.rollout, keep.share)
         self._remember(State(champion=name_of(model), holdout=kept.remembered if kept else None), remember)
         self.install_champion(model)
-        self.challenger, self.holdout = None, kept
+        self.seat(())
+        self.holdout = kept
         logger.info("promoted: version %s in place of %s", model.version, serving)
 
     def _promotable(self, version: str) -> Model:
         """The model of `version`, which is at hand. Raises SlotConflictError."""
         if self.holdout is not None and self.holdout.model.version == version:
             return self.holdout.model
-        challenger = self._current()
-        if challenger is None or challenger.model.version != version:
-            found = challenger.model.version if challenger else "nobody"
+        self.expire()
+        challenger = next((each for each in self.challengers if each.model.version == version), None)
+        if challenger is None:
+            found = ", ".join(each.model.version for each in self.challengers) or "nobody"
             raise SlotConflictError(f"the challenger is {found}, asked to promote was {version}: load it first")
         if challenger.tripped is not None:
             raise SlotConflictError(f"the challenger {version} has tripped: {challenger.tripped.reason}")
@@ -326,10 +228,9 @@ class Slots:
 
     def drop(self, rollout: str) -> bool:
         """Empties the challenger's slot if `rollout` holds it; says whether it did."""
-        if self.challenger is None or self.challenger.rollout != rollout:
-            return False
-        self.challenger = None
-        return True
+        dropped = self.held_by(rollout)
+        self.seat(each for each in self.challengers if each is not dropped)
+        return dropped is not None
 
     def set_flags(self, message: SetFlags, remember: Callable[[FlagsInForce], None]) -> None:
         """Puts other flags in force. `remember` makes them durable first.
@@ -346,8 +247,9 @@ class Slots:
             )
         flags = FlagsInForce(flags=message.flags, revision=before.revision + 1, by=message.by, reason=message.reason)
         remember(flags)
-        if self.challenger is not None and flags.flags.sticky_by != before.flags.sticky_by:
-            self.challenger.phase += 1  # what sticks is what is counted: it is other units from now on
+        if flags.flags.sticky_by != before.flags.sticky_by:
+            for challenger in self.challengers:
+                challenger.phase += 1  # what sticks is what is counted: it is other units from now on
         self.adopt_flags(flags)
         logger.info("flags: revision %d by %r, since %r: %r", flags.revision, flags.by, flags.reason, flags.flags)
 
@@ -359,20 +261,29 @@ class Slots:
 
     def inject_fault(self, message: InjectFault) -> None:
         """The challenger does what `message` says from now on. Raises SlotConflictError, SlotMessageError."""
-        if self.challenger is None:
-            raise SlotConflictError("there is no challenger to fail")
+        challenger = self.to_fail(message)
         try:
-            self.challenger.suffer(message.error_share, message.fault)
+            challenger.suffer(message.error_share, message.fault)
         except FaultError as error:
             raise SlotMessageError(str(error)) from error
 
-    def observe(self) -> Observation:
-        """Both slots at this instant."""
-        challenger = self._current()
+    def to_fail(self, message: InjectFault) -> Challenger:
+        """The challenger that `message` is about. Raises SlotConflictError."""
+        if message.rollout is None and len(self.challengers) == 1:
+            return self.challengers[0]
+        challenger = None if message.rollout is None else self.held_by(message.rollout)
+        if challenger is None:
+            found = ", ".join(repr(each.rollout) for each in self.challengers)
+            reason = f"which challenger is to fail? Name the rollout of one of: {found}"
+            raise SlotConflictError(reason if found else "there is no challenger to fail")
+        return challenger
+
+    def observe(self, rollout: str | None = None) -> Observation:
+        """Both slots at this instant, the challenger's that of `rollout` where that holds one, else the first one's."""
+        self.expire()
+        challenger = (None if rollout is None else self.held_by(rollout)) or self.challenger
         now = self._clock()
         lease_ends = challenger.lease_ends_s if challenger else None
-        if challenger is not None:
-            self._close_strata(challenger)
         return Observation(
             server=self._server,
             clock_s=now,
@@ -387,12 +298,15 @@ class Slots:
             strata=tuple(challenger.book.strata) if challenger and challenger.book else (),
             pairs=challenger.pairs if challenger else None,
             holdout=self.holdout.seen if self.holdout else None,
+            lane=challenger.lane if challenger else None,
+            beside=tuple(_seen(each, now) for each in self.challengers if each is not challenger),
         )
 
     def _held_by(self, rollout: str) -> Challenger:
-        challenger = self._current()
-        if challenger is None or challenger.rollout != rollout:
-            holder = repr(challenger.rollout) if challenger else "nobody"
+        self.expire()
+        challenger = self.held_by(rollout)
+        if challenger is None:
+            holder = ", ".join(repr(each.rollout) for each in self.challengers) or "nobody"
             raise SlotConflictError(
                 f"the challenger slot is held by {holder}, not by rollout {rollout!r}: load it first"
             )
@@ -410,6 +324,19 @@ def adopt_remembered_flags(slots: Slots, state: Path) -> None:
     except FlagFileError as error:
         logger.error("%s", error)
         slots.flags_problem = str(error)
+
+
+def _seen(challenger: Challenger, now_s: float) -> Beside:
+    ends_s = challenger.lease_ends_s
+    return Beside(
+        rollout=challenger.rollout,
+        version=challenger.model.version,
+        share=challenger.share,
+        shadow=challenger.shadow,
+        lease_left_s=0.0 if ends_s is None else ends_s - now_s,
+        lane=challenger.lane,
+        tripped=challenger.tripped,
+    )
 
 
 def _require_lease(lease_s: float) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmarks.rollout import pairs
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.simulation.experiments import Experiments, experiments, experiments_table
 from pipelines.rollout.simulation.study import Detection, FalseAlarms
 from pipelines.tasks.simulating import METHODS, alarms_table, detection_table, simulate_rollouts
 
@@ -37,13 +38,24 @@ def main() -> int:
         alarms, found = simulate_rollouts(
             plan, options.rollouts, 100.0, 2.0, options.seed, lambda done, of: status.update(f"{done:,} of {of:,}")
         )
-    text = _text(plan, options.rollouts, alarms, found)
+    several = experiments(plan, options.rollouts, 100.0, 2.0, options.seed)
+    text = _text(plan, options.rollouts, alarms, found) + _several(several)
     sys.stdout.write(text)
     if options.readme:
         _plots(alarms, found)
         before, _, rest = README.read_text().partition(BEGIN)
         README.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}")
-    return 0 if all(_reached(each) for each in found) and all(_holds(each, plan) for each in alarms) else 1
+    holds = all(each.false <= plan.alpha * each.experiments for each in several)
+    return 0 if holds and all(map(_reached, found)) and all(_holds(each, plan) for each in alarms) else 1
+
+
+def _several(found: list[Experiments]) -> str:
+    rows = experiments_table(found)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "| " + " | ".join("---" for _ in rows[0]) + " |")
+    return "\n".join(
+        ["", "### Several challengers at a time", "", "Alpha is shared out; lanes of equal size.", "", *lines, ""]
+    )
 
 
 def _reached(found: Detection) -> bool:

@@ -14,6 +14,10 @@ By = Annotated[str | None, typer.Option(help="Who says so. Default: the user of 
 Phase = Annotated[
     str | None, typer.Option(help="The phase that you saw, such as '5 %'; when it has passed, the command is refused.")
 ]
+Rollout = Annotated[
+    str | None, typer.Option("--rollout", help="Whose challenger is meant, where several are rolled out.")
+]
+All = Annotated[bool, typer.Option("--all", help="All challengers that are being rolled out.")]
 Wait = Annotated[float, typer.Option(min=0, max=300, help="Seconds to wait for the answer of whoever runs it.")]
 
 COMMANDS = {
@@ -49,13 +53,22 @@ def _command(name: str, explained: str) -> Callable[..., None]:
         by: By = None,
         phase: Phase = None,
         wait: Wait = 15.0,
+        rollout: Rollout = None,
+        every: All = False,
         as_json: Json = False,
     ) -> None:
         from pipelines.tasks import commanding
 
-        said = commanding.command(project, name, by=by or getpass.getuser(), reason=reason, phase=phase, wait_s=wait)
-        show(said, as_json, lambda: _said(said))
-        if said["answer"] == "refused":
+        who = by or getpass.getuser()
+        if every:
+            if rollout is not None or phase is not None:
+                raise typer.BadParameter("--all goes without --rollout and --phase")
+            told = commanding.command_all(project, name, by=who, reason=reason, wait_s=wait)
+            show(told, as_json, lambda: "\n".join(map(_said, told)))
+        else:
+            told = [commanding.command(project, name, by=who, reason=reason, phase=phase, wait_s=wait, rollout=rollout)]
+            show(told[0], as_json, lambda: _said(told[0]))
+        if any(said["answer"] == "refused" for said in told):
             raise typer.Exit(2)
 
     tell.__doc__ = f"{explained} Exit code 2 when it is refused."

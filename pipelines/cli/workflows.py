@@ -46,16 +46,24 @@ def release(
     platform: Annotated[
         str | None, typer.Option(help="local, kubernetes, envoy or kserve; default: PACELINE_PLATFORM.")
     ] = None,
+    versions: Annotated[
+        str | None, typer.Option(help="Several at once, as 7,8,9: at most one of them leads in the end.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Roll a challenger out: shadow, steps, promotion, or back by itself. Exit code 2 unless it was promoted."""
+    if version is not None and versions is not None:
+        raise typer.BadParameter("give --version or --versions")
     from pipelines.tasks import releasing
 
     if platform is not None:
         os.environ["PACELINE_PLATFORM"] = platform
     wanted: str | None = version
     while True:
-        opened = releasing.open_rollout(project, wanted, note)
+        if versions is not None:
+            opened = releasing.open_experiment(project, [each.strip() for each in versions.split(",")], note)
+        else:
+            opened = releasing.open_rollout(project, wanted, note)
         if opened.offer is None:
             err.print(f"nothing to roll out: {opened.reason}")
             raise typer.Exit(2)

@@ -13,7 +13,7 @@ import msgspec
 from contracts.hashing import canonical_json
 
 EVENT = "rollout.event"
-ENDS = ("rollout.promoted", "rollout.refused", "rollout.rolled_back", "release.ended")
+ENDS = ("rollout.promoted", "rollout.refused", "rollout.rolled_back", "rollout.not_chosen", "release.ended")
 COMMAND, COMMAND_REFUSED = "rollout.command", "rollout.command.refused"
 ENDING_COMMANDS = frozenset({"abort", "rollback"})
 

@@ -99,6 +99,10 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __post_init__(self) -> None:
         names = self.schema.names
+        if self.rollout.challengers != 1:
+            raise ValueError(
+                f"rollout.challengers is {self.rollout.challengers}: leave it out, a release is started with so many"
+            )
         held = self.rollout.holdout
         if held is not None and held.maximum_days <= self.label.delay_days:
             raise ValueError(

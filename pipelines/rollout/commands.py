@@ -37,6 +37,8 @@ def _refused_on_its_way(state: State, command: Command) -> str | None:
         return None if is_paused else "the rollout is not paused"
     if is_paused:
         return "the rollout is paused: resume it first"
+    if state.phase == "ranking":
+        return "it waits until the other challengers have come as far, or are gone: abort those that should not wait"
     memory = state.memory
     seen = 0 if memory is None else memory.phase_pairs if state.phase == "shadow" else memory.phase_requests
     if seen == 0:  # no data never advances, whoever wants it

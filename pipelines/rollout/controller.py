@@ -18,6 +18,7 @@ from contracts.slots import LoadSlot, Observation, PromoteSlot, Tripped
 from pipelines.ledger import Ledger
 from pipelines.rollout import features
 from pipelines.rollout.coverage_reading import CoverageBeside, ReadCoverage
+from pipelines.rollout.experiment import Contest
 from pipelines.rollout.machine import (
     Aborted,
     Action,
@@ -54,7 +55,7 @@ _log = logging.getLogger(__name__)
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How a rollout ended, and each of its phases. `is_dropped` is False when the server did not confirm the drop."""
 
-    state: Literal["promoted", "rolled_back", "refused"]
+    state: Literal["promoted", "rolled_back", "refused", "not_chosen"]
     reason: str
     seconds: float
     steps: tuple[PhaseRecord, ...]
@@ -72,6 +73,7 @@ async def run_rollout(
     on_look: Callable[[Observation], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
     coverage: ReadCoverage | None = None,
+    contest: Contest | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Outcome:
@@ -80,7 +82,8 @@ async def run_rollout(
     `plan` is that of a new rollout; one that has begun keeps its own. `on_look` sees every observation; `should_stop`
     is asked before every look (in a thread, it may block), and a reason from it rolls the challenger back. `coverage`
     reads how much of the usual traffic the challenger has seen (blocking, in a thread beside the looks), for the steps
-    that ask. `clock` is in seconds since the epoch.
+    that ask. `contest` says whether one of several challengers goes on alone, which waits for that. `clock` is in
+    seconds since the epoch.
 
     Raises:
         ValueError: the ledger has another version under this rollout's name.
@@ -95,7 +98,7 @@ async def run_rollout(
         return msgspec.convert(recorded, Outcome)
     state, actions = await patience.ask(story.begin, plan, clock())
     beside = CoverageBeside(coverage, clock)
-    run = _Run(platform, ledger, story, beside, on_look, clock, sleep, patience)
+    run = _Run(platform, ledger, story, beside, contest, on_look, clock, sleep, patience)
     event: Event | None = None
     while not state.is_final:
         was_commanded = isinstance(event, Commanded)
@@ -105,7 +108,7 @@ async def run_rollout(
             await sleep(0 if was_commanded else state.plan.look_every_s)
             # a look follows each command, so that many of them do not keep the judge or the lease waiting
             wish = None if was_commanded else await run.wish(should_stop, story, state)
-            event = wish or beside.onto(await run.look(), state)
+            event = wish or await run.ranked(state) or beside.onto(await run.look(), state)
         state, actions = await patience.ask(story.record, state, event)
         _give_up(state, clock())
     is_dropped = await run.drop(offer, state.plan, actions)
@@ -123,6 +126,7 @@ class _Run:
         ledger: Ledger,
         story: Story,
         beside: CoverageBeside,
+        contest: Contest | None,
         on_look: Callable[[Observation], None] | None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
@@ -132,6 +136,8 @@ class _Run:
         self._ledger = ledger
         self._story = story
         self._beside = beside
+        self._contest = contest
+        self._is_lone = False  # on the server, at the last look
         self._on_look = on_look
         self._clock = clock
         self._sleep = sleep
@@ -145,6 +151,7 @@ class _Run:
             return Unreachable(reason=str(error), at_s=self._clock())
         if self._on_look is not None:
             self._on_look(observation)
+        self._is_lone = not any(each.share > 0 or each.shadow for each in observation.beside)
         return Looked(observation=observation, at_s=self._clock())
 
     async def wish(self, should_stop: Callable[[], str | None] | None, story: Story, state: State) -> Event | None:
@@ -154,6 +161,15 @@ class _Run:
             return Aborted(reason=reason, by="request", at_s=self._clock())
         found = await self._patience.ask(story.next_command, state.last_command)
         return None if found is None else Commanded(entry=found[0], command=found[1], at_s=self._clock())
+
+    async def ranked(self, state: State) -> Event | None:
+        """Whether one of several challengers goes on, once that is known, and no other has traffic any more."""
+        if self._contest is None or state.phase != "ranking":
+            return None
+        word = await self._patience.ask(self._contest.word, state)
+        if word is None or (word.goes_on and not self._is_lone):
+            return None
+        return word.at(self._clock())
 
     async def perform(self, state: State, actions: tuple[Action, ...]) -> Event | None:
         """Carries `actions` out in order, up to the first that something came of."""
@@ -216,6 +232,7 @@ class _Run:
                     shadow=action.shadow,
                     sample=action.sample,
                     lease_s=action.lease_s,
+                    lane=action.lane,
                 )
                 await self._platform.set_share(share)
             else:
@@ -306,6 +323,7 @@ def _load_slot(offer: Offer, plan: Plan, rollout: str) -> LoadSlot:
         hard_limits=plan.hard_limits,
         latency_floor_ms=plan.latency_floor_ms,
         slice_by=None if plan.shadow is None else plan.shadow.slice_by,
+        lane=offer.lane if rollout == offer.rollout else None,
     )
 
 
@@ -321,7 +339,7 @@ def _give_up(state: State, now_s: float) -> None:
 
 
 def _outcome(state: State, is_dropped: bool) -> Outcome:
-    if state.phase not in ("promoted", "rolled_back", "refused") or state.ended_s is None:
+    if state.phase not in ("promoted", "rolled_back", "refused", "not_chosen") or state.ended_s is None:
         raise ValueError(f"a rollout in the phase {state.phase} has not ended")
     challenger: Any = None if state.memory is None else state.memory.challenger
     return Outcome(

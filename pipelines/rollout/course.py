@@ -85,6 +85,6 @@ def _findings(before: State, after: State, at_s: float) -> tuple[Finding, ...]:
     """What the judge found at this look; of the look that ended the rollout, what it was ended for."""
     if after.is_final and after.records and after.records[-1].findings:
         return after.records[-1].findings
-    if after.memory is None or before.phase not in ("shadow", "approval", "step"):
+    if after.memory is None or before.phase not in ("shadow", "approval", "step", "ranking"):
         return ()
     return judge_at(before, after.memory, at_s).findings

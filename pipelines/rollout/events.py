@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from contracts.slots import HardLimits, Observation
+from contracts.slots import HardLimits, Lane, Observation
 from pipelines.rollout.coverage import Covered
 from pipelines.rollout.plan import Plan
 
@@ -15,6 +15,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A challenger that wants to lead: `version` of `project` in the bundle at `path`, against `expected_champion`.
 
     `rollout` names this attempt and salts the assignment of entities. No `expected_champion` asks for the bootstrap.
+    With a `lane` it is one of several challengers of an experiment.
     """
 
     rollout: str
@@ -23,6 +24,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     bundle: str
     path: str
     expected_champion: str | None
+    lane: Lane | None = None
 
 
 class Offered(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -84,6 +86,20 @@ class PromotionRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     at_s: float
 
 
+class Chosen(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Of several challengers this one goes on, and no other is on the server any more."""
+
+    reason: str
+    at_s: float
+
+
+class NotChosen(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Of several challengers another one goes on. Nothing was found against this one."""
+
+    reason: str
+    at_s: float
+
+
 class Aborted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Somebody wants the rollout to end. Comes too late for one that is being promoted."""
 
@@ -126,6 +142,8 @@ Event = (
     | Unreachable
     | PromotionDone
     | PromotionRefused
+    | Chosen
+    | NotChosen
     | Aborted
     | Commanded
 )
@@ -139,12 +157,16 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class SetShare(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Give the challenger a share of the entities, or let it shadow a sample of the requests, under a lease."""
+    """Give the challenger a share of the entities, or let it shadow a sample of the requests, under a lease.
+
+    With a `lane` of those in it alone.
+    """
 
     share: float
     shadow: bool
     lease_s: float
     sample: float = 1.0
+    lane: Lane | None = None
 
 
 class RenewLease(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -13,6 +13,7 @@ SHADOW, SHARE, LEASE, HARD_LIMITS = "shadow", "share", "lease", "hard_limits"
 ENTITIES, LATENCY, SCORES, HOLDOUT = "counts by entity", "counts of slow answers", "counts of scores", "holdout"
 SAMPLE, SLICES = "sampled shadow", "pairs by slice"
 PAIRS = "pairs of answers"
+CHALLENGERS = "several challengers"  # a platform says so by itself: it is no part of what each has to be able to do
 COVERAGE = "coverage"  # of whoever runs the rollout and can read the prediction log, and of no platform
 
 _Asks = Callable[[Plan], Any]
@@ -26,6 +27,7 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("shadow.maximum_shift", PAIRS, lambda plan: plan.shadow is not None and plan.alpha_shares.scores),
     ("steps", SHARE, lambda plan: any(step.share < 1 for step in plan.steps)),
     ("steps.coverage", COVERAGE, lambda plan: any(step.coverage is not None for step in plan.steps)),
+    ("challengers", CHALLENGERS, lambda plan: plan.challengers > 1),
     ("lease_s", LEASE, lambda plan: True),
     ("hard_limits", HARD_LIMITS, lambda plan: True),
     ("alpha_shares.errors", ENTITIES, lambda plan: plan.alpha_shares.errors),
@@ -36,7 +38,7 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("holdout", HOLDOUT, lambda plan: plan.holdout is not None),
     ("latency_floor_ms", LATENCY, lambda plan: plan.latency_floor_ms > 0),
 )
-FEATURES = frozenset(feature for _, feature, _ in _NEEDS) - {COVERAGE}
+FEATURES = frozenset(feature for _, feature, _ in _NEEDS) - {COVERAGE, CHALLENGERS}
 # what the machine, the judge and the controller do by themselves, whatever the platform
 _HELD_HERE = frozenset(
     {

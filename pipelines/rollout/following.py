@@ -19,7 +19,7 @@ from pipelines.rollout.story import COMMAND, EVENT, OUTCOMES, lengthen
 
 OPENED, ENDED = "release.opened", "release.ended"
 OBEYED, REFUSED = f"{COMMAND}.obeyed", f"{COMMAND}.refused"
-_JUDGED = ("shadow", "approval", "step")
+_JUDGED = ("shadow", "approval", "step", "ranking")
 POINTS_MAX = 240  # of a curve; beyond, every second one is left out
 RATIO_MIN = 1e-6  # smaller evidence is drawn as this much
 COURSES_MAX = 16  # rollouts that are kept between calls
@@ -88,11 +88,23 @@ class Follower:
         self._lock = threading.Lock()
 
     def running(self, project: str) -> str | None:
-        """The name of the rollout of `project` that has begun and has not ended, or None."""
+        """The name of the rollout of `project` that has begun and has not ended, or None; of several the first."""
+        return next(iter(self.all_running(project)), None)
+
+    def all_running(self, project: str) -> list[str]:
+        """The names of all rollouts of `project` that have begun and have not ended: several in an experiment.
+
+        Of several that were opened by themselves, only the last one runs.
+        """
         opened = self._ledger.entries(project=project, kinds=(OPENED,))
         ended = {entry.subject for entry in self._ledger.entries(project=project, kinds=(*OUTCOMES, ENDED))}
-        waiting = dict.fromkeys(entry.subject for entry in reversed(opened) if entry.subject not in ended)
-        return next((name for name in waiting if self._ledger.entries(project, (EVENT,), name, limit=1)), None)
+        waiting = {entry.subject: entry for entry in reversed(opened) if entry.subject not in ended}
+        begun = [entry for entry in waiting.values() if self._ledger.entries(project, (EVENT,), entry.subject, limit=1)]
+        if not begun:
+            return []
+        experiment = (begun[0].body.get("experiment") or {}).get("name")
+        mine = [each for each in begun if experiment and (each.body.get("experiment") or {}).get("name") == experiment]
+        return [entry.subject for entry in reversed(mine)] or [begun[0].subject]
 
     def follow(self, project: str, rollout: str) -> Followed:
         """The rollout as the ledger has it now; one that has no event yet is in the phase `waiting`."""

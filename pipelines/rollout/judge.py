@@ -277,7 +277,8 @@ def _fresh_ranks(plan: Plan) -> tuple[RankComparison, ...]:
 
 
 def _phases(plan: Plan) -> int:
-    return len(plan.steps) + (plan.shadow is not None)
+    again = plan.challengers > 1  # of several the chosen one has the last share but one of its lane, and then of all
+    return len(plan.steps) + (plan.shadow is not None) + again
 
 
 def _findings(memory: Memory, plan: Plan) -> tuple[Finding, ...]:

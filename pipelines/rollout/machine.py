@@ -4,6 +4,7 @@
                  ↓         ↓         ↓                 ↓
               refused   rolled back ←←←←←←←←←←←←←←←←←←←←
 
+One of several challengers waits before the last step (`ranking`): it is chosen, and goes on alone, or it is not chosen.
 A person may be asked before the first step and before 100 % (`approval`). All ways are in `state.TRANSITIONS`, which
 docs/rollouts.md draws. Every look says again what should be in force (a share with its lease, a promotion), so an
 action that was lost is repeated by the next look; all actions are safe to repeat.
@@ -19,6 +20,7 @@ from pipelines.rollout.comparisons import Finding
 from pipelines.rollout.events import (
     Aborted,
     Action,
+    Chosen,
     Command,
     Commanded,
     Drop,
@@ -27,6 +29,7 @@ from pipelines.rollout.events import (
     Loaded,
     LoadRefused,
     Looked,
+    NotChosen,
     Offer,
     Offered,
     Promote,
@@ -44,6 +47,7 @@ __all__ = [
     "FINAL",
     "Aborted",
     "Action",
+    "Chosen",
     "Command",
     "Commanded",
     "Drop",
@@ -52,6 +56,7 @@ __all__ = [
     "LoadRefused",
     "Loaded",
     "Looked",
+    "NotChosen",
     "Offer",
     "Offered",
     "PhaseRecord",
@@ -99,6 +104,8 @@ def _decide(state: State, event: Event) -> Decision:
         return _loading(state, event)
     if state.phase == "promoting":
         return _promoting(state, event)
+    if isinstance(event, Chosen | NotChosen):
+        return _ranked(state, event)
     if isinstance(event, ShareRefused):
         return _roll_back(state, f"the server refused the share: {event.reason}", event.at_s)
     if isinstance(event, Looked):
@@ -127,6 +134,12 @@ def _offered(event: Offered) -> Decision:
     )
     if offer.expected_champion == offer.version:
         return _refuse(state, f"version {offer.version} is the champion already", event.at_s)
+    if (1 if offer.lane is None else offer.lane.of) != plan.challengers:
+        lane = "none" if offer.lane is None else f"one of {offer.lane.of}"
+        return _refuse(state, f"the plan is for {plan.challengers} challengers, the lane is {lane}", event.at_s)
+    if offer.lane is not None and offer.expected_champion is None:
+        reason = f"{offer.project} has no champion that several challengers could be compared with"
+        return _refuse(state, reason, event.at_s)
     if offer.expected_champion is None and not plan.bootstrap:
         reason = f"{offer.project} has no champion and the plan's bootstrap is off: promote a first version by hand"
         return _refuse(state, reason, event.at_s)
@@ -177,7 +190,7 @@ def judge_at(state: State, memory: Memory, at_s: float) -> Judgement:
     if state.paused_since_s is not None and at_s - state.paused_since_s >= plan.maximum_pause_s:
         reason = f"paused for {at_s - state.paused_since_s:.0f} s, at most {plan.maximum_pause_s:g} s"
         return Judgement(verdict="rollback", reason=reason)
-    if state.paused_since_s is not None or state.asked is not None:
+    if state.paused_since_s is not None or state.asked is not None or state.phase == "ranking":
         return judge.judge_held(memory, plan, plan.shadow if state.is_shadowing else None)
     if state.phase == "shadow":
         assert plan.shadow is not None
@@ -189,6 +202,8 @@ def _advance(state: State, judgement: Judgement, at_s: float) -> Decision:
     """Ends this phase well, and goes on to the next."""
     state = msgspec.structs.replace(state, records=(*state.records, _record(state, judgement, "advance", at_s)))
     following = 0 if state.phase == "shadow" else state.step + 1
+    if state.lane is not None and following == len(state.plan.steps) - 1:
+        return _enter(state, "ranking", state.step, at_s)
     if following < len(state.plan.steps):
         return _go_on(state, "step", following, at_s)
     return _enter(state, "promoting", state.step, at_s)
@@ -204,6 +219,16 @@ def _go_on(state: State, phase: PhaseName, step: int, at_s: float) -> Decision:
     asked = Asked(question=question, phase=phase, step=step)
     state = msgspec.structs.replace(state, phase="approval", asked=asked, phase_started_s=at_s)
     return state, () if phase == "promoting" else (_share(state),)
+
+
+def _ranked(state: State, event: Chosen | NotChosen) -> Decision:
+    """The chosen one has the share that it has come to of all entities, and then the last step."""
+    if state.phase != "ranking":
+        return state, ()
+    if isinstance(event, Chosen):
+        return _enter(msgspec.structs.replace(state, is_alone=True), "step", state.step, event.at_s)
+    ended = msgspec.structs.replace(state, phase="not_chosen", ended_s=event.at_s, reason=event.reason)
+    return ended, (Drop(reason=event.reason),)
 
 
 def _unanswered(state: State, at_s: float) -> Decision:
@@ -324,14 +349,15 @@ def _enter(state: State, phase: PhaseName, step: int, at_s: float) -> Decision:
 def _share(state: State) -> SetShare:
     plan, shadow = state.plan, state.plan.shadow if state.is_shadowing else None
     sample = 1.0 if shadow is None else shadow.sample
-    return SetShare(share=state.share, shadow=shadow is not None, lease_s=plan.lease_s, sample=sample)
+    return SetShare(share=state.share, shadow=shadow is not None, lease_s=plan.lease_s, sample=sample, lane=state.lane)
 
 
 def _keep(state: State, observation: Observation) -> tuple[Action, ...]:
     if state.asked is not None and state.asked.phase == "promoting":  # no champion: nothing to share, no lease
         return ()
     wanted = _share(state)
-    if (observation.share, observation.shadow) != (wanted.share, wanted.shadow):  # an action was lost
+    found = (observation.share, observation.shadow, observation.lane)
+    if found != (wanted.share, wanted.shadow, wanted.lane):  # an action was lost
         return (wanted,)
     return (RenewLease(lease_s=state.plan.lease_s),)
 

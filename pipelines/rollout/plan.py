@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from contracts.slots import MAXIMUM_HOLDOUT_SHARE, HardLimits
+from contracts.slots import MAXIMUM_CHALLENGERS, MAXIMUM_HOLDOUT_SHARE, HardLimits
 
 LEASE_LOOKS_MIN = 3  # a lease outlives at least two lost looks
 
@@ -196,6 +196,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     what a new offer does while another rollout of the project has not ended: it waits, ends that one, or is refused.
     `preflight` says whether a plan is begun with a phase that cannot reach its verdict at the traffic that there is.
     With a `holdout` the last step stops short of its share, and the old champion keeps it until outcomes have matured.
+    `challengers` is how many are rolled out beside each other in an experiment (docs/experiments.md), which `among`
+    fills in: each has the steps' shares of its own lane, an equal part of the entities.
     """
 
     shadow: ShadowStep | None = ShadowStep()
@@ -219,6 +221,15 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     maximum_pause_s: float = 86_400.0
     when_busy: Literal["queue", "supersede", "refuse"] = "queue"
     holdout: Holdout | None = None
+    challengers: int = 1
+
+    def among(self, challengers: int) -> "Plan":
+        """The plan of each of several challengers.
+
+        By Bonferroni each has `alpha / challengers`: the probability that any of them is rolled back by mistake is at
+        most the sum, whatever they have in common. Raises ValueError for a plan that is not for several.
+        """
+        return msgspec.structs.replace(self, alpha=self.alpha / challengers, challengers=challengers)
 
     @property
     def identity(self) -> str:
@@ -255,6 +266,14 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError(
                 f"steps before the last leave the holdout's share of {self.holdout.share:g}, found {shares[-2]:g}"
             )
+        if not 1 <= self.challengers <= MAXIMUM_CHALLENGERS:
+            raise ValueError(f"challengers are 1 to {MAXIMUM_CHALLENGERS}, found {self.challengers}")
+        if self.challengers > 1 and len(shares) < 2:
+            raise ValueError(
+                f"{self.challengers} challengers need a step below share 1.0, to be compared in; found {shares}"
+            )
+        if self.challengers > 1 and self.approvals.before_first_step:
+            raise ValueError("approvals.before_first_step asks about one challenger: set it to false for several")
         if self.look_every_s <= 0:
             raise ValueError(f"look_every_s is above 0, found {self.look_every_s}")
         if self.lease_s < LEASE_LOOKS_MIN * self.look_every_s:

@@ -78,8 +78,10 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def forecast(plan: Plan, traffic: Traffic, begins_s: float, pattern: Pattern | None, harm: float = HARM) -> Forecast:
     """How `plan` would go at `traffic`, from `begins_s` (seconds since the epoch), where no version is worse.
 
-    `pattern` is the reference of coverage; None or an empty one: steps that ask for it have nothing to wait for.
+    `pattern` is the reference of coverage; None or an empty one: steps that ask for it have nothing to wait for. Of
+    several challengers each has its lane of the traffic; the steps that the chosen one goes alone get more than that.
     """
+    traffic = _of_a_lane(traffic, plan.challengers)
     walk = _Walk(traffic, begins_s)
     needs: list[Need] = []
     if plan.shadow is not None:
@@ -115,6 +117,17 @@ def duration(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _of_a_lane(traffic: Traffic, challengers: int) -> Traffic:
+    if challengers == 1:
+        return traffic
+    return msgspec.structs.replace(
+        traffic,
+        requests_per_s=traffic.requests_per_s / challengers,
+        entities_per_s=traffic.entities_per_s / challengers,
+        source=f"{traffic.source}; one of {challengers} lanes",
+    )
 
 
 class _Walk:

@@ -4,16 +4,26 @@ from typing import Literal
 
 import msgspec
 
-from contracts.slots import Tripped
+from contracts.slots import Lane, Tripped
 from pipelines.rollout.comparisons import Finding
 from pipelines.rollout.events import CommandName, Offer
 from pipelines.rollout.judge import Memory
 from pipelines.rollout.plan import Plan, Question
 
 PhaseName = Literal[
-    "waiting", "loading", "shadow", "approval", "step", "promoting", "promoted", "rolled_back", "refused"
+    "waiting",
+    "loading",
+    "shadow",
+    "approval",
+    "step",
+    "ranking",
+    "promoting",
+    "promoted",
+    "rolled_back",
+    "refused",
+    "not_chosen",
 ]
-FINAL: frozenset[PhaseName] = frozenset({"promoted", "rolled_back", "refused"})
+FINAL: frozenset[PhaseName] = frozenset({"promoted", "rolled_back", "refused", "not_chosen"})
 _QUESTIONS = {"first_step": "approval of the first step", "full": "approval of 100 %"}
 
 
@@ -80,11 +90,19 @@ TRANSITIONS: tuple[Transition, ...] = (
         ("Looked", "step", "advance to the next share"),
         ("Looked", "approval", "advance, and the plan asks before 100 %"),
         ("Looked", "promoting", "advance after the last share"),
+        ("Looked", "ranking", "advance after the last share but one, beside other challengers"),
+        ("Commanded", "ranking", "the same"),
         ("Commanded", "step", "advance"),
         ("Commanded", "approval", "advance, and the plan asks before 100 %"),
         ("Commanded", "promoting", "advance after the last share"),
     ),
     *_back("step"),
+    *_ways(
+        "ranking",
+        ("Chosen", "step", "the best of the challengers that are left: on to all entities"),
+        ("NotChosen", "not_chosen", "another challenger goes on"),
+    ),
+    *_back("ranking"),
     *_ways(
         "promoting",
         ("PromotionDone", "promoted", "ledger and server have it"),
@@ -98,6 +116,11 @@ _TABLE = frozenset((way.source, way.event, way.target) for way in TRANSITIONS)
 def is_allowed(source: PhaseName, event: str, target: PhaseName) -> bool:
     """Whether the table has that way; staying where one is needs none."""
     return source == target or (source, event, target) in _TABLE
+
+
+def label_of(share: float, *, is_alone: bool = False) -> str:
+    """A step as people read it; of one of several challengers that was chosen the last share comes again, `alone`."""
+    return f"{share * 100:g} %" + (" alone" if is_alone and share < 1 else "")
 
 
 class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +161,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Where a rollout stands. `step` counts from 0; its share is in force in `step`, and while approval is waited for.
 
     `paused_since_s` is None unless somebody has paused it. `last_command` is the ledger's number of the last one.
+    `is_alone` is said of one of several challengers once it was chosen: its lane is all entities then.
     """
 
     phase: PhaseName = "waiting"
@@ -151,6 +175,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     unreachable_since_s: float | None = None
     paused_since_s: float | None = None
     asked: Asked | None = None
+    is_alone: bool = False
     last_command: int = 0
     answers: tuple[Answer, ...] = ()
     records: tuple[PhaseRecord, ...] = ()
@@ -170,6 +195,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return share if self.plan.holdout is None else min(share, 1 - self.plan.holdout.share)
 
     @property
+    def lane(self) -> Lane | None:
+        """The entities that `share` is of; None: all."""
+        return None if self.offer is None or self.is_alone else self.offer.lane
+
+    @property
     def is_shadowing(self) -> bool:
         """Whether the challenger should answer in the champion's shadow."""
         before_steps = self.phase == "shadow" or (self.asked is not None and self.asked.step == 0)
@@ -177,9 +207,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def phase_label(self) -> str:
-        """The phase as people read it: `shadow`, `5 %`, `approval of 100 %`, `promoting`."""
+        """The phase as people read it: `shadow`, `5 %`, `ranking`, `50 % alone`, `approval of 100 %`, `promoting`."""
         if self.phase == "step":
-            return f"{self.plan.steps[self.step].share * 100:g} %"
+            return label_of(self.plan.steps[self.step].share, is_alone=self.is_alone)
         return _QUESTIONS[self.asked.question] if self.asked is not None else self.phase
 
     def seconds(self, at_s: float) -> float:

@@ -9,7 +9,7 @@
 | `rollout.question` | a person is asked: what, how long, what follows without an answer, and the numbers |
 | `rollout.command` | what a person wants: a `Command`, written by whoever takes it |
 | `rollout.command.obeyed`, `rollout.command.refused` | what became of it, and why |
-| `rollout.promoted`, `rollout.rolled_back`, `rollout.refused` | the outcome |
+| `rollout.promoted`, `rollout.rolled_back`, `rollout.refused`, `rollout.not_chosen` | the outcome |
 """
 
 import logging
@@ -100,7 +100,7 @@ class Story:
         for answer in state.answers:
             kind = f"{COMMAND}.{'obeyed' if answer.obeyed else 'refused'}"
             self._tell(kind, str(answer.entry), msgspec.to_builtins(answer))
-        if state.phase in ("shadow", "step"):
+        if state.phase in ("shadow", "step", "ranking"):
             body = {"name": state.phase_label, "share": state.share, "version": self._version}
             self._tell(STEP, state.phase_label, {**body, "plan": state.plan.identity})
         if state.asked is not None:

@@ -5,6 +5,7 @@ something last has seen the last word, so two that align at once leave the same 
 """
 
 import logging
+from collections.abc import Set
 
 from contracts.slots import LoadSlot, Observation, PromoteSlot
 from pipelines.ledger import Champion
@@ -42,8 +43,11 @@ async def align_servers(site: Site) -> str | None:
     return reason or "the champion changed all the time"
 
 
-def align_aliases(site: Site, offered: str | None = None) -> dict[str, str | None]:
-    """Sets `champion` and `previous` as the ledger has them; the alias `challenger` of an ended offer goes."""
+def align_aliases(site: Site, offered: Set[str] = frozenset()) -> dict[str, str | None]:
+    """Sets `champion` and `previous` as the ledger has them; the alias `challenger` of an ended offer goes.
+
+    `offered` are the versions whose rollouts have ended.
+    """
     for _ in range(ATTEMPTS_MAX):
         reigns = site.ledger.reigns(site.project)
         aliases: dict[str, str | None] = {
@@ -51,12 +55,19 @@ def align_aliases(site: Site, offered: str | None = None) -> dict[str, str | Non
             "previous": reigns[-2] if len(reigns) > 1 else None,
         }
         challenger = site.registry.version(site.project, "challenger")
-        if challenger is not None and challenger.version in (offered, aliases["champion"]):
+        if challenger is not None and challenger.version in {*offered, aliases["champion"]}:
             aliases["challenger"] = None
         site.registry.set_aliases(site.project, aliases)
         if site.ledger.reigns(site.project) == reigns:
             return aliases
     raise RuntimeError(f"the champion of {site.project} changed {ATTEMPTS_MAX} times: run it again")
+
+
+async def drop_all(platform: Platform, observed: Observation) -> None:
+    """Takes every challenger that was `observed` off the server."""
+    for rollout in (observed.rollout, *(each.rollout for each in observed.beside)):
+        if rollout is not None:
+            await platform.drop(rollout)
 
 
 def is_at_hand(observed: Observation, version: str) -> bool:
@@ -75,8 +86,7 @@ async def _hand_over(site: Site, platform: Platform, observed: Observation, cham
     logger.warning("the server of %s has version %s, the ledger %s", site.project, serving, champion.version)
     if not is_at_hand(observed, champion.version):
         rollout = f"{site.project}-reign-{champion.since_entry}"
-        if observed.rollout is not None:
-            await platform.drop(observed.rollout)
+        await drop_all(platform, observed)
         version = site.registry.version(site.project, champion.version)
         if version is not None:
             site.fetch(version, f"which leads {site.project}")

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from pipelines.ledger import Entry, Ledger, LedgerUnavailableError
-from pipelines.rollout.following import ENDED, OBEYED
+from pipelines.rollout.following import ENDED, OBEYED, OPENED
 from pipelines.rollout.story import OUTCOMES, QUESTION, STEP
 from pipelines.tasks import commanding
 from pipelines.wiring import open_ledger
@@ -30,15 +30,24 @@ def find_question(project: str, rollout: str, question: str) -> dict[str, Any] |
     """
     try:
         ledger = open_ledger()
-        asked = _asked(ledger, project, rollout, question)
-        if asked is not None:
-            until = asked.at + timedelta(seconds=asked.body["timeout_s"])
-            return {"entry": asked.id, "until": until.isoformat(timespec="minutes"), **asked.body}
+        for each in (rollout, *_challengers(ledger, project, rollout)):
+            asked = _asked(ledger, project, each, question)
+            if asked is not None:
+                until = asked.at + timedelta(seconds=asked.body["timeout_s"])
+                return {
+                    "rollout": each, "entry": asked.id, "until": until.isoformat(timespec="minutes"), **asked.body
+                }  # fmt: skip
         ended = ledger.entries(project, (*OUTCOMES, ENDED), rollout)
     except LedgerUnavailableError as error:
         logger.warning("no answer whether %s asks something: %s", rollout, error)
         return None
     return {"ended": f"{rollout} was {ended[0].body['state']} and did not ask"} if ended else None
+
+
+def _challengers(ledger: Ledger, project: str, experiment: str) -> list[str]:
+    """The rollouts of an experiment; none where it is the name of a rollout."""
+    opened = ledger.entries(project, (OPENED,))
+    return [entry.subject for entry in opened if (entry.body.get("experiment") or {}).get("name") == experiment]
 
 
 def find_end(project: str, rollout: str, question: str) -> str | None:
@@ -92,7 +101,13 @@ def answer(
     name = "approve" if approved else "reject"
     try:
         return commanding.command(
-            project, name, by=by, reason=reason.strip() or "no reason given", phase=question["phase"], wait_s=wait_s
+            project,
+            name,
+            by=by,
+            reason=reason.strip() or "no reason given",
+            phase=question["phase"],
+            wait_s=wait_s,
+            rollout=question.get("rollout"),
         )
     except (commanding.CommandRefusedError, LookupError) as error:
         logger.warning("the answer of %s came too late: %s", by, error)

@@ -38,32 +38,60 @@ def command(
     reason: str,
     phase: str | None = None,
     wait_s: float = 0.0,
+    rollout: str | None = None,
 ) -> dict[str, Any]:
     """Tells the running rollout of `project` to `name`, and returns what was written, with the answer to it.
 
+    Of several challengers `rollout` says whose is meant; `command_all` tells all of them.
     `phase` is the phase that whoever commands has seen: one that has passed refuses `advance`, `approve` and `reject`.
     With `wait_s` the answer is waited for, for so many seconds at most; `answer` is `obeyed`, `refused`, or None when
     there was none yet.
 
     Raises:
-        LookupError: there is no such project, or no rollout of it runs.
+        LookupError: there is no such project, no rollout of it runs, or not this one.
         CommandRefusedError: this cannot be asked of the rollout as it is now; nothing was written.
         LedgerUnavailableError: the ledger is away; whether it was written shows when it is back.
-        CommandError: an unknown command, no name or no reason, or a wait that is too long.
+        CommandError: an unknown command, no name or no reason, a wait that is too long, or several that it may be for.
     """
     find_project(project)
     _check(name, by, reason, wait_s)
     ledger = open_ledger()
     follower = Follower(ledger)
-    rollout = follower.running(project)
-    if rollout is None:
+    running = follower.all_running(project)
+    if not running:
         raise LookupError(f"no rollout of {project} runs, nothing to {name}: see paceline rollout show {project}")
+    if rollout is None:
+        if len(running) > 1:
+            raise CommandError(f"{len(running)} rollouts run, name the one that is to {name}: {', '.join(running)}")
+        rollout = running[0]
+    if rollout not in running:
+        raise LookupError(f"{rollout} does not run, nothing to {name}; running: {', '.join(running)}")
     asked = Command(command=name, by=by.strip(), reason=reason.strip(), phase=phase)  # type: ignore[arg-type]
     if why := refusal(follower.follow(project, rollout).state, asked):
         raise CommandRefusedError(f"{rollout} cannot {name} now: {why}")
     body = {"command": asked.command, "by": asked.by, "reason": asked.reason, "phase": asked.phase}
     entry = ledger.append(project, COMMAND, rollout, body)
     return {"project": project, "rollout": rollout, "entry": entry.id, **body, **_answer(ledger, entry, wait_s)}
+
+
+def command_all(project: str, name: str, *, by: str, reason: str, wait_s: float = 0.0) -> list[dict[str, Any]]:
+    """Tells every running rollout of `project` to `name`: those of all challengers of an experiment.
+
+    Each is told, or the list says with `refused` and `why` why that cannot be asked of it. Raises as `command`.
+    """
+    find_project(project)
+    running = Follower(open_ledger()).all_running(project)
+    if not running:
+        raise LookupError(f"no rollout of {project} runs, nothing to {name}: see paceline rollout show {project}")
+    told = []
+    for rollout in running:
+        try:
+            told.append(command(project, name, by=by, reason=reason, wait_s=wait_s, rollout=rollout))
+        except CommandRefusedError as error:
+            told.append({"rollout": rollout, "command": name, "by": by, "answer": "refused", "why": str(error)})
+        except LookupError as error:  # ended meanwhile, perhaps by what was told to another one
+            told.append({"rollout": rollout, "command": name, "by": by, "answer": "refused", "why": str(error)})
+    return told
 
 
 def _check(name: str, by: str, reason: str, wait_s: float) -> None:

@@ -47,11 +47,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class Book:
-    """What the ledger has of a project's releases: the openings, the one that runs, and who waits, in order."""
+    """What the ledger has of a project's releases: the openings, the one that runs, and who waits, in order.
+
+    Of an experiment several have not ended: `unended`, of which `running` is one.
+    """
 
     opened: tuple[Entry, ...]
     running: Entry | None
     waiting: tuple[Entry, ...]
+    unended: tuple[Entry, ...] = ()
 
 
 def read_book(ledger: Ledger, project: str) -> Book:
@@ -68,7 +72,12 @@ def read_book(ledger: Ledger, project: str) -> Book:
         elif entry.kind == REFUSED:
             waiting.pop(entry.body.get("ticket", 0), None)
     running = [entry for entry in opened if entry.subject not in ended]
-    return Book(opened=opened, running=running[-1] if running else None, waiting=tuple(waiting.values()))
+    return Book(
+        opened=opened,
+        running=running[-1] if running else None,
+        waiting=tuple(waiting.values()),
+        unended=tuple(running),
+    )
 
 
 def open_rollout(site: Site, version: str | None = None, note: str | None = None) -> Opened:
@@ -78,9 +87,9 @@ def open_rollout(site: Site, version: str | None = None, note: str | None = None
         return Opened(None, f"there is no version {version or 'with the alias challenger'} of {site.project}")
     for _ in range(ATTEMPTS_MAX):
         book = read_book(site.ledger, site.project)
-        if book.running is not None and book.running.body["version"] == found.version:
-            logger.info("going on with the rollout %s", book.running.subject)
-            return _run(site, book.running)
+        if (mine := next((each for each in book.unended if each.body["version"] == found.version), None)) is not None:
+            logger.info("going on with the rollout %s", mine.subject)
+            return resume(site, mine)
         ticket = next((each for each in book.waiting if each.body["version"] == found.version), None)
         note = note or (ticket.body["note"] if ticket else None)
         if reason := refusal(site, found, note):
@@ -101,7 +110,7 @@ def open_rollout(site: Site, version: str | None = None, note: str | None = None
         elif book.running is not None:
             reason = f"version {found.version} waits until the rollout {book.running.subject} has ended"
             logger.info("%s: %s; going on with that one", site.project, reason)
-            return _run(site, book.running, reason, waits=found.version)
+            return resume(site, book.running, reason, waits=found.version)
         else:
             opened = _open_first(site, book, ticket)
         if opened is not None:
@@ -165,7 +174,10 @@ def distrust(ledger: Ledger, project: str, version: str, bundle: str) -> str | N
             how = _how(requests.get(subject, ""))
         elif entry.kind in evidence.ENDS:
             how = body.get("state") or entry.kind.removeprefix("rollout.")
-            is_meant = how != "promoted" and (body["version"] == version or bundles.get(subject) == bundle)
+            # not chosen beside a better one is nothing against it
+            is_meant = how not in ("promoted", "not_chosen") and (
+                body["version"] == version or bundles.get(subject) == bundle
+            )
         else:
             continue
         if is_meant:
@@ -195,10 +207,11 @@ def _enqueue(site: Site, book: Book, found: Version, note: str | None) -> Opened
         if policy == "refuse":
             reason = f"{why}, and the plan's when_busy is refuse: wait for it, or end it"
             return _refuse(site, found.version, reason, None)
-        if policy == "supersede" and _is_newer(site, found, running.body["version"]):
+        if policy == "supersede" and all(_is_newer(site, found, each.body["version"]) for each in book.unended):
             why = f"superseded by version {found.version}"
             body = {"command": "abort", "by": "paceline", "reason": why, "phase": None}
-            site.ledger.append(site.project, evidence.COMMAND, running.subject, body, f"{running.subject}/superseded")
+            for each in book.unended:
+                site.ledger.append(site.project, evidence.COMMAND, each.subject, body, f"{each.subject}/superseded")
     _queue(site, found, note, why)
     return None
 
@@ -265,16 +278,16 @@ def _open(site: Site, book: Book, found: Version, note: str | None, ticket: Entr
         expected_champion=None if champion is None else champion.version,
     )
     # the first champion has no steps
-    if champion is not None and (reason := _not_ready(site, offer, found)) is not None:
+    if champion is not None and (reason := not_ready(site, offer, found)) is not None:
         return _refuse(site, found.version, reason, ticket)
     body = {**msgspec.to_builtins(offer), "note": note}
     entry = site.ledger.append(site.project, OPENED, offer.rollout, body, key=f"opened/{len(book.opened)}")
     if entry.subject != offer.rollout:
         return None  # somebody else has opened a rollout since the book was read
-    return _run(site, entry)  # after the entry, which keeps the bundle at hand
+    return resume(site, entry)  # after the entry, which keeps the bundle at hand
 
 
-def _not_ready(site: Site, offer: Offer, found: Version) -> str | None:
+def not_ready(site: Site, offer: Offer, found: Version) -> str | None:
     """What speaks against the first step: the plan at this traffic, or how the version did on staging."""
     if (reason := preflighting.refusal(site, offer.rollout, found.version)) is not None or site.staging is None:
         return reason
@@ -282,12 +295,34 @@ def _not_ready(site: Site, offer: Offer, found: Version) -> str | None:
     return staging.refusal(site, offer.rollout, found.version, found.bundle)
 
 
-def _run(site: Site, opened: Entry, reason: str = "", waits: str | None = None) -> Opened:
-    version = site.registry.version(site.project, opened.body["version"])
-    if version is not None:
-        site.fetch(version, f"for the rollout {opened.subject}")
-    offer = {name: opened.body[name] for name in Offer.__struct_fields__}
+def resume(site: Site, opened: Entry, reason: str = "", waits: str | None = None) -> Opened:
+    """What is to be run: the rollout that was `opened`, or the experiment that it is a part of."""
+    if opened.body.get("experiment"):
+        return start_experiment(site, opened, reason, waits)
+    _fetch(site, opened.body["version"], opened.subject)
+    offer = {name: opened.body[name] for name in Offer.__struct_fields__ if name in opened.body}
     return Opened(offer, reason, waits)
+
+
+def start_experiment(site: Site, opened: Entry, reason: str = "", waits: str | None = None) -> Opened:
+    """All challengers of the experiment that `opened` is the opening of, each with an opening of its own."""
+    experiment = opened.body["experiment"]
+    known = {entry.subject for entry in site.ledger.entries(site.project, (OPENED,))}
+    for offer in experiment["challengers"]:
+        if offer["rollout"] not in known:
+            body = {**offer, "note": opened.body["note"], "experiment": experiment}
+            key = f"opened/{experiment['name']}/{offer['rollout']}"
+            site.ledger.append(site.project, OPENED, offer["rollout"], body, key=key)
+        _fetch(site, offer["version"], offer["rollout"])
+    versions = ", ".join(offer["version"] for offer in experiment["challengers"])
+    told = {"rollout": experiment["name"], "project": site.project, "version": versions}
+    return Opened({**told, **{name: experiment[name] for name in ("challengers", "contenders")}}, reason, waits)
+
+
+def _fetch(site: Site, version: str, rollout: str) -> None:
+    found = site.registry.version(site.project, version)
+    if found is not None:
+        site.fetch(found, f"for the rollout {rollout}")
 
 
 def _refuse(site: Site, version: str, reason: str, ticket: Entry | None) -> Opened:

@@ -12,7 +12,7 @@ from contracts.slots import LoadSlot
 from pipelines.ledger import Champion, Entry
 from pipelines.registry.port import Version
 from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
-from pipelines.tasks.aligning import align_aliases, align_servers
+from pipelines.tasks.aligning import align_aliases, align_servers, drop_all
 from pipelines.tasks.offering import BEGUN, PUT_BACK, distrust
 from pipelines.tasks.sites import Site
 
@@ -121,8 +121,7 @@ async def _verify(site: Site, kept: Version, rollback: str) -> None:
             observed = await platform.observe()
             if observed.champion is not None and observed.champion.version == kept.version:
                 return
-            if observed.rollout is not None:
-                await platform.drop(observed.rollout)
+            await drop_all(platform, observed)
             if observed.holdout is not None and observed.holdout.counts.version == kept.version:
                 return  # kept warm: it answers a share already
             path = site.path(kept.bundle)

@@ -1,8 +1,12 @@
-"""A challenger's way to the lead and back: opening a rollout, running it, settling the registry, rolling back."""
+"""A challenger's way to the lead and back: opening a rollout, running it, settling the registry, rolling back.
+
+Several challengers at a time are an experiment: `open_experiment` opens it, and all that follows takes its offer, which
+has an offer for each of them, as that of one challenger.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,9 +14,11 @@ import msgspec
 from contracts.slots import Observation
 from pipelines.ledger import LedgerUnavailableError
 from pipelines.rollout import holdouts
-from pipelines.rollout.controller import Offer, run_rollout
+from pipelines.rollout.controller import Offer, Outcome, run_rollout
+from pipelines.rollout.experiment import Contest, run_all
 from pipelines.rollout.platforms.turns import TurnLostError
-from pipelines.tasks import offering
+from pipelines.rollout.ranking import Contender
+from pipelines.tasks import experimenting, offering
 from pipelines.tasks.aligning import align_aliases, align_servers
 from pipelines.tasks.covering import coverage_reader
 from pipelines.tasks.investigating import try_to_investigate
@@ -21,7 +27,7 @@ from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site, open_site
 from pipelines.wiring import find_project, home, open_ledger, open_platform, open_turn
 
-__all__ = ["Opened", "next_offer", "open_rollout", "roll_back", "roll_out", "settle", "settle_at"]
+__all__ = ["Opened", "next_offer", "open_experiment", "open_rollout", "roll_back", "roll_out", "settle", "settle_at"]
 
 LEDGER_AWAY_S_MAX = 6 * 86_400.0  # below the seven days for which Airflow waits for a rollout
 LEDGER_ASK_AGAIN_S = 5.0
@@ -42,6 +48,17 @@ def open_rollout(project: str, version: str | None = None, note: str | None = No
     site = open_site(project)
     asyncio.run(align_servers(site))
     return offering.open_rollout(site, version, note)
+
+
+def open_experiment(project: str, versions: Sequence[str], note: str | None = None) -> Opened:
+    """Offers several versions at once, each a lane of its own; at most one of them leads in the end.
+
+    Refused as by `open_rollout`, for any of them; and while a rollout or a holdout of the project runs, since an
+    experiment does not queue. An experiment of the same versions that has not ended is returned as it was.
+    """
+    site = open_site(project)
+    asyncio.run(align_servers(site))
+    return experimenting.open_experiment(site, versions, note)
 
 
 def next_offer(project: str) -> dict[str, Any] | None:
@@ -79,29 +96,55 @@ async def _roll_out(
 ) -> dict[str, Any]:
     found = await asyncio.to_thread(find_project, project)
     ledger = await asyncio.to_thread(open_ledger, creates=False)  # the offer is in it
-    parsed = msgspec.convert({key: offer[key] for key in Offer.__struct_fields__}, Offer)
-    async with open_platform(found) as platform:
-        reader = coverage_reader(home().predictions(project), ledger)
-        outcome = await open_turn(found).take(
-            lambda: run_rollout(platform, ledger, found.rollout, parsed, on_look=on_look, coverage=reader)
-        )
-    return {"rollout": parsed.rollout, "version": parsed.version, **msgspec.to_builtins(outcome)}
+    parsed = [_parsed(each) for each in offer.get("challengers", [offer])]
+    contenders = [msgspec.convert(each, Contender) for each in offer.get("contenders", [])]
+    contest = Contest(ledger, project, offer["rollout"], contenders) if contenders else None
+    plan = found.rollout if contest is None else found.rollout.among(len(parsed))
+
+    async def run(each: Offer) -> Outcome:
+        async with open_platform(found, each.rollout) as platform:
+            reader = coverage_reader(home().predictions(project), ledger)
+            return await run_rollout(platform, ledger, plan, each, on_look=on_look, coverage=reader, contest=contest)
+
+    outcomes = [
+        {"rollout": each.rollout, "version": each.version, **msgspec.to_builtins(outcome)}
+        for each, outcome in zip(parsed, await open_turn(found).take(lambda: run_all(run, parsed)), strict=True)
+    ]
+    return outcomes[0] if contest is None else _together(offer, outcomes)
+
+
+def _parsed(offer: dict[str, Any]) -> Offer:
+    return msgspec.convert({key: offer[key] for key in Offer.__struct_fields__ if key in offer}, Offer)
+
+
+def _together(offer: dict[str, Any], outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+    """How an experiment went: promoted with one of them, else rolled back."""
+    told = {"rollout": offer["rollout"], "version": offer["version"], "state": "rolled_back", "challengers": outcomes}
+    told["reason"] = "; ".join(f"version {each['version']} {each['state']}: {each['reason']}" for each in outcomes)
+    told["seconds"] = max(each["seconds"] for each in outcomes)
+    for each in outcomes:
+        if each["state"] == "promoted":
+            told |= {"state": "promoted", "version": each["version"]}
+    return told
 
 
 def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
     """Brings servers and registry in line with the ledger, and closes the rollout there; `next` may be opened now."""
     settled = settle_at(open_site(project), outcome)
-    if outcome["state"] != "promoted":
-        try_to_investigate(project, outcome["rollout"])
+    for each in outcome.get("challengers", [outcome]):
+        if each["state"] not in ("promoted", "not_chosen"):
+            try_to_investigate(project, each["rollout"])
     return settled
 
 
 def settle_at(site: Site, outcome: dict[str, Any]) -> dict[str, Any]:
     """`settle` with the parts of `site`. A server that does not answer follows the ledger when it is next asked."""
     unaligned = asyncio.run(align_servers(site))
-    aliases = align_aliases(site, offered=outcome["version"])
-    rollout = outcome["rollout"]
-    site.ledger.append(site.project, offering.ENDED, rollout, outcome, key=f"ended:{rollout}")
+    each_outcome = outcome.get("challengers", [outcome])
+    aliases = align_aliases(site, offered={each["version"] for each in each_outcome})
+    for each in [*each_outcome, outcome]:  # that of an experiment as a whole last: all of its rollouts have ended then
+        rollout = each["rollout"]
+        site.ledger.append(site.project, offering.ENDED, rollout, each, key=f"ended:{rollout}")
     if outcome["state"] == "promoted" and (held := holdouts.running(site.ledger, site.project)) is not None:
         holdouts.begin(site.ledger, held)
     logger.info("version %s was %s: %s", outcome["version"], outcome["state"], outcome["reason"])

@@ -59,7 +59,7 @@ def live_parts(found: dict[str, Any], now_s: float) -> dict[str, Any]:
     return {
         "top": render("rollout_top.html", [_TEMPLATES], **values),
         "more": render("rollout_more.html", [_TEMPLATES], **values),
-        "running": found["running"],
+        "running": found["running"] if told is None or told["rollout"] not in found["all_running"] else told["rollout"],
         "shown": None if told is None else told["rollout"],
         "phase": None if told is None else told["phase"],
         "refusals": {} if told is None else told["refusals"],
@@ -104,7 +104,7 @@ def status_of(told: dict[str, Any] | None) -> tuple[str, str]:
     if told is None:
         return "no rollout yet", ""
     if told["state"] != "running":
-        return told["state"].replace("_", " "), "good" if told["state"] == "promoted" else "bad"
+        return told["state"].replace("_", " "), {"promoted": "good", "not_chosen": ""}.get(told["state"], "bad")
     if told["paused"]:
         return "paused", "warn"
     return ("waiting for a person", "warn") if told["asks"] else ("running", "live")

@@ -4,12 +4,14 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from pipelines.views.experiments import experiment_lines, experiment_of
 from pipelines.wiring import all_projects, find_project, open_ledger
 
 if TYPE_CHECKING:
     from pipelines.ledger import Entry
     from pipelines.rollout.comparisons import Finding
     from pipelines.rollout.following import Point
+    from pipelines.rollout.plan import Plan
     from pipelines.rollout.state import State
 
 _PAST_MAX = 20
@@ -51,7 +53,8 @@ class RolloutWatch:
         """
         definition, champion = find_project(project), self._ledger.champion(project)
         past = self._past(project)
-        running = self._follower.running(project)
+        all_running = self._follower.all_running(project)
+        running = next(iter(all_running), None)
         name = rollout or running or (past[0]["rollout"] if past else None)
         told = None if name is None else self._told(project, name, time.time() if now_s is None else now_s)
         return {
@@ -59,6 +62,8 @@ class RolloutWatch:
             "title": definition.title,
             "champion": None if champion is None else champion.version,
             "running": running,
+            "all_running": all_running,
+            "experiment": None if name is None else experiment_of(self._ledger, self._follower, project, name),
             "queued": self._queued(project),
             "plan": {"identity": definition.rollout.identity, **_plain(definition.rollout)},
             "rollout": told,
@@ -148,6 +153,8 @@ def rollouts_text(found: dict[str, Any]) -> str:
     lines = [f"[bold]{found['project']}[/]: {leads}, " + ("a rollout runs" if found["running"] else "no rollout runs")]
     if told is not None:
         lines += _told_lines(told)
+    if found["experiment"] is not None:
+        lines += experiment_lines(found["experiment"])
     lines += [f"  version {each['version']} waits since {each['since']}: {each['reason']}" for each in found["queued"]]
     for past in found["past"]:
         if told is None or past["rollout"] != told["rollout"]:
@@ -169,9 +176,12 @@ def refusals(state: "State") -> dict[str, str | None]:
 
 
 def _share(state: "State") -> float:
+    """Of all entities, also where the challenger has its share of a lane."""
     if state.phase in ("promoting", "promoted"):
         return 1.0
-    return 0.0 if state.is_final or state.phase == "waiting" else state.share
+    if state.is_final or state.phase == "waiting":
+        return 0.0
+    return state.share if state.lane is None else state.share / state.lane.of
 
 
 def finding_values(finding: "Finding") -> dict[str, Any]:
@@ -195,18 +205,28 @@ def point_values(point: "Point") -> dict[str, Any]:
 
 def _steps(state: "State", until_s: float) -> list[dict[str, Any]]:
     """The plan's phases in order: `done`, `now`, `asked` (a person must allow it), `ahead` or `failed`."""
+    from pipelines.rollout.state import label_of
+
     plan, found = state.plan, []
     if (shadow := plan.shadow) is not None:
         values = {"share": 0.0, "minimum": shadow.minimum_pairs, "unit": "pairs", "asks": None, "coverage": None}
         found.append(_phase(state, until_s, "shadow", shadow.minimum_s, shadow.maximum_s, values))
-    for place, step in enumerate(plan.steps):
+    for place, is_alone in _places(plan):
+        step = plan.steps[place]
         question = plan.approvals.question(place, len(plan.steps))
         values = {"share": step.share, "minimum": step.minimum_requests, "unit": "requests", "asks": question}
         values["coverage"] = step.coverage
-        phase = _phase(state, until_s, f"{step.share * 100:g} %", step.minimum_s, step.maximum_s, values)
+        label = label_of(step.share, is_alone=is_alone)
+        phase = _phase(state, until_s, label, step.minimum_s, step.maximum_s, values)
         is_asked = state.asked is not None and not state.is_final and state.asked.step == place
         found.append({**phase, "status": "asked"} if is_asked else phase)
     return found
+
+
+def _places(plan: "Plan") -> list[tuple[int, bool]]:
+    """The steps by their number; of several challengers the chosen one takes the last but one again, alone."""
+    found = [(place, False) for place in range(len(plan.steps))]
+    return found if plan.challengers == 1 else [*found[:-1], (len(found) - 2, True), found[-1]]
 
 
 def _phase(
@@ -306,7 +326,7 @@ def _story(entries: "list[Entry]", commands: list[dict[str, Any]]) -> list[dict[
             tone = {"obeyed": "good", "refused": "bad"}.get(command["answer"] or "", "")
         elif entry.kind in OUTCOMES:
             what, text = _words(entry.kind.partition(".")[2]), body["reason"]
-            tone = "good" if body["state"] == "promoted" else "bad"
+            tone = {"promoted": "good", "not_chosen": ""}.get(body["state"], "bad")
         else:
             continue
         found.append({"at": entry.at.isoformat(timespec="seconds"), "what": what, "text": text, "tone": tone})

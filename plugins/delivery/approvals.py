@@ -62,7 +62,7 @@ class WaitForQuestion(BaseOperator):
     def resume(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         if "ended" in event:
             raise AirflowSkipException(event["ended"])
-        return {"rollout": self.offer["rollout"], **event}
+        return {"rollout": self.offer["rollout"], **event}  # of several challengers the event has the one that asks
 
 
 class AskPerson(HITLOperator):

@@ -31,13 +31,17 @@ _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; 
 
 
 class Asked(BaseModel):
-    """A command: one of pause, resume, advance, abort, rollback, approve, reject; `phase` is the one that was seen."""
+    """A command: one of pause, resume, advance, abort, rollback, approve, reject; `phase` is the one that was seen.
+
+    `rollout` says whose challenger is meant, where there are several.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     command: str
     reason: str
     phase: str | None = None
+    rollout: str | None = None
 
 
 @cache
@@ -88,7 +92,9 @@ def command(project: str, asked: Asked, user: GetUserDep) -> dict[str, Any]:
     """Tells the running rollout something, in the user's name; the answer is in its `commands` after the next look."""
     from pipelines.tasks import commanding
 
-    return commanding.command(project, asked.command, by=user.get_name(), reason=asked.reason, phase=asked.phase)
+    return commanding.command(
+        project, asked.command, by=user.get_name(), reason=asked.reason, phase=asked.phase, rollout=asked.rollout
+    )
 
 
 @app.get("/weekly/{project}", dependencies=[Depends(_may_read)])

@@ -49,8 +49,8 @@ class Commands(Protocol):
     async def end_holdout(self, rollout: str) -> Observation:
         """The champion answers all entities, if it was `rollout` that left some out; nothing to do is a success."""
 
-    async def observe(self) -> Observation:
-        """The slots now."""
+    async def observe(self, rollout: str | None = None) -> Observation:
+        """The slots now; of several challengers that of `rollout`, or the first."""
 
     async def inject_fault(self, message: InjectFault) -> Observation:
         """Makes the challenger fail."""
@@ -96,18 +96,18 @@ class SlotCommands:
                 model = await asyncio.wait_for(loading, MAXIMUM_LOAD_S)
                 require_slices(message, model)
                 self._slots.place(message, model)
-            return self._slots.observe()
+            return self._slots.observe(message.rollout)
 
     async def set_share(self, message: SetShare) -> Observation:
         """Sets share or shadow, with a lease."""
         async with self._lock:
             self._slots.set_share(message)
-            return self._slots.observe()
+            return self._slots.observe(message.rollout)
 
     async def renew(self, message: RenewLease) -> Observation:
         """Renews the lease; does not wait for other actions, since a bundle that loads must not cost a lease."""
         self._slots.renew(message)
-        return self._slots.observe()
+        return self._slots.observe(message.rollout)
 
     async def promote(self, message: PromoteSlot) -> Observation:
         """Compare-and-swap; the state file is written on the event loop, a few milliseconds once a promotion."""
@@ -127,14 +127,14 @@ class SlotCommands:
             self._slots.end_holdout(rollout, self._remember)
             return self._slots.observe()
 
-    async def observe(self) -> Observation:
-        """The slots now."""
-        return self._slots.observe()
+    async def observe(self, rollout: str | None = None) -> Observation:
+        """The slots now; of several challengers that of `rollout`, or the first."""
+        return self._slots.observe(rollout)
 
     async def inject_fault(self, message: InjectFault) -> Observation:
         """The challenger fails from now on."""
         self._slots.inject_fault(message)
-        return self._slots.observe()
+        return self._slots.observe(message.rollout)
 
     async def set_flags(self, message: SetFlags) -> FlagsInForce:
         """Puts other flags in force."""
@@ -164,8 +164,8 @@ def control_routes(control: Commands, slots: Slots, *, token: str | None, allow_
     async def end_holdout(request: Request) -> Observation:
         return await control.end_holdout(_rollout(request))
 
-    async def observe(_: Request) -> Observation:
-        return await control.observe()
+    async def observe(request: Request) -> Observation:
+        return await control.observe(request.query_params.get("rollout"))
 
     async def inject_fault(request: Request) -> Observation:
         if not allow_faults:
@@ -208,7 +208,7 @@ def control_routes(control: Commands, slots: Slots, *, token: str | None, allow_
         route("POST", "promote", promote, "Make the challenger the champion", message=PromoteSlot),
         route("DELETE", "challenger", drop, "Drop the challenger of a rollout", query=["rollout"]),
         route("DELETE", "holdout", end_holdout, "End the holdout that a rollout has left", query=["rollout"]),
-        route("GET", "observation", observe, "Observe the slots"),
+        route("GET", "observation", observe, "Observe the slots, of several challengers one", may=["rollout"]),
         route("POST", "fault", inject_fault, "Make the challenger fail", message=InjectFault),
         route("GET", "flags", flags, "The feature flags in force", says="The flags", answer=FlagsInForce),
         route(
@@ -250,9 +250,9 @@ def control_refusal(error: Exception) -> RequestRefusedError | None:
 
 def _require_possible(message: InjectFault, slots: Slots) -> None:
     """Raises RequestRefusedError for a fault that the challenger's model cannot have."""
-    if slots.challenger is not None and message.fault is not None:
+    if slots.challengers and message.fault is not None:
         try:
-            faulty(slots.challenger.sound, message.fault)
+            faulty(slots.to_fail(message).sound, message.fault)
         except FaultError as error:
             raise RequestRefusedError(422, str(error)) from error
 

@@ -32,7 +32,10 @@ def json_answer(value: object) -> Response:
 
 
 class DescribedRoute(Route):
-    """One method of one path, with its operation. `answer` is the schema of the answer, where one has a name."""
+    """One method of one path, with its operation. `answer` is the schema of the answer, where one has a name.
+
+    A request names all of `query`, and `may` name the rest.
+    """
 
     def __init__(
         self,
@@ -47,9 +50,10 @@ class DescribedRoute(Route):
         answer_type: str | None = JSON_TYPE,
         message: type[Any] | None = None,
         query: Sequence[str] = (),
+        may: Sequence[str] = (),
     ) -> None:
         super().__init__(path, endpoint, methods=[method])
-        places = [*(("path", name) for name in _IN_PATH.findall(path)), *(("query", name) for name in query)]
+        places = [*(("path", name) for name in _IN_PATH.findall(path)), *(("query", name) for name in (*query, *may))]
         schema = reference(answer) if answer is not None else {}
         self.method = method.lower()
         self.operation: dict[str, Any] = {
@@ -63,7 +67,8 @@ class DescribedRoute(Route):
         }
         if places:
             self.operation["parameters"] = [
-                {"name": name, "in": place, "required": True, "schema": {"type": "string"}} for place, name in places
+                {"name": name, "in": place, "required": name not in may, "schema": {"type": "string"}}
+                for place, name in places
             ]
         if message is not None:
             self.operation["requestBody"] = {"required": True, "content": {JSON_TYPE: {"schema": reference(message)}}}

@@ -4,7 +4,8 @@ An anonymous mapping made before the workers are forked. Every number has one wr
 aligned word, so that it is read whole. Only the trip and the lease are written by whoever comes first, under a file
 lock, which the kernel takes from a process that dies.
 
-Epochs number the times that the challenger's slot was filled; what belongs to another epoch does not count.
+Epochs number the times that a challenger was put into its place; what belongs to another epoch does not count. Of
+several challengers each has a seat, and so a part of the memory that is as all of it would be for one.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from contracts.slots import MAXIMUM_HARD_LIMIT_WINDOW, Tripped
+from contracts.slots import MAXIMUM_CHALLENGERS, MAXIMUM_HARD_LIMIT_WINDOW, Tripped
 
 ABSENT = 1 << 40  # connections of a worker that takes none
 _WORD = 8
@@ -37,9 +38,10 @@ class FirstError(NamedTuple):
 
 
 class Board:
-    """Made by the supervisor for `workers` processes, before it forks them."""
+    """Made by the supervisor for `workers` processes, before it forks them. It is that of the first of its `seats`."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, seats: int = MAXIMUM_CHALLENGERS) -> None:
+        self._further = tuple(Board(workers, 1) for _ in range(seats - 1))
         self.workers = workers
         ring_words = workers * MAXIMUM_HARD_LIMIT_WINDOW
         words = _HEAD_WORDS + workers * _WORKER_WORDS
@@ -53,6 +55,10 @@ class Board:
         self._lock = os.memfd_create("paceline-workers")
         for worker in range(workers):
             self._q[_base(worker) + _CONNECTIONS] = ABSENT
+
+    def at(self, seat: int) -> "Board":
+        """What is about the challenger of `seat`, from 0."""
+        return self._further[seat - 1] if seat else self
 
     # -- connections -----------------------------------------------------------------------------------------------
 

@@ -13,14 +13,14 @@ class Counted:
     """The last observation and the last metrics of each worker, and the sums of those that are gone."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, Observation] = {}
-        self._gone: list[Observation] = []
+        self._seen: dict[int, list[Observation]] = {}
+        self._gone: list[list[Observation]] = []
         self._metrics: dict[int, list[Family]] = {}
         self._gone_metrics: list[Family] = []
 
-    def saw(self, worker: int, observation: Observation) -> None:
-        """What `worker` has counted so far."""
-        self._seen[worker] = observation
+    def saw(self, worker: int, observation: Observation, beside: Sequence[Observation] = ()) -> None:
+        """What `worker` has counted so far, an observation for each challenger."""
+        self._seen[worker] = [observation, *beside]
 
     def scraped(self, worker: int, metrics: Sequence[Family]) -> None:
         """The metrics of `worker` so far."""
@@ -38,15 +38,16 @@ class Counted:
         self._seen.clear()
         self._gone.clear()
 
-    def forget_challenger(self) -> None:
+    def forget_challenger(self, rollout: str | None) -> None:
         """Counts of a challenger that is gone are not those of one that comes with the same names."""
-        self._gone = [_without_challenger(each) for each in self._gone]
-        self._seen = {worker: _without_challenger(each) for worker, each in self._seen.items()}
+        self._gone = [_without(rollout, each) for each in self._gone]
+        self._seen = {worker: _without(rollout, each) for worker, each in self._seen.items()}
 
     def observation(self, own: Observation) -> Observation:
         """`own`, which has the state and no counts, with the counts of all workers."""
-        for part in (*self._gone, *self._seen.values()):
-            own = add_observation(own, part)
+        for parts in (*self._gone, *self._seen.values()):
+            mine = next((each for each in parts if each.rollout == own.rollout), parts[0])
+            own = add_observation(own, mine)
         return own
 
     def metrics(self, own: Sequence[Family]) -> list[Family]:
@@ -54,5 +55,8 @@ class Counted:
         return add_families([*self._metrics.values(), self._gone_metrics, own])
 
 
-def _without_challenger(seen: Observation) -> Observation:
-    return msgspec.structs.replace(seen, challenger=None, shadowed=None, pairs=None)
+def _without(rollout: str | None, seen: Sequence[Observation]) -> list[Observation]:
+    return [
+        msgspec.structs.replace(each, challenger=None, shadowed=None, pairs=None) if each.rollout == rollout else each
+        for each in seen
+    ]

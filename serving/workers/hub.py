@@ -35,6 +35,7 @@ from serving.workers.messages import (
     Load,
     Loaded,
     Look,
+    ObserveSlots,
     Open,
     Opened,
     Refusal,
@@ -185,9 +186,9 @@ class Hub:
             self._serving.add(worker)
             return
         if isinstance(message, Followed | Seen) and message.observation is not None:
-            self._counted.saw(worker, message.observation)
+            self._counted.saw(worker, message.observation, message.beside)
         if isinstance(message, Seen):
-            self._slots.absorb(message.epoch, message.strata)
+            self._slots.absorb(message.strata)
         if isinstance(message, Scraped):
             self._counted.scraped(worker, message.metrics)
         if isinstance(message, Followed) and worker in self._joining:
@@ -220,7 +221,7 @@ class Hub:
     def _joined(self, worker: int, message: Followed) -> None:
         if message.refusal is not None:
             if message.refused != "champion":
-                self._abandon(worker, message.refused, message.refusal)
+                self._abandon(worker, message)
             else:
                 self._refused[worker] = message.refusal
                 self._settle_refusals()
@@ -247,13 +248,14 @@ class Hub:
             self._slots.champion = None
             self._announce()
 
-    def _abandon(self, worker: int, place: str, refusal: Refusal) -> None:
-        """What a worker cannot hold beside the champion is nobody's: the champion has all traffic."""
-        if place == "holdout":
+    def _abandon(self, worker: int, message: Followed) -> None:
+        """What a worker cannot hold beside the champion is nobody's: the champion has its traffic."""
+        if message.refused == "holdout":
             self._slots.holdout = None
         else:
-            self._slots.abandon()
-        logger.error("there is no %s any more: worker %d cannot hold it: %s", place, worker, refusal.text)
+            self._slots.abandon(message.rollout)
+        why = message.refusal.text if message.refusal else "?"
+        logger.error("there is no %s any more: worker %d cannot hold it: %s", message.refused, worker, why)
         self._announce()
 
     def _announce(self) -> None:
@@ -337,7 +339,8 @@ class Hub:
     def _command(self, ask: Ask) -> _Command:
         match ask.command:
             case "observe":
-                return self._observe()
+                asked = msgspec.msgpack.decode(ask.message, type=ObserveSlots | None)
+                return self._observe(None if asked is None else asked.rollout)
             case "metrics":
                 return self._metrics()
         message = msgspec.msgpack.decode(ask.message, type=_BODIES[ask.command])
@@ -345,7 +348,7 @@ class Hub:
             case LoadSlot():
                 return self._load(message)
             case SetShare():
-                return self._change(lambda: self._slots.set_share(message))
+                return self._change(lambda: self._slots.set_share(message), message.rollout)
             case RenewLease():
                 return self._renew(message)
             case PromoteSlot():
@@ -355,7 +358,7 @@ class Hub:
             case EndHoldout():
                 return self._change(lambda: self._slots.end_holdout(message.rollout, self._remember))
             case InjectFault():
-                return self._change(lambda: self._slots.inject_fault(message))
+                return self._change(lambda: self._slots.inject_fault(message), message.rollout)
             case SetFlags():
                 return self._change(lambda: self._slots.set_flags(message, self._remember_flags))
         raise ValueError(f"{ask.command!r} is no command")
@@ -363,7 +366,7 @@ class Hub:
     def _load(self, message: LoadSlot) -> _Command:
         """All workers load the bundle; where one refuses, none keeps it."""
         if self._slots.is_in_place(message):
-            return (yield from self._observe())
+            return (yield from self._observe(message.rollout))
         replies = yield _Request(lambda number: Load(round=number, message=message), LOAD_S)
         refused = [reply.refusal for reply in replies.values() if isinstance(reply, Loaded) and reply.refusal]
         if not replies:
@@ -372,18 +375,18 @@ class Hub:
             yield from self._told()
             raise _RefusedError(refused[0])
         self._slots.place(message, named(Remembered(version=message.version, bundle=message.bundle, path=message.path)))
-        self._counted.forget_challenger()
-        return (yield from self._told())
+        self._counted.forget_challenger(message.rollout)
+        return (yield from self._told(message.rollout))
 
-    def _change(self, decide: Callable[[], object]) -> _Command:
+    def _change(self, decide: Callable[[], object], rollout: str | None = None) -> _Command:
         """A decision, then everybody in the state that follows."""
         decide()
-        return (yield from self._told())
+        return (yield from self._told(rollout))
 
     def _renew(self, message: RenewLease) -> _Command:
         """All workers see it on the board at once."""
         self._slots.renew(message)
-        return (yield from self._observe())
+        return (yield from self._observe(message.rollout))
 
     def _promote(self, message: PromoteSlot) -> None:
         before = self._slots.champion
@@ -394,21 +397,21 @@ class Hub:
 
     def _drop(self, rollout: str) -> None:
         if self._slots.drop(rollout):
-            self._counted.forget_challenger()
+            self._counted.forget_challenger(rollout)
 
-    def _told(self) -> _Command:
+    def _told(self, rollout: str | None = None) -> _Command:
         """Every worker is in the state that was decided."""
         self._generation += 1
         for worker in sorted(self._joining):
             self._crew.send(worker, self._follow(0))
         yield _Request(self._follow)
-        return self._observation()
+        return self._observation(rollout)
 
-    def _observe(self) -> _Command:
+    def _observe(self, rollout: str | None) -> _Command:
         before_s = self._clock()
         yield _Request(lambda number: Look(round=number))
         self._slots.close_strata(before_s)
-        return self._observation()
+        return self._observation(rollout)
 
     def _metrics(self) -> _Command:
         yield _Request(lambda number: Scrape(round=number), SCRAPE_S, is_required=False)
@@ -416,8 +419,8 @@ class Hub:
 
     # -- the sums --------------------------------------------------------------------------------------------------
 
-    def _observation(self) -> Observation:
-        own = self._slots.observe()
+    def _observation(self, rollout: str | None) -> Observation:
+        own = self._slots.observe(rollout)
         return self._counted.observation(msgspec.structs.replace(own, server=f"{own.server}.{self.restarts}"))
 
 

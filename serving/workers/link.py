@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from prometheus_client.core import Metric
 
@@ -30,6 +30,7 @@ from serving.workers.messages import (
     Load,
     Loaded,
     Look,
+    ObserveSlots,
     Open,
     Opened,
     Refusal,
@@ -132,9 +133,9 @@ class Link(asyncio.Protocol):
             case Open():
                 self._is_open.set()
             case Look():
-                epoch, strata = self._slots.handed_over()
-                seen = Seen(round=message.round, observation=self._slots.observe(), epoch=epoch, strata=strata)
-                self._send(seen)
+                strata = self._slots.handed_over()
+                first, *beside = self._slots.observe_all()
+                self._send(Seen(round=message.round, observation=first, beside=beside, strata=strata))
             case Scrape():
                 self._send(Scraped(round=message.round, metrics=families_of(self.collect())))
             case Answer():
@@ -161,17 +162,24 @@ class Link(asyncio.Protocol):
 
     async def _follow(self, order: Follow) -> Followed:
         view = order.view
-        names = _names(view)
-        for place, name in names.items():
-            if place == "challenger" and self._is_left_out(view):
-                continue
-            refusal = await self._hold(name)
+        needed = _needed(view)
+        for each in needed:
+            # a challenger that has tripped is loaded by nobody who has not: it may end this process as well
+            refusal = None if each.is_tripped else await self._hold(each.name)
             if refusal is not None:
-                return Followed(round=order.round, generation=view.generation, refusal=refusal, refused=place)
+                return Followed(
+                    round=order.round,
+                    generation=view.generation,
+                    refusal=refusal,
+                    refused=each.place,
+                    rollout=each.rollout,
+                )
         self._slots.follow(view, self._models)
         self.not_ready = view.not_ready
-        self._models = {name: model for name, model in self._models.items() if name in names.values()}
-        return Followed(round=order.round, generation=view.generation, observation=self._slots.observe())
+        names = [each.name for each in needed]
+        self._models = {name: model for name, model in self._models.items() if name in names}
+        first, *beside = self._slots.observe_all()
+        return Followed(round=order.round, generation=view.generation, observation=first, beside=beside)
 
     def _unsliced(self, message: LoadSlot, model: Model) -> Refusal | None:
         try:
@@ -179,11 +187,6 @@ class Link(asyncio.Protocol):
         except ModelRefusedError as error:
             return Refusal(kind="model", text=str(error))
         return None
-
-    def _is_left_out(self, view: View) -> bool:
-        """A challenger that has tripped is loaded by nobody who has not: it may end this process as well."""
-        told = view.challenger
-        return told is not None and told.is_tripped and told.name not in self._models
 
     async def _hold(self, name: Remembered) -> Refusal | None:
         """Loads the model that is called `name`, unless this worker has it."""
@@ -229,9 +232,9 @@ class Link(asyncio.Protocol):
         """The champion of all workers answers all entities."""
         return await self._observation("end_holdout", EndHoldout(rollout=rollout))
 
-    async def observe(self) -> Observation:
-        """The slots now, with what all workers have counted."""
-        return await self._observation("observe", None)
+    async def observe(self, rollout: str | None = None) -> Observation:
+        """The slots now, with what all workers have counted; of several challengers that of `rollout`."""
+        return await self._observation("observe", ObserveSlots(rollout=rollout))
 
     async def inject_fault(self, message: InjectFault) -> Observation:
         """In all workers."""
@@ -269,15 +272,23 @@ class Link(asyncio.Protocol):
         return answer
 
 
-def _names(view: View) -> dict[Literal["champion", "challenger", "holdout"], Remembered]:
+class _Needed(NamedTuple):
+    """A model that fills a place."""
+
+    place: Literal["champion", "challenger", "holdout"]
+    name: Remembered
+    rollout: str | None = None
+    is_tripped: bool = False
+
+
+def _needed(view: View) -> list[_Needed]:
     """The model of each place that is filled, in the order in which they are loaded."""
-    found: dict[Literal["champion", "challenger", "holdout"], Remembered] = {}
+    found: list[_Needed] = []
     if view.champion is not None:
-        found["champion"] = view.champion
+        found.append(_Needed("champion", view.champion))
     if view.holdout is not None:
-        found["holdout"] = view.holdout.model
-    if view.challenger is not None:
-        found["challenger"] = view.challenger.name
+        found.append(_Needed("holdout", view.holdout.model))
+    found += [_Needed("challenger", each.name, each.rollout, each.is_tripped) for each in view.challengers]
     return found
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from contracts.faults import Fault
 from contracts.flags import FlagsInForce
-from contracts.slots import HardLimits, LoadSlot, Observation
+from contracts.slots import HardLimits, Lane, LoadSlot, Observation
 from serving.champion_file import Remembered, RememberedHoldout
 from serving.units import OpenStratum
 
@@ -22,6 +22,12 @@ class DropChallenger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Empty the challenger's slot if `rollout` holds it."""
 
     rollout: str
+
+
+class ObserveSlots(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Observe the slots; of several challengers that of `rollout`."""
+
+    rollout: str | None = None
 
 
 class EndHoldout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,9 +46,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChallengerView(msgspec.Struct, frozen=True, kw_only=True):
-    """The challenger that every worker is to hold. `epoch` numbers the times that the slot was filled."""
+    """A challenger that every worker is to hold. `epoch` numbers the times that a seat was filled."""
 
     epoch: int
+    seat: int = 0
+    lane: Lane | None = None
     name: Remembered
     rollout: str | None
     hard_limits: HardLimits
@@ -62,10 +70,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     champion: Remembered | None
-    challenger: ChallengerView | None
+    challengers: tuple[ChallengerView, ...]
     holdout: RememberedHoldout | None = None
     not_ready: str | None = None
     flags: FlagsInForce = FlagsInForce()
+
+    @property
+    def challenger(self) -> ChallengerView | None:
+        """The first of them."""
+        return self.challengers[0] if self.challengers else None
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,14 +150,17 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
 class Followed(msgspec.Struct, frozen=True, kw_only=True, tag="followed"):
     """This worker is in the state `generation`, with these counts; or `refusal` says why it is not.
 
-    `refused` is what this worker cannot hold.
+    `refused` is what this worker cannot hold, `rollout` whose challenger that is. `beside` has the counts of further
+    challengers.
     """
 
     round: int
     generation: int
     observation: Observation | None = None
+    beside: list[Observation] = []
     refusal: Refusal | None = None
     refused: Literal["champion", "challenger", "holdout"] = "champion"
+    rollout: str | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
@@ -155,12 +171,15 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True, tag="seen"):
-    """What this worker has counted, and gathered in strata that are over since it last said."""
+    """What this worker has counted, and gathered in strata that are over since it last said, by epoch.
+
+    `beside` has the counts of further challengers.
+    """
 
     round: int
     observation: Observation
-    epoch: int = 0
-    strata: list[OpenStratum] = []
+    beside: list[Observation] = []
+    strata: dict[int, list[OpenStratum]] = {}
 
 
 class Scraped(msgspec.Struct, frozen=True, kw_only=True, tag="scraped"):

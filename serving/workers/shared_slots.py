@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal, cast
 
 from contracts.assignment import unit
-from contracts.slots import InjectFault, LoadSlot, RenewLease, SetShare, SlotCounts, Tripped
+from contracts.slots import InjectFault, LoadSlot, Observation, RenewLease, SetShare, SlotCounts, Tripped
 from contracts.strata import STRATUM_S
 from serving.challenger import Challenger, late_text, limit_text, take_away
 from serving.champion_file import Remembered, State
 from serving.engine import Model
 from serving.held import Held, name_of
-from serving.slots import SlotConflictError, Slots
+from serving.slots import Slots
 from serving.units import OpenStratum
 from serving.workers.board import Board
 from serving.workers.messages import ChallengerView, View
@@ -65,47 +65,49 @@ class SharedSlots(Slots):
 
     def is_asked(self, challenger: Challenger) -> bool:
         """Whether `challenger` is still in its place and has not tripped, here or in another worker."""
-        return self.challenger is challenger and self._adopted(challenger).tripped is None
+        return self._adopted(challenger).tripped is None and super().is_asked(challenger)
 
-    def _current(self) -> Challenger | None:
-        challenger = self.challenger
-        if challenger is None:
-            return None
+    def _at(self, challenger: Challenger) -> Board:
+        return self._board.at(challenger.seat)
+
+    def _checked(self, challenger: Challenger) -> Challenger:
         ends_s = self._adopted(challenger).lease_ends_s
         if ends_s is None or (now_s := self._clock()) < ends_s:
             return challenger
-        challenger.lease_ends_s = self._board.lease_ends_s  # a renewal is on the board, and no message
+        board = self._at(challenger)
+        challenger.lease_ends_s = board.lease_ends_s  # a renewal is on the board, and no message
         late_s = now_s - challenger.lease_ends_s
         if late_s >= 0:
-            tripped = self._tripped("lease", late_text(challenger, late_s))
-            if self._board.trip_when_over(self._epoch, now_s, tripped) is None:
-                challenger.lease_ends_s = self._board.lease_ends_s
+            tripped = self._tripped(challenger, "lease", late_text(challenger, late_s))
+            if board.trip_when_over(challenger.epoch, now_s, tripped) is None:
+                challenger.lease_ends_s = board.lease_ends_s
         return self._adopted(challenger)
 
     def _adopted(self, challenger: Challenger) -> Challenger:
         """`challenger`, with the trip that is on the board; it counts as an event in the supervisor alone."""
-        if challenger.tripped is None and self._board.has_tripped(self._epoch):
-            tripped = self._board.tripped(self._epoch)
+        if challenger.tripped is None and self._at(challenger).has_tripped(challenger.epoch):
+            tripped = self._at(challenger).tripped(challenger.epoch)
             if tripped is not None and self._worker is None:
                 self._record_trip(challenger, tripped)
             elif tripped is not None:
                 take_away(challenger, tripped)
         return challenger
 
-    def _tripped(self, cause: Literal["hard_limit", "lease"], reason: str) -> Tripped:
-        first = self._board.first_error(self._epoch)
+    def _tripped(self, challenger: Challenger, cause: Literal["hard_limit", "lease"], reason: str) -> Tripped:
+        board, epoch = self._at(challenger), challenger.epoch
+        first = board.first_error(epoch)
         return Tripped(
             cause=cause,
             reason=reason,
             seconds_since_first_error=None if first is None else self._clock() - first.at_s,
             challenger_requests_since_first_error=(
-                None if first is None else self._board.requests(self._epoch) - first.position + 1
+                None if first is None else board.requests(epoch) - first.position + 1
             ),
         )
 
     def _trip(self, challenger: Challenger, cause: Literal["hard_limit", "lease"], reason: str) -> None:
         """For all workers at once."""
-        self._board.trip(self._epoch, self._tripped(cause, reason))
+        self._at(challenger).trip(challenger.epoch, self._tripped(challenger, cause, reason))
         self._adopted(challenger)
 
     # -- in a worker -----------------------------------------------------------------------------------------------
@@ -118,26 +120,34 @@ class SharedSlots(Slots):
             self.install_champion(models[view.champion])
         self.adopt_flags(view.flags)
         self._follow_holdout(view, models)
-        told, challenger = view.challenger, self.challenger
-        if told is None or (told.is_tripped and (challenger is None or self._epoch != told.epoch)):
-            self.challenger = None  # what has tripped is loaded by nobody who does not hold it
-            return
-        if challenger is None or self._epoch != told.epoch:
+        held = {challenger.epoch: challenger for challenger in self.challengers}
+        followed = [self._followed(told, held.get(told.epoch), models) for told in view.challengers]
+        self.seat(challenger for challenger in followed if challenger is not None)
+
+    def _followed(
+        self, told: ChallengerView, challenger: Challenger | None, models: Mapping[Remembered, Model]
+    ) -> Challenger | None:
+        if challenger is None:
+            if told.is_tripped:  # what has tripped is loaded by nobody who does not hold it
+                return None
             challenger = Challenger(
                 model=models[told.name],
                 counts=SlotCounts(version=told.name.version),
                 rollout=told.rollout,
                 hard_limits=told.hard_limits,
                 slice_by=told.slice_by,
+                seat=told.seat,
+                epoch=told.epoch,
             )
             if self._worker is not None:
-                self._board.begin(self._worker, told.epoch)
-            self._epoch, self.challenger = told.epoch, challenger
+                self._at(challenger).begin(self._worker, told.epoch)
+        challenger.lane = told.lane
         challenger.share, challenger.shadow, challenger.phase = told.share, told.shadow, told.phase
         challenger.sample, challenger.lease_ends_s = told.sample, told.lease_ends_s
         challenger.suffer(told.fault_share, told.fault)
         if (tripped := self._adopted(challenger).tripped) is not None:
             take_away(challenger, tripped)  # after the supervisor had made this view
+        return challenger
 
     def _follow_holdout(self, view: View, models: Mapping[Remembered, Model]) -> None:
         told = view.holdout
@@ -153,38 +163,44 @@ class SharedSlots(Slots):
         failed = unit(challenger.position_salt, entity)
         self._count_request(challenger, failed=failed, is_counted=is_counted)
         limits = challenger.hard_limits
-        found = self._board.count_error(worker, self._epoch, limits.window, self._clock(), failed)
+        board = self._at(challenger)
+        found = board.count_error(worker, challenger.epoch, limits.window, self._clock(), failed)
         if found >= limits.errors and challenger.tripped is None:
-            requests = min(limits.window, self._board.requests(self._epoch))
+            requests = min(limits.window, board.requests(challenger.epoch))
             self._trip(challenger, "hard_limit", limit_text(limits, found, requests))
 
     def forgive(self, challenger: Challenger, entity: str) -> None:
         """As in one process."""
         super().forgive(challenger, entity)
-        self._board.forgive(self._require_worker(), unit(challenger.position_salt, entity))
+        self._at(challenger).forgive(self._require_worker(), unit(challenger.position_salt, entity))
 
     def _count_request(self, challenger: Challenger, *, failed: int | None, is_counted: bool) -> None:
         challenger.counts.requests += is_counted
-        self._board.count_request(self._require_worker())
+        self._at(challenger).count_request(self._require_worker())
 
     def _require_worker(self) -> int:
         if self._worker is None:
             raise RuntimeError("the supervisor answers no requests")
         return self._worker
 
-    def handed_over(self) -> tuple[int, list[OpenStratum]]:
-        """The epoch, and what was gathered in strata that are over."""
-        gathered = [] if self.challenger is None else self.challenger.gathered.before(int(self._clock() / STRATUM_S))
-        return self._epoch, gathered
+    def handed_over(self) -> dict[int, list[OpenStratum]]:
+        """What was gathered in strata that are over, by the challenger's epoch."""
+        before = int(self._clock() / STRATUM_S)
+        return {each.epoch: each.gathered.before(before) for each in self.challengers}
+
+    def observe_all(self) -> list[Observation]:
+        """An observation for each challenger; one where there is none."""
+        return [self.observe(each.rollout) for each in self.challengers] or [self.observe()]
 
     # -- in the supervisor -----------------------------------------------------------------------------------------
 
     def place(self, load: LoadSlot, model: Model) -> None:
         """As in one process; a new challenger begins a new epoch."""
-        before = self.challenger
+        before = self.challengers
         super().place(load, model)
-        if self.challenger is not before:
+        if self.challengers != before:
             self._epoch += 1
+            self.challengers[-1].epoch = self._epoch
 
     def set_share(self, message: SetShare) -> None:
         """As in one process; raises SlotConflictError also when a worker has tripped meanwhile."""
@@ -198,74 +214,77 @@ class SharedSlots(Slots):
 
     def inject_fault(self, message: InjectFault) -> None:
         """As in one process; it is the workers whose graphs it concerns."""
-        if self.challenger is None:
-            raise SlotConflictError("there is no challenger to fail")
-        self.challenger.fault_share, self.challenger.fault = message.error_share, message.fault
+        challenger = self.to_fail(message)
+        challenger.fault_share, challenger.fault = message.error_share, message.fault
 
     def blame(self, crash: str) -> bool:
-        """A worker has ended by `crash`; whether that trips the challenger, if one is asked now.
+        """A worker has ended by `crash`; whether that trips a challenger, if one is asked now.
 
         An end by a bad memory access or the like does, since only native code does such; of other ends, which may be
-        somebody's hand, the third in a rollout.
+        somebody's hand, the third in a rollout. Of several challengers nobody can tell whose end it was: all trip.
         """
-        challenger = self._current()
-        if challenger is None or challenger.tripped is not None or not (challenger.share > 0 or challenger.shadow):
-            return False
-        self._ends[self._epoch] = self._ends.get(self._epoch, 0) + 1
-        if crash not in CRASHES and self._ends[self._epoch] < MAXIMUM_ENDS:
-            return False
-        self._trip(challenger, "hard_limit", f"a worker that held the challenger has ended by {crash}")
-        return True
+        blamed = [challenger for challenger in self.challengers if self._is_blamed(self._checked(challenger), crash)]
+        for challenger in blamed:
+            self._trip(challenger, "hard_limit", f"a worker that held the challenger has ended by {crash}")
+        return bool(blamed)
 
-    def abandon(self) -> str | None:
-        """Empties the challenger's slot, whoever holds it; the rollout that held it."""
-        rollout = self.challenger.rollout if self.challenger else None
-        self.challenger = None
-        return rollout
+    def _is_blamed(self, challenger: Challenger, crash: str) -> bool:
+        if challenger.tripped is not None or not (challenger.share > 0 or challenger.shadow):
+            return False
+        self._ends[challenger.epoch] = self._ends.get(challenger.epoch, 0) + 1
+        return crash in CRASHES or self._ends[challenger.epoch] >= MAXIMUM_ENDS
+
+    def abandon(self, rollout: str | None) -> None:
+        """Takes the challenger of `rollout` away; without a name all."""
+        self.seat(each for each in self.challengers if rollout is not None and each.rollout != rollout)
 
     def view(self, generation: int, not_ready: str | None) -> View:
         """The state that the workers are to be in."""
-        challenger = self._current()
+        self.expire()
         return View(
             generation=generation,
             champion=name_of(self.champion.model) if self.champion else None,
             not_ready=not_ready,
             flags=self.flags,
             holdout=self.holdout.remembered if self.holdout else None,
-            challenger=None
-            if challenger is None
-            else ChallengerView(
-                epoch=self._epoch,
-                name=name_of(challenger.model),
-                rollout=challenger.rollout,
-                hard_limits=challenger.hard_limits,
-                share=challenger.share,
-                shadow=challenger.shadow,
-                sample=challenger.sample,
-                lease_ends_s=challenger.lease_ends_s,
-                fault_share=challenger.fault_share,
-                fault=challenger.fault,
-                is_tripped=challenger.tripped is not None,
-                phase=challenger.phase,
-                slice_by=challenger.slice_by,
-            ),
+            challengers=tuple(_view_of(challenger) for challenger in self.challengers),
         )
 
-    def absorb(self, epoch: int, strata: Sequence[OpenStratum]) -> None:
-        """What a worker has gathered for the challenger of `epoch`."""
-        if self.challenger is not None and epoch == self._epoch:
-            self.challenger.gathered.absorb(strata)
+    def absorb(self, gathered: Mapping[int, Sequence[OpenStratum]]) -> None:
+        """What a worker has gathered for the challengers, by their epochs."""
+        for challenger in self.challengers:
+            challenger.gathered.absorb(gathered.get(challenger.epoch, ()))
 
     def close_strata(self, before_s: float) -> None:
         """Every worker has handed over what it gathered before `before_s`."""
-        if self.challenger is not None:
-            super()._close_strata(self.challenger, int(before_s / STRATUM_S))
+        for challenger in self.challengers:
+            super()._close_strata(challenger, int(before_s / STRATUM_S))
 
     def _close_strata(self, challenger: Challenger, index: int | None = None) -> None:
         """Nothing: strata are closed in the supervisor, when all workers have handed theirs over."""
 
     def _give_lease(self, rollout: str) -> None:
-        challenger = self.challenger
+        challenger = self.held_by(rollout)
         if challenger is not None and challenger.lease_ends_s is not None:
-            self._board.renew(self._epoch, challenger.lease_ends_s)
+            self._at(challenger).renew(challenger.epoch, challenger.lease_ends_s)
             self._held_by(rollout)
+
+
+def _view_of(challenger: Challenger) -> ChallengerView:
+    return ChallengerView(
+        epoch=challenger.epoch,
+        seat=challenger.seat,
+        lane=challenger.lane,
+        name=name_of(challenger.model),
+        rollout=challenger.rollout,
+        hard_limits=challenger.hard_limits,
+        share=challenger.share,
+        shadow=challenger.shadow,
+        sample=challenger.sample,
+        lease_ends_s=challenger.lease_ends_s,
+        fault_share=challenger.fault_share,
+        fault=challenger.fault,
+        is_tripped=challenger.tripped is not None,
+        phase=challenger.phase,
+        slice_by=challenger.slice_by,
+    )

@@ -10,11 +10,11 @@ import msgspec
 from contracts.flags import FlagsInForce, SetFlags
 from contracts.problem import Problem
 from contracts.slots import HardLimits, LoadSlot, Observation, PromoteSlot, RenewLease, SetShare
-from pipelines.rollout.features import FEATURES
+from pipelines.rollout.features import CHALLENGERS, FEATURES
 from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
 
 TIMEOUT_S = 5.0
-SUPPORTED = FEATURES | {f"hard_limits.{name}" for name in HardLimits.__struct_fields__}
+SUPPORTED = FEATURES | {CHALLENGERS} | {f"hard_limits.{name}" for name in HardLimits.__struct_fields__}
 _Answer = TypeVar("_Answer", Observation, FlagsInForce)
 LOAD_TIMEOUT_S = 150.0  # hashing the bundle and replaying its golden rows; the server gives up before
 
@@ -32,8 +32,13 @@ class LocalPlatform:
         *,
         timeout_s: float = TIMEOUT_S,
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        rollout: str | None = None,
     ) -> None:
-        """`token` is what the server's control routes ask for, if they do."""
+        """`token` is what the server's control routes ask for, if they do.
+
+        `rollout` is whose challenger is observed where the server has several; None: the first one.
+        """
+        self._observed = None if rollout is None else {"rollout": rollout}
         self._url = url.rstrip("/")
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._timeout_s = timeout_s
@@ -84,7 +89,8 @@ class LocalPlatform:
 
     async def observe(self) -> Observation:
         """Both slots at this instant."""
-        return self._read(await self._send("GET", "/control/observation"), Observation)
+        answer = await self._send("GET", "/control/observation", parameters=self._observed)
+        return self._read(answer, Observation)
 
     async def flags(self) -> FlagsInForce:
         """The feature flags that the server goes by."""

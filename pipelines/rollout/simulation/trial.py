@@ -2,11 +2,12 @@
 
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
-from contracts.slots import Observation, SlotCounts
+from contracts.slots import Lane, Observation, SlotCounts
 from contracts.strata import Stratum
-from pipelines.rollout.machine import Event, Loaded, Looked, Offer, Offered, PromotionDone, State, decide
+from pipelines.rollout.machine import Chosen, Event, Loaded, Looked, Offer, Offered, PromotionDone, State, decide
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.simulation.peers import Peer
 from pipelines.rollout.simulation.traffic import CHALLENGER, CHAMPION, Traffic, World
@@ -17,24 +18,43 @@ OFFER = Offer(
 )
 
 
+End = Literal["promoted", "rolled_back", "hard_limit", "not_chosen", "undecided"]
+
+
 class Trial(NamedTuple):
     """How one rollout ended, and which peers would have rolled back before that."""
 
-    end: Literal["promoted", "rolled_back", "hard_limit", "undecided"]
+    end: End
     reason: str
     seconds: float
     challenger_requests: int
     share: float
     alarms: tuple[bool, ...] = ()
+    was_chosen: bool = False
 
 
 def run_trial(
-    world: World, plan: Plan, seed: int, look_s: float, peers: tuple[type[Peer], ...] = (), maximum_s: float = 1e9
+    world: World,
+    plan: Plan,
+    seed: int,
+    look_s: float,
+    peers: tuple[type[Peer], ...] = (),
+    maximum_s: float = 1e9,
+    lane: tuple[int, int] | None = None,
+    is_chosen: bool = True,
 ) -> Trial:
-    """One rollout of `plan` (without its shadow) in `world`, with a look every `look_s` seconds for `maximum_s`."""
+    """One rollout of `plan` (without its shadow) in `world`, with a look every `look_s` seconds for `maximum_s`.
+
+    With a `lane` (its place, of how many) it is that of one of several challengers, and `is_chosen` says whether it
+    goes on alone when it has come so far.
+    """
+    offer = OFFER
+    if lane is not None:
+        offer = msgspec.structs.replace(OFFER, lane=Lane(experiment="simulated", place=lane[0], of=lane[1]))
+    was_chosen = False
     traffic = Traffic(world, np.random.default_rng(seed))
     others = [peer() for peer in peers]
-    events: list[Event] = [Offered(offer=OFFER, plan=plan, at_s=0.0), Loaded(at_s=0.0), _look(traffic, ())]
+    events: list[Event] = [Offered(offer=offer, plan=plan, at_s=0.0), Loaded(at_s=0.0), _look(traffic, ())]
     state = State()
     for event in events:
         state, _ = decide(state, event)
@@ -51,13 +71,18 @@ def run_trial(
         for other in others:
             other.learn(champion, challenger, look_s)
         if trips:
-            return _ended("hard_limit", "the server's own limit", traffic, share, others)
+            return _ended("hard_limit", "the server's own limit", traffic, share, others, was_chosen)
         state, _ = decide(state, _look(traffic, (stratum,)))
+        if state.phase == "ranking":
+            if not is_chosen:
+                return _ended("not_chosen", "another one goes on", traffic, share, others)
+            was_chosen = True
+            state, _ = decide(state, Chosen(reason="chosen", at_s=traffic.now_s))
         if state.phase == "promoting":
             state, _ = decide(state, PromotionDone(at_s=traffic.now_s))
             return _ended("promoted", state.reason, traffic, share, others)
         if state.phase == "rolled_back":
-            return _ended("rolled_back", state.reason, traffic, share, others)
+            return _ended("rolled_back", state.reason, traffic, share, others, was_chosen)
         if traffic.now_s >= maximum_s:
             break
     return _ended("undecided", "", traffic, share, others)
@@ -83,7 +108,8 @@ def _look(traffic: Traffic, strata: tuple[Stratum, ...]) -> Looked:
     return Looked(observation=observation, at_s=traffic.now_s)
 
 
-def _ended(end: Literal["promoted", "rolled_back", "hard_limit", "undecided"], reason: str, traffic: Traffic,
-           share: float, others: list[Peer]) -> Trial:  # fmt: skip
+def _ended(
+    end: End, reason: str, traffic: Traffic, share: float, others: list[Peer], was_chosen: bool = False
+) -> Trial:
     alarms = tuple(other.has_alarmed for other in others)
-    return Trial(end, reason, traffic.now_s, traffic.requests[1], share, alarms)
+    return Trial(end, reason, traffic.now_s, traffic.requests[1], share, alarms, was_chosen)

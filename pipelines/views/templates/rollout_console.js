@@ -92,7 +92,7 @@
       const answer = await fetch(`${here}/commands`, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ command, reason, phase: live.phase }),
+        body: JSON.stringify({ command, reason, phase: live.phase, rollout: live.shown }),
       });
       const found = await answer.json();
       if (!answer.ok) throw new Error(found.detail);

@@ -7,6 +7,7 @@ from contracts.slots import HardLimits
 from pipelines.ledger import Ledger
 from pipelines.rollout.controller import Offer, Outcome, run_rollout
 from pipelines.rollout.features import (
+    CHALLENGERS,
     FEATURES,
     LATENCY,
     SCORES,
@@ -50,7 +51,7 @@ def test_what_a_platform_does_not_support_is_named_with_its_field(missing: str) 
 def test_the_local_platform_supports_all_that_a_plan_can_ask_for() -> None:
     supported = LocalPlatform("http://127.0.0.1:1").supports()
     assert unsupported(EVERYTHING, supported) == ()
-    assert {f"hard_limits.{name}" for name in HardLimits.__struct_fields__} | FEATURES == supported
+    assert {f"hard_limits.{name}" for name in HardLimits.__struct_fields__} | FEATURES | {CHALLENGERS} == supported
 
 
 def roll_out(platform: SimulatedPlatform, plan: Plan, folder: Path) -> Outcome:

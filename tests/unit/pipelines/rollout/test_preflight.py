@@ -39,6 +39,13 @@ def test_requests_take_their_time_by_share() -> None:
     assert seconds(forecast(sampled, STEADY, MIDNIGHT, None), "pairs") == [40]
 
 
+def test_each_of_several_challengers_has_its_part_of_the_traffic() -> None:
+    alone, three = (forecast(plan().among(n) if n > 1 else plan(), STEADY, MIDNIGHT, None) for n in (1, 3))
+    for one, lane in zip(seconds(alone, "requests"), seconds(three, "requests"), strict=True):
+        assert lane == pytest.approx(3 * one, rel=0.01)
+    assert three.traffic.source == "drawn; one of 3 lanes"
+
+
 def test_a_phase_that_gets_too_little_in_its_time_is_a_problem_with_both_sides() -> None:
     thin = msgspec.structs.replace(STEADY, requests_per_s=0.1, entities_per_s=0.1)
     found = forecast(plan(), thin, MIDNIGHT, None)
