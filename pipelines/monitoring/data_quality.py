@@ -5,7 +5,7 @@ old one. Each rule holds one unit of days against every unit of the reference, s
 not called broken.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from math import log
 from typing import Literal
 
@@ -73,18 +73,21 @@ def find_faults(
     limits: DriftLimits,
     *,
     unseen: Mapping[str, Mapping[str, int]] | None = None,
+    masked: Set[str] = frozenset(),
 ) -> tuple[DataQuality, ...]:
     """What is broken in a unit (one summary), held against the units of the reference.
 
     Args:
+        masked: the columns of personal fields, which the log has no values of: that they are missing is no fault.
         unseen: for each category the words of the unit that its vocabulary lacks, and how many rows have each.
     """
     if not len(unit) or not len(reference) or unit.rows[0] < limits.minimum_rows:
         return ()
     gone = _gone(reference, unit, limits)
+    unexpected = np.array([place for place in gone.tolist() if layout.columns[place] not in masked], dtype=gone.dtype)
     found = [
         *_swapped_words(layout, unit, unseen or {}, gone),
-        *_missing(layout, unit, reference, gone, limits, unseen or {}),
+        *_missing(layout, unit, reference, unexpected, limits, unseen or {}),
         *_stuck(layout, reference, unit, gone),
         *_swapped_numbers(layout, reference, unit),
     ]

@@ -1,7 +1,7 @@
 """Drift of a champion's live predictions, and what is broken in their data: against the days that it learnt from."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -86,7 +86,7 @@ def find(project: Project, bundle: Bundle, version: str, start: date, today: dat
         logger.warning("drift of %s cannot be told: %s", project.name, error)
         return Drifted(weigh(report, None, (), limits, str(error)), (), None)
     state = _state(project.name, bundle.id, today)
-    faults = _faults(reference, logged, live, state, project)
+    faults = _faults(reference, logged, live, state, project, masked)
     sound = _sound(live, {day for day, _ in faults}, reference.unit_days)
     known_before = today - timedelta(days=project.label.delay_days)
     reading = read_board(reference, sound, state, limits, known_before=known_before)
@@ -192,7 +192,7 @@ def _seen(state: BoardState, broken: list[date]) -> BoardState:
 
 
 def _faults(
-    reference: Reference, logged: LoggedDays, live: Days, state: BoardState, project: Project
+    reference: Reference, logged: LoggedDays, live: Days, state: BoardState, project: Project, masked: Set[str]
 ) -> tuple[tuple[date, DataQuality], ...]:
     """What is broken in the days that no watch before has seen."""
     found: list[tuple[date, DataQuality]] = []
@@ -203,10 +203,9 @@ def _faults(
             continue
         unseen = _unseen(logged, range(number - reference.unit_days + 1, number + 1))
         unit = units.take([place])
-        found += [
-            (day, fault)
-            for fault in find_faults(reference.layout, reference.units, unit, project.monitoring.drift, unseen=unseen)
-        ]
+        limits = project.monitoring.drift
+        faults = find_faults(reference.layout, reference.units, unit, limits, unseen=unseen, masked=masked)
+        found += [(day, fault) for fault in faults]
     for day, fault in found:
         logger.error("the data of %s is broken (%s): %s: %s", day, fault.kind, ", ".join(fault.columns), fault.reason)
     return tuple(found)

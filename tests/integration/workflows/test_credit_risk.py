@@ -125,6 +125,7 @@ def test_its_predictions_are_answered_and_watched_like_those_of_any_project(
     (quality,) = seen["quality"]
     assert quality["auc"]["value"] > 0.75
     masked = {column["column"] for column in seen["drift"]["columns"] if "personal" in column["reason"]}
+    assert seen["data_quality"] == []
     assert masked == {"records", "expenses", "income", "assets", "debt"}
 
 

@@ -35,6 +35,16 @@ def test_a_column_that_is_suddenly_missing_is_named() -> None:
     assert "missing in 100.0% of the rows, on the worst reference day in 0.0%" in fault.reason
 
 
+def test_personal_columns_that_the_log_masks_are_not_missing_and_hide_nothing() -> None:
+    rows = made_rows(1, seed=5)
+    for name in ("engine", "age", "distance"):
+        rows.column(name)[:] = np.nan
+    unit = summaries(LAYOUT, rows)
+    masked = frozenset({"engine", "age"})
+    (fault,) = find_faults(LAYOUT, REFERENCE, unit, LIMITS, masked=masked)
+    assert (fault.kind, fault.columns) == ("missing", ("distance",))
+
+
 def test_columns_that_go_missing_in_the_same_rows_are_a_broken_join_of_their_source() -> None:
     rows = made_rows(1, seed=5)
     rows.features[:400, [COLUMNS.index("engine"), COLUMNS.index("age")]] = np.nan
