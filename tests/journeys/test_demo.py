@@ -44,6 +44,7 @@ def first(home: Path) -> dict[str, Any]:
     return run_demo(home)
 
 
+@pytest.mark.slow
 def test_the_demo_ends_well(first: dict[str, Any]) -> None:
     assert [check for check in first["checks"] if not check["passed"]] == []
     assert first["replay"]["requests"] >= 10_000
