@@ -18,6 +18,12 @@ from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, sh
 app = typer.Typer()
 
 
+class Act(StrEnum):
+    """What `paceline demo --with` shows beside the main job."""
+
+    ALERT = "alert"
+
+
 class GraphForm(StrEnum):
     """What `paceline lineage --graph` prints."""
 
@@ -260,13 +266,19 @@ def demo(
     mlflow_port: Annotated[int, typer.Option(help="The registry.")] = 5000,
     server_port: Annotated[int, typer.Option(help="The model server.")] = 8500,
     rate: Annotated[float, typer.Option(help="Replayed requests a second.")] = 80.0,
+    more: Annotated[Act | None, typer.Option("--with", help="alert: a field breaks, and Prometheus tells.")] = None,
+    prometheus_port: Annotated[int, typer.Option(help="Prometheus, with the act alert.")] = 9090,
+    alertmanager_port: Annotated[int, typer.Option(help="Alertmanager, with the act alert.")] = 9093,
+    metrics_port: Annotated[int, typer.Option(help="The pipelines' metrics, with the act alert.")] = 9109,
 ) -> None:
     """The main job on real flights, through Airflow: train, serve, replay the summer, retrain, roll out, roll back."""
+    from pipelines.demo.observability import ObservabilityPorts
     from pipelines.demo.stack import Ports
     from pipelines.demo.story import run_demo
 
     ports = Ports(airflow=airflow_port, mlflow=mlflow_port, server=server_port)
-    raise typer.Exit(run_demo(ports, rate=rate, leave=leave))
+    observed = ObservabilityPorts(prometheus_port, alertmanager_port, metrics_port)
+    raise typer.Exit(run_demo(ports, rate=rate, leave=leave, alert=None if more is None else observed))
 
 
 @app.command()

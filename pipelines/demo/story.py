@@ -1,11 +1,13 @@
 """The main job on real flights, told through Airflow's runs: who leads, who challenges, who wins, who is sent back."""
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,20 @@ import httpx
 import msgspec
 from rich.console import Console
 
+from pipelines.demo import observability
 from pipelines.demo import stack as stacks
+from pipelines.demo.observability import MissingProgramError, ObservabilityPorts
 from pipelines.demo.stack import WORKFLOWS, Ports, Stack
 from pipelines.demo.summary import render, summarise
-from pipelines.demo.supervisor import BusyPortError, ProcessFailedError, Program, Supervisor
+from pipelines.demo.supervisor import BusyPortError, ProcessFailedError, Program, Supervisor, check_ports
+from pipelines.governance.emergency_message import ENDED as EMERGENCY_ENDED
+from pipelines.monitoring.alerts import STARTED as ALERT_STARTED
 from pipelines.wiring import home, open_ledger, open_registry
 
 PROJECT = "flight_delay"
 BOOTSTRAP_AS_OF, SUMMER_AS_OF, BROKEN_AS_OF = "2013-04-01", "2013-07-01", "2013-07-08"
+ALERT_AS_OF, APART = "2013-07-15", timedelta(days=14)
+QUICKENED_BY = 15.0  # the windows and waits of all rules are divided by this
 REPLAY_FROM, REPLAY_UNTIL = "2013-07-01", "2013-09-01"
 BROKEN_ERROR_SHARE = 0.2
 BREAKS_AT_SHARE = 0.25
@@ -41,6 +49,7 @@ class Story:
     stack: Stack
     rate: float
     started_s: float = field(default_factory=time.monotonic)
+    alert: ObservabilityPorts | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     seen_releases: set[str] = field(default_factory=set)
 
@@ -49,20 +58,26 @@ class Story:
         return self.stack.home.root / "demo" / "answers.jsonl"
 
 
-def run_demo(ports: Ports, *, rate: float, leave: bool) -> int:
-    """Runs the demo; returns the exit code: 0 when every step ended as it should."""
+def run_demo(ports: Ports, *, rate: float, leave: bool, alert: ObservabilityPorts | None = None) -> int:
+    """Runs the demo, with `alert` also its last act; the exit code is 0 when every step ended as it should."""
     signal.signal(signal.SIGTERM, _interrupt)
     place = home()
     (place.root / "demo").mkdir(parents=True, exist_ok=True)
     try:
+        if alert is not None:
+            check_ports(asdict(alert))
+            list(
+                observability.programs(PROJECT, ports.server, ports.airflow, alert, QUICKENED_BY)
+            )  # or says what lacks
+            os.environ["PACELINE_AS_OF"] = _as_of_alert()
         with Supervisor(place.logs) as supervisor:
             with _step("starting Airflow, MLflow and the model server"):
                 stack = stacks.start(PROJECT, ports, supervisor)
-            passed = _tell(Story(stack, rate))
+            passed = _tell(Story(stack, rate, alert=alert))
             if not leave:
                 _stay(stack)
             console.print("stopping what the demo started …")
-    except (BusyPortError, ProcessFailedError, TimeoutError, RuntimeError) as error:
+    except (BusyPortError, MissingProgramError, ProcessFailedError, TimeoutError, RuntimeError) as error:
         console.print(f"[bold red]The demo stopped:[/] {error}", markup=True)
         return 1
     except KeyboardInterrupt:
@@ -79,6 +94,8 @@ def _tell(story: Story) -> bool:
     _close_unfinished_runs(story.stack)
     for act in (_ingest, _bootstrap, _summer, _broken, _end_replay):
         act(story)
+    if story.alert is not None:
+        _alarm(story, story.alert)
     story.facts["seconds"] = time.monotonic() - story.started_s
     summary = summarise(PROJECT, story.stack, story.facts, story.answers)
     encoded = msgspec.json.format(msgspec.json.encode(summary), indent=2)
@@ -123,9 +140,7 @@ def _bootstrap(story: Story) -> None:
 def _summer(story: Story) -> None:
     stack = story.stack
     story.answers.unlink(missing_ok=True)
-    replay = [sys.executable, "-m", "pipelines", "replay", PROJECT, "--from", REPLAY_FROM, "--until", REPLAY_UNTIL]
-    replay += ["--rate", str(story.rate), "--url", stack.server_url, "--answers", str(story.answers), "--json"]
-    stack.supervisor.start(Program("replay", replay, ends=True))
+    stack.supervisor.start(_replay(story, "replay", story.answers))
     with _step(f"replaying the flights of July, {story.rate:.0f} requests a second, to the champion of April"):
         _wait(story, lambda: story.answers.exists() and story.answers.stat().st_size > 0, 60, "no request was answered")
     version = _retrain(story, SUMMER_AS_OF, "schedule", "the season has changed")
@@ -163,6 +178,53 @@ def _end_replay(story: Story) -> None:
     with _step(f"waiting until {MINIMUM_REQUESTS:,} requests were replayed"):
         _wait(story, lambda: _lines(story.answers) >= MINIMUM_REQUESTS, 300, "the replay is too slow")
     story.stack.supervisor.stop_one("replay")
+
+
+def _as_of_alert() -> str:
+    """The date that the alert's retrain pretends: after the broken challenger's, and after an earlier demo's."""
+    told = open_ledger().entries(project=PROJECT, kinds=("trigger",))
+    earlier = [date.fromisoformat(entry.subject) for entry in told if entry.body["trigger"] == "alert"]
+    return max([date.fromisoformat(ALERT_AS_OF), *(day + APART for day in earlier)]).isoformat()
+
+
+def _alarm(story: Story, ports: ObservabilityPorts) -> None:
+    """A field breaks: Prometheus notices, Alertmanager tells Airflow, and an emergency retrain runs."""
+    stack, ledger = story.stack, open_ledger()
+    with _step(f"starting Prometheus and Alertmanager, whose minutes take {60 / QUICKENED_BY:.0f} s"):
+        started = list(observability.programs(PROJECT, stack.ports.server, stack.ports.airflow, ports, QUICKENED_BY))
+        for program in started:
+            stack.supervisor.start(program)
+        for program in started:
+            stack.supervisor.wait_ready(program.name)
+    before = len(ledger.entries(project=PROJECT, kinds=(ALERT_STARTED,)))
+    story.seen_releases = set(stack.airflow.runs(f"{PROJECT}.release"))
+    stack.supervisor.start(_replay(story, "replay-broken", story.answers, "--set", "dest=QQQ"))
+    with _step("a join breaks: every request has the destination QQQ, until an alert starts the emergency retrain"):
+        _wait(
+            story,
+            lambda: len(ledger.entries(project=PROJECT, kinds=(ALERT_STARTED,))) > before,
+            180,
+            f"no alert has started a retrain: look at http://127.0.0.1:{ports.prometheus}/alerts",
+        )
+    begun = ledger.entries(project=PROJECT, kinds=(ALERT_STARTED,))[-1]
+    stack.supervisor.stop_one("replay-broken")
+    _follow(story, "retrain", begun.subject, f"the emergency retrain, {begun.body['seconds']:.0f} s after the alert")
+    ended = ledger.entries(PROJECT, (EMERGENCY_ENDED,), begun.subject)
+    if not ended:
+        raise RuntimeError(f"{begun.subject} has no end in the ledger")
+    story.facts["alert"] = {"seconds": begun.body["seconds"], "ended": ended[-1].body}
+    if ended[-1].body["state"] == "challenger":
+        stack.supervisor.start(_replay(story, "replay-repaired", story.answers))
+        title = "the field is repaired, and the emergency challenger rolled out"
+        story.facts["alert"]["release"] = _release(story, str(ended[-1].body["version"]), title)
+        stack.supervisor.stop_one("replay-repaired")
+
+
+def _replay(story: Story, name: str, answers: Path, *options: str) -> Program:
+    """The flights of the summer as requests, from the first on."""
+    replay = [sys.executable, "-m", "pipelines", "replay", PROJECT, "--from", REPLAY_FROM, "--until", REPLAY_UNTIL]
+    replay += ["--rate", str(story.rate), "--url", story.stack.server_url, "--answers", str(answers), "--json"]
+    return Program(name, [*replay, *options], ends=True)
 
 
 def _lines(path: Path) -> int:

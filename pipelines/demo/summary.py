@@ -18,6 +18,7 @@ from pipelines.wiring import open_ledger, open_registry
 MINIMUM_REQUESTS = 10_000
 MAXIMUM_ROLLBACK_S = 10.0
 MAXIMUM_BROKEN_REQUESTS = 200
+MAXIMUM_ALERT_S = 30.0
 LINEAGE_PARTS = ("version", "bundle", "snapshot", "commit", "lock", "parameters")
 
 SHARES = [0.05, 0.1, 0.25, 0.5, 0.95]  # the last step leaves one entity in twenty to the holdout
@@ -53,6 +54,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     side_changes: int
     lineage: dict[str, Any]
     urls: dict[str, str]
+    alert: dict[str, Any] | None = None
     checks: list[Check]
 
     @property
@@ -86,7 +88,8 @@ def summarise(project: str, stack: Stack, facts: dict[str, Any], answers: Path) 
             "mlflow": f"{stack.mlflow_url}/#/models/{project}",
             "model server": f"{stack.server_url}/docs",
         },
-        checks=_checks(project, facts, rollback, client, splits, changes, lineage),
+        alert=facts.get("alert"),
+        checks=_alert_checks(facts.get("alert")) + _checks(project, facts, rollback, client, splits, changes, lineage),
     )
 
 
@@ -166,7 +169,7 @@ def _checks(
         ),
         _check("after fewer than 200 requests", few, f"{rollback.challenger_requests} requests"),
         _check("the champion answered what it failed on", 0 < failed == rescued, f"{rescued} of {failed}"),
-        _check("the champion still leads", leads == promotion["version"], f"version {leads}"),
+        _check("the champion still leads", leads == _leader(facts), f"version {leads}"),
         _check("at least 10,000 requests", client.requests >= MINIMUM_REQUESTS, f"{client.requests:,}"),
         _check(
             "no client saw an error",
@@ -174,6 +177,23 @@ def _checks(
             f"{client.failed} failed" + (f": {client.first_error}" if client.failed else ""),
         ),
         _check("a prediction has its lineage", not lost, f"missing: {lost}" if lost else "complete"),
+    ]
+
+
+def _leader(facts: dict[str, Any]) -> str:
+    """The version that should lead at the end: that of the summer, unless the alert's challenger was promoted."""
+    release = (facts.get("alert") or {}).get("release") or {}
+    return str(release["version"] if release.get("state") == "promoted" else facts["promotion"]["version"])
+
+
+def _alert_checks(alert: dict[str, Any] | None) -> list[Check]:
+    if alert is None:
+        return []
+    ended, seconds = alert["ended"], alert["seconds"]
+    came_out = ended["state"] in ("challenger", "champion_stays")
+    return [
+        _check("within 30 s of its alert Airflow had the retrain", seconds <= MAXIMUM_ALERT_S, f"{seconds:.1f} s"),
+        _check("the emergency retrain came to an end", came_out, ended["reason"]),
     ]
 
 
