@@ -73,6 +73,13 @@ def test_the_retrain_goes_from_window_to_registration(dags: dict[str, Any], proj
 
 
 @pytest.mark.parametrize("project", PROJECTS)
+def test_an_emergency_is_concluded_whatever_failed_and_hides_no_failure(dags: dict[str, Any], project: str) -> None:
+    task = dags[f"{project}.retrain"].get_task("conclude_emergency")
+    assert (task.is_teardown, task.upstream_task_ids) == (True, {"register"})  # a run's state is not that of a teardown
+    assert task.trigger_rule == "all_done_setup_success"
+
+
+@pytest.mark.parametrize("project", PROJECTS)
 def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: dict[str, Any], project: str) -> None:
     task = dags[f"{project}.watch"].get_task("compact_log")
     assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), {"archive_versions"})
