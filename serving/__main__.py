@@ -4,15 +4,20 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from serving.app import ModelServer
-from serving.command_line import environment_of
-from serving.process import Server, configuration, listen
-from serving.settings import Settings, SettingsError, read_settings
+from serving.starting import end_when_told
+
+if TYPE_CHECKING:
+    from serving.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the server; returns the exit status."""
+    # what is imported below takes most of a start, in which a stop is to be heard
+    from serving.command_line import environment_of
+    from serving.settings import SettingsError, read_settings
+
     environment = environment_of(sys.argv[1:] if arguments is None else arguments, os.environ)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
@@ -27,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: "Settings") -> int:
+    from serving.app import ModelServer
+    from serving.process import Server, configuration, listen
+
     config = configuration(settings, ModelServer(settings))
     listener = listen(settings)
     server = Server(config)
@@ -36,4 +44,5 @@ def _serve(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())
