@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo observability test test-all check test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom bench-capacity clean
+.PHONY: help install demo observability test test-all check test-images test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom bench-capacity clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,10 +37,13 @@ check: install  ## lint, format, types and import contracts
 install-lint: .venv-lint/.installed  ## linters of images, manifests and Terraform, in an environment of their own
 
 test: install check  ## the checks, then the tests
-	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow and not images" -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow killed in a canary step
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not images"
+
+test-images: install  ## the images built, and run with their limits, by buildah and podman as root; ARGS="-m images": all of them
+	$(BIN)/pytest tests/images -m "images and not slow" -rP $(ARGS)
 
 test-kubernetes: install  ## the Kubernetes API as it really is: the cluster that KUBECONFIG names, in a namespace of its own
 	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to a cluster with the Gateway API's CRDs"; exit 1; }
