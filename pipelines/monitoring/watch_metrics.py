@@ -26,7 +26,10 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "paceline_watch_score_mean": (_OF, "The mean score"),
     "paceline_watch_decision_ratio": (_OF, "The share of positive decisions"),
     "paceline_watch_drift": (("of",), "1 where inputs, scores or outcomes drifted, 0 where they did not"),
-    "paceline_watch_drift_distance": (("column",), "The distance of a column to the baseline, in units of its limit"),
+    "paceline_watch_drift_distance": (
+        ("column", "counts"),
+        "The distance of a column to the baseline, in units of its limit; counts is no where the project ignores it",
+    ),
     "paceline_watch_data_quality": (("kind", "severity"), "Columns whose data is broken"),
     "paceline_watch_relation_auc": ((), "How well a classifier tells the reference from now; 0.5 is not at all"),
     "paceline_watch_drift_highest_sum": ((), "The highest cumulative sum of the board, in units of its limit"),
@@ -70,7 +73,9 @@ def _drift(observed: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], f
             yield "drift", {"of": of}, drift[of] == "drift"
     for column in drift.get("columns", ()):
         if column["distance"] is not None:
-            yield "drift_distance", {"column": column["column"]}, column["distance"] / column["limit"]
+            counts = "yes" if column["counts"] else "no"
+            labels = {"column": column["column"], "counts": counts}
+            yield "drift_distance", labels, column["distance"] / column["limit"]
     if drift and "data_quality" in observed:
         counts = {("broken_join", "critical"): 0}
         for fault in observed["data_quality"]:

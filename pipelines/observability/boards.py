@@ -219,10 +219,10 @@ DATA = Board(
                 ),
                 _one(
                     "Scores",
-                    "Mean score by version, and the alarms of the fast watch.",
+                    "Mean score by version, and 1 during an alarm of the fast watch.",
                     "short",
                     ("project_version_slot:paceline_scores:mean_rate30m{CHOSEN}", _OF_VERSION),
-                    ("increase(paceline_score_alarms_total{CHOSEN}[1h])", "{{project}} alarms"),
+                    ("paceline_score_drift_alarm{CHOSEN}", "{{project}} alarm"),
                 ),
                 _one(
                     "Score drift",
@@ -231,6 +231,36 @@ DATA = Board(
                     ("paceline_score_drift_share{CHOSEN}", "{{project}} now"),
                     ("paceline_score_drift_usual_low{CHOSEN}", "{{project}} usual, low"),
                     ("paceline_score_drift_usual_high{CHOSEN}", "{{project}} usual, high"),
+                ),
+            ),
+        ),
+        (
+            "Drift",
+            (
+                _one(
+                    "Drift",
+                    "By the last watch: 1 where it counts; the highest sum of the board raises an alarm at 1.",
+                    "short",
+                    ("paceline_watch_drift{CHOSEN}", "{{project}} {{of}}"),
+                    ("paceline_watch_drift_highest_sum{CHOSEN}", "{{project}} highest sum"),
+                ),
+                _one(
+                    "Drift by column",
+                    "Distance to the training rows, in units of the limit of each column that counts.",
+                    "short",
+                    ('paceline_watch_drift_distance{CHOSEN, counts="yes"}', "{{project}} {{column}}"),
+                ),
+                _one(
+                    "Broken data",
+                    "Columns whose data is broken rather than changed, by kind.",
+                    "short",
+                    ("sum by (project, kind) (paceline_watch_data_quality{CHOSEN})", "{{project}} {{kind}}"),
+                ),
+                _one(
+                    "The reference and now",
+                    "How well a classifier tells them apart: AUC, 0.5 is not at all.",
+                    "short",
+                    ("paceline_watch_relation_auc{CHOSEN}", "{{project}}"),
                 ),
             ),
         ),
@@ -335,6 +365,13 @@ PIPELINES = Board(
                     "short",
                     ("up", "{{job}} {{instance}}"),
                     ("paceline_ledger_up", "ledger"),
+                ),
+                _one(
+                    "Fast watch",
+                    "Seconds since it looked at the scores, and servers that it could not read.",
+                    "short",
+                    ("time() - paceline_score_watch_last_look_timestamp_seconds{CHOSEN}", "{{project}} age"),
+                    ("paceline_score_watch_servers_unreachable{CHOSEN}", "{{project}} unreachable"),
                 ),
                 _one(
                     "Notifications that failed",

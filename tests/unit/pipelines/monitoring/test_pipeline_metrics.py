@@ -129,7 +129,10 @@ DRIFT = {
         "inputs": "drift",
         "scores": "no_drift",
         "outcomes": "no_data",
-        "columns": [{"column": "dest", "distance": 0.3, "limit": 0.2}],
+        "columns": [
+            {"column": "dest", "counts": True, "distance": 0.3, "limit": 0.2},
+            {"column": "seats", "counts": False, "distance": 0.3, "limit": 0.1},
+        ],
     },
     "data_quality": [{"kind": "stuck", "severity": "warning", "columns": ["seats"]}],
     "relation": {"auc": 0.6},
@@ -156,6 +159,8 @@ def test_every_sample_belongs_to_a_declared_family_with_its_labels() -> None:
     watch = look(ScoreWatch(usual=USUAL), [10] * 10, AT.timestamp(), 0.4, ScoreWatchLimits(minimum_days=1))
     found += score_samples("flights", watch, 0, 0.4, ScoreWatchLimits())
     assert {sample.name for sample in found} == set(declared)
+    distances = {sample.labels: sample.value for sample in found if sample.name == "paceline_watch_drift_distance"}
+    assert distances == pytest.approx({("flights", "dest", "yes"): 1.5, ("flights", "seats", "no"): 3.0})
     assert all(len(sample.labels) == 1 + len(declared[sample.name].labels) for sample in found)
 
 
