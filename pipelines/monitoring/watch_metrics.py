@@ -73,8 +73,7 @@ def _drift(observed: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], f
             yield "drift", {"of": of}, drift[of] == "drift"
     for column in drift.get("columns", ()):
         if column["distance"] is not None:
-            counts = "yes" if column["counts"] else "no"
-            labels = {"column": column["column"], "counts": counts}
+            labels = {"column": column["column"], "counts": "yes" if column["counts"] else "no"}
             yield "drift_distance", labels, column["distance"] / column["limit"]
     if drift and "data_quality" in observed:
         counts = {("broken_join", "critical"): 0}
