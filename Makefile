@@ -83,6 +83,7 @@ sbom: install-lint  ## the bill of materials of each image (CycloneDX), in build
 bench-monitoring: install  ## false alarms, detection, the season of 2013 and the cost of a watch; ARGS=--quick, --readme
 	$(BIN)/python -m benchmarks.monitoring $(ARGS)
 	$(BIN)/python -m benchmarks.monitoring.scores $(filter --quick --readme,$(ARGS))
+	$(BIN)/python -m benchmarks.monitoring.watch_cost $(if $(filter --quick,$(ARGS)),--rows 100000) $(filter --readme,$(ARGS))
 
 bench-capacity: install  ## autoscaling by queue depth and by CPU: a spike, a sawtooth, a recorded day; ARGS=--readme, --measure
 	$(BIN)/python -m benchmarks.capacity $(ARGS)

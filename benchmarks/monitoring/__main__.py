@@ -1,7 +1,7 @@
-"""False alarms, detection, the season of 2013 and the cost of a watch, on real flights.
+"""False alarms, detection and the season of 2013, on real flights.
 
 `make bench-monitoring` prints the tables; `ARGS=--readme` writes them into this folder's README and draws the season,
-`ARGS=--quick` takes few replays and a small log.
+`ARGS=--quick` takes few replays.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-from benchmarks.monitoring import tables, watch_cost
+from benchmarks.monitoring import tables
 from benchmarks.monitoring.flights import Flights, named
 from benchmarks.monitoring.installation import install
 from benchmarks.monitoring.rules import Night
@@ -26,8 +26,7 @@ def main() -> int:
     """Exit code 1 when an injected change was not found on its day, and named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readme", action="store_true", help="write the results into the README, and draw the plot")
-    parser.add_argument("--quick", action="store_true", help="few replays, and a log of 100,000 rows")
-    parser.add_argument("--without-cost", action="store_true", help="leave the watch of a large log out")
+    parser.add_argument("--quick", action="store_true", help="few replays")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="paceline-bench-") as folder:
         os.environ["PACELINE_HOME"] = folder
@@ -38,9 +37,6 @@ def main() -> int:
         nights = tables.season(flights)
         found, is_all = tables.detection(flights, tries)
         text = _text(flights, nights, found, replays)
-        if not options.without_cost:
-            sizes = (10_000, 100_000) if options.quick else (1_000_000, 10_000_000)
-            text += "\n".join(["## The watch of a large log", "", *_markdown(watch_cost.table(bundle, sizes)), "", ""])
     sys.stdout.write(text)
     if options.readme:
         _draw(flights, nights)

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/serving/score_watch_cost.py             # some two minutes
     .venv/bin/python benchmarks/serving/score_watch_cost.py --readme    # and write the table into README.md
 
-One server, and turns (A B A B), so that the noise of the machine falls on all alike: ratios are taken in a round. A
+One server, and many short turns (A B, B A, A B …), so that the noise of the machine falls on both alike: neighbours are
+compared, by a paired bootstrap of their sums. CPU time is what says something on a machine that has other work. A
 look a second is sixty times as many as `paceline watch-scores` takes, so its cost is a sixtieth of this.
 The looks are those of a process of its own, beside the clients. The histogram itself is what a server keeps anyway.
 """
@@ -15,21 +16,25 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import contenders
 import measures
+import numpy as np
 from model import build
 from running import Running, running
 
+from pipelines.statistics.bootstrap import Blocks, Interval, interval
+
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- score watch: written by score_watch_cost.py --readme -->", "<!-- end of score watch -->"
-TURNS = ((False, "no watch"), (True, "a look a second"))
+LOOKS_A_MINUTE = 60
 LOOKS = (
     "import sys, time, httpx\n"
     "with httpx.Client(trust_env=False, headers={'x-api-key': sys.argv[2]} if sys.argv[2] else {}) as client:\n"
+    "    print(flush=True); time.sleep(0.5)\n"
     "    while True:\n"
     "        client.get(sys.argv[1] + '/metrics').raise_for_status(); time.sleep(1)\n"
 )
@@ -37,11 +42,10 @@ LOOKS = (
 
 @dataclass
 class Found:
-    """What the rounds found in one setting."""
+    """What each turn found in one setting: CPU time and time by the clock for each request, in µs."""
 
-    p99_ms: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
-    capacity: list[float] = field(default_factory=list)
+    wall_us: list[float] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -50,8 +54,10 @@ def watched(server: Running, key: str, is_on: bool) -> Iterator[None]:
     if not is_on:
         yield
         return
-    looking = subprocess.Popen([sys.executable, "-c", LOOKS, server.target.url, key])
+    looking = subprocess.Popen([sys.executable, "-c", LOOKS, server.target.url, key], stdout=subprocess.PIPE)
+    assert looking.stdout is not None
     try:
+        looking.stdout.readline()  # it is ready, and looks within the turn, half a second from now
         yield
         if looking.poll() is not None:
             raise RuntimeError(f"the looks ended with {looking.returncode}: nothing was measured")
@@ -60,61 +66,74 @@ def watched(server: Running, key: str, is_on: bool) -> Iterator[None]:
         looking.wait(30)
 
 
-def measure(server: Running, found: Found, effort: measures.Effort) -> None:
-    """One turn: at the fixed rate, and as much as 16 connections get."""
-    requests = server.one_row()
-    at_rate = measures.fixed_rate(server, requests, effort, lambda _: None)
+def measure(server: Running, requests: Sequence[bytes], found: Found, effort: measures.Effort) -> None:
+    """One turn: as much as 16 connections get."""
     most = measures.closed(server, requests, 16, effort, "c16", lambda _: None)
-    found.p99_ms.append(at_rate["fixed_p99_ms"])
     found.cpu_us.append(most["c16_cpu_us"])
-    found.capacity.append(most["c16_rps"])
+    found.wall_us.append(1e6 / most["c16_rps"])
 
 
-def table(results: dict[str, Found]) -> str:
-    """As Markdown: medians, and the median ratio within a round to no watch."""
-    usual = results[TURNS[0][1]]
+def dearer(mine: Sequence[float], usual: Sequence[float]) -> Interval:
+    """By how much `mine` is more than `usual`, as a share, with its 95 % interval: turns are drawn in pairs.
+
+    >>> dearer([1.02, 2.04, 3.06], [1.0, 2.0, 3.0])
+    Interval(estimate=0.02, low=0.02, high=0.02)
+    """
+    pairs = Blocks(np.arange(len(usual)), resamples=2000)
+    found = interval(pairs.ratio(np.array(mine), np.array(usual)), blocks=pairs.count)
+    return Interval(*(round(value - 1, 6) for value in found))
+
+
+def table(off: Found, on: Found) -> str:
+    """As Markdown: both settings, what a look a second costs, and what `paceline watch-scores` does."""
     lines = [
-        f"| setting | p99 at {measures.FIXED_RATE:.0f}/s, ms | CPU a request, µs | × no watch | 16 connections, /s "
-        "| × no watch |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| | no watch | a look a second | it costs | a look a minute costs |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for name, found in results.items():
-        cpu = statistics.median(mine / theirs for mine, theirs in zip(found.cpu_us, usual.cpu_us, strict=True))
-        rate = statistics.median(mine / theirs for mine, theirs in zip(found.capacity, usual.capacity, strict=True))
-        lines.append(
-            f"| {name} | {statistics.median(found.p99_ms):.2f} | {statistics.median(found.cpu_us):.1f} | {cpu:.3f}× "
-            f"| {statistics.median(found.capacity):,.0f} | {rate:.3f}× |"
-        )
+    for name, usual, mine in (
+        ("CPU time a request, µs", off.cpu_us, on.cpu_us),
+        ("time by the clock a request, µs", off.wall_us, on.wall_us),
+    ):
+        share = dearer(mine, usual)
+        a_minute = Interval(*(value / LOOKS_A_MINUTE for value in share))
+        medians = f"{statistics.median(usual):.1f} | {statistics.median(mine):.1f}"
+        lines.append(f"| {name} | {medians} | {_shown(share, 2)} | {_shown(a_minute, 3)} |")
     return "\n".join(lines)
+
+
+def _shown(share: Interval, digits: int) -> str:
+    value, low, high = (f"{100 * each:+.{digits}f}" for each in share)
+    return f"{value} % ({low} … {high})"
 
 
 def main() -> int:
     """Runs the rounds; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=60, help="each with two turns")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
     parser.add_argument("--readme", action="store_true")
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    effort = measures.Effort(seconds=options.seconds, warmup_s=options.seconds / 4)
+    effort = measures.Effort(seconds=options.seconds, warmup_s=0.0)
     (contender,) = contenders.chosen("paceline")
-    results = {name: Found() for _, name in TURNS}
+    off, on = Found(), Found()
     with tempfile.TemporaryDirectory() as name:
         work = contenders.Workload(*build(Path(name)), Path(name))
         key = contenders.make_key(work)
         with running(contender, work, key) as server:
-            for number in range(1, options.rounds + 1):
-                for is_on, setting in TURNS:
+            requests = server.one_row()
+            measure(server, requests, Found(), effort)  # warms up
+            for number in range(options.rounds):
+                for is_on in (False, True) if number % 2 else (True, False):
                     with watched(server, key, is_on):
-                        measure(server, results[setting], effort)
-                print(f"round {number} of {options.rounds} done", file=sys.stderr)  # noqa: T201
-    about = f"Medians of {options.rounds} rounds, {os.cpu_count()} cores, load of the machine before them {load:.1f}."
+                        measure(server, requests, on if is_on else off, effort)
+    about = (
+        f"{options.rounds} pairs of turns of {options.seconds:g} s, {os.cpu_count()} cores, load of the machine before "
+        f"them {load:.1f}; 95 % intervals."
+    )
     if load > 0.5 * (os.cpu_count() or 1):
-        about += (
-            " **The machine had other work**: the CPU times say something, latencies, rates and their ratios do not. "
-            "Run it again on a quiet one."
-        )
-    text = f"{about}\n\n{table(results)}"
+        about += " The machine had other work: the CPU time says something, the time by the clock little."
+    text = f"{about}\n\n{table(off, on)}"
     print(text)  # noqa: T201
     if options.readme:
         head, _, rest = README.read_text().partition(BEGIN)

@@ -1,10 +1,7 @@
 """The prediction log of some days as summaries: read in batches, so that memory does not grow with the rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +9,11 @@ import pyarrow as pa
 from contracts.input_schema import InputSchema
 from contracts.prediction_row import SYNTHETIC
 from pipelines.monitoring.day_summaries import Days, Layout, Summary
+from pipelines.monitoring.log_batches import Window, fold_predictions
 from pipelines.monitoring.logged_columns import ColumnReader
-from pipelines.monitoring.predictions import EVENT_TIME, connected, refusal
-from pipelines.monitoring.segments import DamagedSegment, Files, consistently, list_files
+from pipelines.monitoring.predictions import EVENT_TIME
 
-BATCH_ROWS = 50_000
 UNSEEN_WORDS = 200  # of each category and day that are counted by name
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -36,10 +31,8 @@ class LoggedDays:
     first_refusal: str | None
 
 
-def summarise_log(
-    root: Path, start: date, end: date, *, schema: InputSchema, layout: Layout, version: str
-) -> LoggedDays:
-    """The predictions of `version` for events from `start` up to, and without, `end` (local times of the records).
+def summarise_log(window: Window, *, schema: InputSchema, layout: Layout, version: str) -> LoggedDays:
+    """The predictions of `version` for the events of `window` (local times of the records).
 
     Without errors and synthetic requests. Files that cannot be read are left out; whoever reads the log as well names
     them.
@@ -49,52 +42,11 @@ def summarise_log(
         f"WHERE uncounted IS DISTINCT FROM '{SYNTHETIC}' AND version = ? AND slot = 'champion' AND score IS NOT NULL"
         f" AND {EVENT_TIME} >= ? AND {EVENT_TIME} < ?"
     )
-    bounds = [datetime(day.year, day.month, day.day) for day in (start, end)]
 
     def fold(batches: Iterator[pa.RecordBatch]) -> LoggedDays:
         return _summarise(batches, schema, layout)
 
-    return fold_predictions(root, select, rest, [version, *bounds], fold)
-
-
-def fold_predictions(
-    root: Path,
-    select: str,
-    rest: str,
-    parameters: list[object],
-    fold: Callable[[Iterator[pa.RecordBatch]], Result],
-    is_wanted: Callable[[str], bool] = lambda day: True,
-) -> Result:
-    """`fold` of the batches of `SELECT select FROM predictions rest`; begun again where a file went, or is damaged."""
-
-    def read() -> Result:
-        import duckdb
-
-        files = list_files(root, is_wanted)
-        try:
-            return _fold(root, files, select, rest, parameters, fold)
-        except duckdb.Error:
-            readable = tuple(path for path in files.tables if refusal(path) is None)
-            return _fold(
-                root, Files(files.streams, readable, files.replaced, files.damaged), select, rest, parameters, fold
-            )
-
-    return consistently(read)
-
-
-def _fold(
-    root: Path,
-    files: Files,
-    select: str,
-    rest: str,
-    parameters: list[object],
-    fold: Callable[[Iterator[pa.RecordBatch]], Result],
-) -> Result:
-    damaged: list[DamagedSegment] = []
-    with connected(root, files, damaged) as connection:
-        connection.execute("SET preserve_insertion_order = false")
-        found = connection.sql(f"SELECT {select} FROM predictions {rest}", params=parameters)
-        return fold(iter(found.to_arrow_reader(BATCH_ROWS)))
+    return fold_predictions(window, f"SELECT {select} FROM predictions {rest}", [version, *window.bounds], fold).result
 
 
 def _summarise(batches: Iterator[pa.RecordBatch], schema: InputSchema, layout: Layout) -> LoggedDays:

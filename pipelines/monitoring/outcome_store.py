@@ -6,7 +6,7 @@ outcome whose prediction nobody knows waits in the quarantine, and becomes an ou
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,19 @@ class OutcomeStore:
             outcomes=self._row_ids(),
         )
         return {row["reason"]: row["rows"] for row in rows.to_pylist()}
+
+    def told_of(self, as_of: date, start: date = date.min, end: date = date.max) -> pa.Table:
+        """What was told before the day `as_of` began (UTC) of predictions for events from `start` on and before `end`.
+
+        Without a window also what names no time of the event.
+        """
+        everything = (start, end) == (date.min, date.max)
+        within = "true" if everything else "event_time >= ? AND event_time < ?"
+        bounds = [] if everything else [f"{day.isoformat()}T" for day in (start, end)]
+        return self.outcomes.query(
+            f"SELECT * FROM batches WHERE known_at <= ? AND {within}",
+            [datetime.combine(as_of, time(), UTC), *bounds],
+        )
 
     def history(self, prediction: dict[str, Any]) -> list[dict[str, Any]]:
         """All that was told of a row of the log, oldest first."""

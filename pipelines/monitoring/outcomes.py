@@ -7,7 +7,7 @@ loans that have gone bad by now, say), and what they say of a version would chan
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 import msgspec
@@ -130,21 +130,36 @@ class WarehouseOutcomes:
 
 
 class StoredOutcomes:
-    """What was told to the outcome store, by the prediction's id or by entity and time."""
+    """What was told to the outcome store, by the prediction's id or by entity and time.
 
-    def __init__(self, store: OutcomeStore) -> None:
-        self._store = store
+    Args:
+        told: what was told of the predictions that are asked for (`OutcomeStore.told_of`); None: all that was told.
+        shared: the events that a request has twice in a slot (`SHARED`); None: found in the predictions
+            that are asked for, which then are all of their requests.
+    """
+
+    def __init__(self, store: OutcomeStore, told: pa.Table | None = None, shared: pa.Table | None = None) -> None:
+        self._store, self._told, self._shared = store, told, shared
 
     def known(self, predictions: pa.Table, as_of: date) -> Known:
         """See `OutcomeSource`. What is told of a prediction also holds for the shadow's of the same request."""
+        import duckdb
+
         count = predictions.num_rows
         values, since = np.full(count, -1, dtype=np.int8), np.zeros(count, dtype=np.int64)
+        told = self._store.told_of(as_of) if self._told is None else self._told
+        if not told.num_rows:
+            return Known(values, since)
         wanted = predictions.select(["prediction_id", "request_id", "entity", "event_time", "slot"])
-        found = self._store.outcomes.query(
-            _LAST_WORD,
-            [datetime.combine(as_of, time(), UTC)],
-            predictions=wanted.append_column("position", pa.array(np.arange(count, dtype=np.int64))),
-        )
+        with duckdb.connect() as connection:
+            connection.register("known", told)
+            connection.register("rows", wanted.append_column("position", pa.array(np.arange(count, dtype=np.int64))))
+            connection.execute(f"CREATE TEMP VIEW placed AS SELECT *, {CANONICAL_TIME} AS moment FROM rows")
+            if self._shared is None:
+                connection.execute(f"CREATE TEMP VIEW shared AS SELECT {SHARED.format('placed')}")
+            else:
+                connection.register("shared", self._shared)
+            found = connection.sql(_LAST_WORD).to_arrow_table()
         places = found["position"].to_numpy()
         values[places] = found["value"].cast(pa.int8()).to_numpy()
         since[places] = found["since_us"].to_numpy()
@@ -152,16 +167,15 @@ class StoredOutcomes:
 
 
 # an event can be looked up by its request where that has no other row of the same entity and time in the slot
-_LAST_WORD = f"""
-WITH known AS (SELECT * FROM batches WHERE known_at <= ?),
-rows AS (SELECT position, prediction_id, request_id, entity, slot, {CANONICAL_TIME} AS moment FROM predictions),
-alone AS (SELECT * FROM rows QUALIFY count(*) OVER (PARTITION BY request_id, entity, moment, slot) = 1),
+SHARED = "request_id, entity, moment, slot FROM {} GROUP BY ALL HAVING count(*) > 1"
+_LAST_WORD = """
+WITH alone AS (SELECT * FROM placed ANTI JOIN shared USING (request_id, entity, moment, slot)),
 said AS (
-    SELECT position, k.* FROM rows JOIN known k USING (prediction_id)
+    SELECT position, k.* FROM placed JOIN known k USING (prediction_id)
     UNION ALL SELECT position, k.* FROM alone a JOIN known k
         ON k.prediction_id <> a.prediction_id AND k.request_id = a.request_id AND k.entity = a.entity
         AND k.event_time = a.moment
-    UNION ALL SELECT position, k.* FROM rows r JOIN known k
+    UNION ALL SELECT position, k.* FROM placed r JOIN known k
         ON k.prediction_id IS NULL AND k.entity = r.entity AND k.event_time = r.moment)
 SELECT position, value, epoch_us(known_at) AS since_us, count(DISTINCT value) OVER (PARTITION BY position) AS said
 FROM said
@@ -169,41 +183,70 @@ QUALIFY row_number() OVER (PARTITION BY position ORDER BY known_at DESC, added_a
 """
 
 
+class Labeller:
+    """Adds to predictions, a batch after another, the outcomes that were known when the day `as_of` began.
+
+    Due are events on a day before as-of less `delay_days`, by the local day of the event, as labels arrive for whole
+    days. A run for an earlier date knows no more than a run on that date did. No row is kept.
+    """
+
+    def __init__(self, sources: Sequence[OutcomeSource], *, as_of: date, delay_days: int) -> None:
+        self._sources, self._as_of, self._delay_days = sources, as_of, delay_days
+        self._today = _day_number(as_of)
+        self._counts = dict.fromkeys(("predictions", "due", "labelled", "without_key", "early", "corrected"), 0)
+        self._newest: int | None = None
+        self._delays: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []  # each different one, and how often
+
+    def label(self, predictions: pa.Table) -> pa.Table:
+        """`predictions` with two more columns: `outcome` (boolean, null while not known) and `is_due`."""
+        days = _event_days(predictions)
+        due = days < self._today - self._delay_days
+        values = np.full(len(days), -1, dtype=np.int8)
+        since = np.full(len(days), _NEVER, dtype=np.int64)
+        corrected = without_key = 0
+        for source in self._sources:
+            known = source.known(predictions, self._as_of)
+            is_later = (known.values >= 0) & (known.since_us >= since)
+            values, since = np.where(is_later, known.values, values), np.where(is_later, known.since_us, since)
+            corrected += known.corrected
+            without_key = max(without_key, known.without_key)
+        used = due & (values >= 0)
+        found = (len(days), due.sum(), used.sum(), without_key, ((values >= 0) & ~due).sum(), corrected)
+        for name, count in zip(self._counts, found, strict=True):
+            self._counts[name] += int(count)
+        if used.any():
+            newest = int(days[used].max())
+            self._newest = newest if self._newest is None else max(newest, self._newest)
+            self._delays.append(np.unique(since[used] / _DAY_US - days[used], return_counts=True))
+        outcomes = pa.array(values == 1, pa.bool_(), mask=~used)
+        return predictions.append_column(OUTCOME, outcomes).append_column("is_due", pa.array(due, pa.bool_()))
+
+    def coverage(self) -> Coverage:
+        """Of all predictions that were labelled."""
+        return Coverage(
+            **self._counts,
+            age_days=None if self._newest is None else self._today - self._newest,
+            delay_days=_median(self._delays),
+        )
+
+
 def label_predictions(
     predictions: pa.Table, sources: Sequence[OutcomeSource], *, as_of: date, delay_days: int
 ) -> LabelledPredictions:
-    """Adds to each prediction the outcome that was known when the day `as_of` began, if it is due.
+    """What a `Labeller` says of `predictions` that are all at hand."""
+    labeller = Labeller(sources, as_of=as_of, delay_days=delay_days)
+    return LabelledPredictions(labeller.label(predictions), labeller.coverage())
 
-    Due are events on a day before as-of less `delay_days`, by the local day of the event, as labels arrive for whole
-    days. A run for an earlier date knows no more than a run on that date did.
-    """
-    days = _event_days(predictions)
-    today = _day_number(as_of)
-    due = days < today - delay_days
-    values = np.full(len(days), -1, dtype=np.int8)
-    since = np.full(len(days), _NEVER, dtype=np.int64)
-    corrected = without_key = 0
-    for source in sources:
-        known = source.known(predictions, as_of)
-        is_later = (known.values >= 0) & (known.since_us >= since)
-        values, since = np.where(is_later, known.values, values), np.where(is_later, known.since_us, since)
-        corrected += known.corrected
-        without_key = max(without_key, known.without_key)
-    used = due & (values >= 0)
-    delays = since[used] / _DAY_US - days[used]
-    coverage = Coverage(
-        predictions=len(days),
-        due=int(due.sum()),
-        labelled=int(used.sum()),
-        without_key=without_key,
-        early=int(((values >= 0) & ~due).sum()),
-        corrected=corrected,
-        age_days=int(today - days[used].max()) if used.any() else None,
-        delay_days=round(float(np.median(delays)), 3) if used.any() else None,
-    )
-    outcomes = pa.array(values == 1, pa.bool_(), mask=~used)
-    table = predictions.append_column(OUTCOME, outcomes).append_column("is_due", pa.array(due, pa.bool_()))
-    return LabelledPredictions(table, coverage)
+
+def _median(counted: Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]) -> float | None:
+    """The median of values that are counted in parts; None without any."""
+    if not counted:
+        return None
+    values, counts = (np.concatenate(parts) for parts in zip(*counted, strict=True))
+    order = np.argsort(values)
+    last = np.cumsum(counts[order])
+    middle = [(last[-1] - 1) // 2, last[-1] // 2]
+    return round(float(values[order][np.searchsorted(last, middle, side="right")].mean()), 3)
 
 
 def _labels(outcomes: pa.Table, kinds: Mapping[str, Kind], label: str) -> pa.Table:
@@ -250,8 +293,11 @@ _NO_DAY = 1 << 40  # the day of a time that is none: it never becomes due; the r
 
 def _event_days(predictions: pa.Table) -> NDArray[np.int64]:
     """The local day of each event, as days since 1970."""
-    texts = pc.fill_null(predictions.column("event_time"), "").to_pylist()
-    return np.array([_day(text) for text in texts], dtype=np.int64)
+    column = pc.fill_null(predictions.column("event_time"), "").combine_chunks()
+    texts = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    days = np.array([_day(text) for text in texts.dictionary.to_pylist()], dtype=np.int64)
+    found: NDArray[np.int64] = days[texts.indices.to_numpy()]
+    return found
 
 
 def _day(text: str) -> int:

@@ -66,7 +66,14 @@ _LATER = frozenset({"client", "unusual", "cached", "uncounted"})  # columns that
 _ARROW = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "BIGINT": pa.int64()}
 PREDICTION_COLUMNS = pa.schema([(name, _ARROW[kind]) for name, kind in _TYPES.items()])
 STREAM_COLUMNS = pa.schema([pa.field(name, _ARROW[kind], name in _LATER) for name, kind in _TYPES.items()])
-SELECT_COLUMNS = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in _TYPES.items())
+
+
+def select_columns(*names: str) -> str:
+    """SQL of columns of the log, in their types: a file in which a column is all null has another one."""
+    return ", ".join(f'CAST("{name}" AS {_TYPES[name]}) AS "{name}"' for name in names)
+
+
+SELECT_COLUMNS = select_columns(*_TYPES)
 # ISO 8601 allows the short form, which DuckDB's cast does not know
 EVENT_TIME = (
     "coalesce(try_cast(event_time AS TIMESTAMP),"

@@ -5,7 +5,10 @@ its weather and its disruptions, and intervals that take them as independent are
 None, and never a zero.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,19 +31,27 @@ def measure_quality(labelled: pa.Table) -> tuple[Quality, ...]:
 
     `labelled` has the columns of the prediction log and `outcome`, as `pipelines.monitoring.outcomes` joins them.
     """
-    groups = labelled.group_by(["version", "slot"]).aggregate([]).to_pylist()
-    return tuple(_quality(labelled, *group) for group in sorted((row["version"], row["slot"]) for row in groups))
+    return tuple(
+        _quality(labelled.filter(pa.array(mine)), version, slot)
+        for version, slot, mine in by_version_and_slot(labelled)
+    )
 
 
-def _quality(labelled: pa.Table, version: str, slot: str) -> Quality:
-    mine = labelled.filter(pc.and_(pc.equal(labelled["version"], version), pc.equal(labelled["slot"], slot)))
+def by_version_and_slot(table: pa.Table) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Each version and slot of `table`, in their order, with its rows."""
+    versions, slots = codes_of(table["version"]), codes_of(table["slot"])
+    for version, slot in sorted(product(versions.names, slots.names)):
+        mine = (versions.codes == versions.names.index(version)) & (slots.codes == slots.names.index(slot))
+        if mine.any():
+            yield version, slot, mine
+
+
+def _quality(mine: pa.Table, version: str, slot: str) -> Quality:
     scored = mine.filter(pc.is_valid(mine["score"]))
     known = scored.filter(pc.is_valid(scored[OUTCOME]))
     everything, decided = _floats(scored, "score"), _floats(scored.filter(pc.is_valid(scored["decision"])), "decision")
     outcomes = _floats(known, OUTCOME)
-    found = measure(
-        outcomes, _floats(known, "score"), _floats(known, "decision"), hours_of(known["event_time"].to_pylist())
-    )
+    found = measure(outcomes, _floats(known, "score"), _floats(known, "decision"), hours_of(known["event_time"]))
     return Quality(
         version=version,
         slot=slot,
@@ -78,10 +89,26 @@ def measure(
     }
 
 
-def hours_of(event_times: list[str]) -> NDArray[np.int64]:
+class Coded(NamedTuple):
+    """Texts as places in a list of the different ones, -1 where there is none."""
+
+    names: list[str]
+    codes: NDArray[np.int64]
+
+
+def codes_of(column: pa.ChunkedArray) -> Coded:
+    """The texts of a column, which may be a dictionary's."""
+    whole = column.combine_chunks()
+    found = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
+    return Coded(found.dictionary.to_pylist(), found.indices.fill_null(-1).to_numpy().astype(np.int64))
+
+
+def hours_of(event_times: pa.ChunkedArray) -> NDArray[np.int64]:
     """The local hour of each event, as hours since 1970. Raises ValueError for a time that is none."""
-    moments = [datetime.fromisoformat(text) for text in event_times]
-    return np.array([moment.toordinal() * 24 + moment.hour for moment in moments], dtype=np.int64) - _EPOCH_H
+    texts = codes_of(event_times)
+    moments = [datetime.fromisoformat(text) for text in texts.names]
+    hours = np.array([moment.toordinal() * 24 + moment.hour for moment in moments], dtype=np.int64) - _EPOCH_H
+    return hours[texts.codes]
 
 
 def _floats(table: pa.Table, column: str) -> Floats:

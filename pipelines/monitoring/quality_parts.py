@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.monitoring.input_texts import input_texts
 from pipelines.monitoring.measures import Estimate
 from pipelines.monitoring.outcomes import OUTCOME
-from pipelines.monitoring.quality import hours_of, measure
+from pipelines.monitoring.quality import Coded, by_version_and_slot, codes_of, hours_of, measure
 from pipelines.statistics.bootstrap import Floats
 
 # known: all that is due has its outcome; partly: some has; missing: none of what is due has; not_due: not known yet
@@ -56,7 +56,7 @@ class _Rows(NamedTuple):
     outcomes: Floats
     due: NDArray[np.bool_]
     hours: NDArray[np.int64]
-    words: Mapping[str, NDArray[np.str_]]
+    words: Mapping[str, Coded]
 
 
 def measure_parts(labelled: pa.Table, fields: Sequence[str] = (), *, with_both: bool = False) -> tuple[Part, ...]:
@@ -67,19 +67,13 @@ def measure_parts(labelled: pa.Table, fields: Sequence[str] = (), *, with_both: 
     """
     scored = labelled.filter(pc.is_valid(labelled["score"]))
     words = _words(scored, fields)
-    names = np.char.add(
-        np.char.add(np.array(scored["version"].to_pylist(), dtype=str), "\n"),
-        np.array(scored["slot"].to_pylist(), dtype=str),
-    )
-    hours = hours_of(scored["event_time"].to_pylist())
+    hours = hours_of(scored["event_time"])
     scores, decisions, outcomes = (_floats(scored, name) for name in ("score", "decision", OUTCOME))
     due = scored["is_due"].to_numpy().astype(bool)
     parts: list[Part] = []
-    for name in np.unique(names).tolist():
-        mine = names == name
-        mine_words = {field: values[mine] for field, values in words.items()}
+    for version, slot, mine in by_version_and_slot(scored):
+        mine_words = {field: Coded(values.names, values.codes[mine]) for field, values in words.items()}
         rows = _Rows(scores[mine], decisions[mine], outcomes[mine], due[mine], hours[mine], mine_words)
-        version, slot = name.split("\n")
         parts += _parts(version, slot, rows, with_both)
     return tuple(parts)
 
@@ -89,8 +83,8 @@ def _parts(version: str, slot: str, rows: _Rows, with_both: bool) -> list[Part]:
     each_day = [(str(_FIRST + timedelta(days=int(day))), days == day) for day in np.unique(days).tolist()]
     parts = [_part(version, slot, day, None, None, rows, mask) for day, mask in each_day]
     for field, values in rows.words.items():
-        for word in np.unique(values).tolist():
-            inside = values == word
+        for code in sorted(np.unique(values.codes).tolist(), key=values.names.__getitem__):
+            word, inside = values.names[code], values.codes == code
             parts.append(_part(version, slot, None, field, word, rows, inside))
             if with_both:
                 parts += [
@@ -138,18 +132,27 @@ def _maturity(due: int, labelled: int) -> Maturity:
     return "known" if labelled == due else "partly"
 
 
-def _words(table: pa.Table, fields: Sequence[str]) -> dict[str, NDArray[np.str_]]:
-    """For each of `fields` the word of each row."""
+def _words(table: pa.Table, fields: Sequence[str]) -> dict[str, Coded]:
+    """For each of `fields` the word of each row; rare ones are one word."""
     texts = input_texts(table, fields)
     words = {}
     for field in fields:
-        found = pc.fill_null(texts[field], MISSING).to_numpy().astype(str)
-        names, counts = np.unique(found, return_counts=True)
-        if len(names) > MAXIMUM_WORDS:
-            frequent = names[np.argsort(-counts, kind="stable")[:MAXIMUM_WORDS]]
-            found = np.where(np.isin(found, frequent), found, OTHERS)
-        words[field] = found
+        found = codes_of(texts[field])
+        places = np.where(found.codes < 0, len(found.names), found.codes)
+        known = _merged([*found.names, MISSING], places)
+        counts = np.bincount(known.codes, minlength=len(known.names))
+        by_count = np.argsort(-counts, kind="stable")  # the names are in order: of two as frequent the first
+        rare = set(by_count[MAXIMUM_WORDS:].tolist())
+        names = [OTHERS if code in rare else name for code, name in enumerate(known.names)]
+        words[field] = _merged(names, known.codes)
     return words
+
+
+def _merged(names: Sequence[str], codes: NDArray[np.int64]) -> Coded:
+    """Rows with the same name have the same code."""
+    different = sorted(set(names))
+    place = {name: number for number, name in enumerate(different)}
+    return Coded(different, np.array([place[name] for name in names], dtype=np.int64)[codes])
 
 
 def _floats(table: pa.Table, column: str) -> Floats:

@@ -21,8 +21,10 @@ from pipelines.monitoring.board_reference import Reference, make_reference
 from pipelines.monitoring.data_quality import DataQuality, find_faults
 from pipelines.monitoring.day_summaries import Days, Layout, blocks, concatenate, layout_of, summarise, with_outcomes
 from pipelines.monitoring.drift import DriftReport, columns_named, compare
+from pipelines.monitoring.log_batches import Window as LogWindow
 from pipelines.monitoring.logged_days import LoggedDays, summarise_log
 from pipelines.monitoring.outcomes import OUTCOME
+from pipelines.monitoring.quality import hours_of
 from pipelines.monitoring.relation import Relation, tell_apart
 from pipelines.monitoring.summary_files import read_days, write_days
 from pipelines.monitoring.weighing import weigh
@@ -56,16 +58,15 @@ class Drifted(NamedTuple):
         }
 
 
-def find(project: Project, bundle: Bundle, version: str, start: date, today: date, labelled: pa.Table) -> Drifted:
-    """Of what `version` answered as champion for events from `start` up to, and without, `today`.
+def find(project: Project, bundle: Bundle, version: str, window: LogWindow, labelled: pa.Table) -> Drifted:
+    """Of what `version` answered as champion for the events of `window`, whose end is today.
 
     Args:
         labelled: the predictions of the window with their outcomes, as far as these are known at `today`.
     """
     layout = layout_of(bundle.baseline, bundle.schema)
-    logged = summarise_log(
-        home().predictions(project.name), start, today, schema=bundle.schema, layout=layout, version=version
-    )
+    start, today = window.start, window.end
+    logged = summarise_log(window, schema=bundle.schema, layout=layout, version=version)
     if logged.refused:
         logger.warning("%s logged inputs do not fit the champion's schema: %s", logged.refused, logged.first_refusal)
     if not logged.rows:
@@ -125,15 +126,8 @@ def _with_outcomes(days: Days, labelled: pa.Table, version: str) -> Days:
     rows = labelled.filter(pc.and_(mine, pc.is_valid(labelled[OUTCOME])))
     if not rows.num_rows:
         return days
-    texts = rows["event_time"].combine_chunks().dictionary_encode()
-    numbers = np.array([(date.fromisoformat(text[:10]) - _EPOCH).days for text in _iso(texts.dictionary.to_pylist())])
     outcomes = rows[OUTCOME].to_numpy(zero_copy_only=False).astype(bool)
-    return with_outcomes(days, numbers[texts.indices.to_numpy()], outcomes)
-
-
-def _iso(texts: list[str]) -> list[str]:
-    """Event times may have the short form, 20130801T0515."""
-    return [text if "-" in text[:8] else f"{text[:4]}-{text[4:6]}-{text[6:8]}" for text in texts]
+    return with_outcomes(days, hours_of(rows["event_time"]) // 24, outcomes)
 
 
 def _season(project: Project, bundle: Bundle, layout: Layout, start: date, today: date) -> Days | None:

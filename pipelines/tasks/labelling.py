@@ -1,7 +1,7 @@
 """Ground truth: what is told of predictions goes into the outcome store, and predictions get their outcomes from it."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from contracts.hashing import file_id
 from contracts.input_schema import InputSchema
 from contracts.masking import MASK_PREFIX
 from pipelines.data.snapshots import labelled_events
+from pipelines.monitoring.labelled_log import LabelledLog, read_labelled, stored_outcomes
+from pipelines.monitoring.log_batches import Window
 from pipelines.monitoring.outcome_files import SUFFIXES, OutcomeFileError, read_rows
 from pipelines.monitoring.outcome_rows import UnknownColumnError, check_rows
 from pipelines.monitoring.outcome_store import Added, OutcomeStore
@@ -146,18 +148,33 @@ def history(project: str, prediction_id: str) -> dict[str, Any]:
 
 def label(found: Project, schema: InputSchema, rows: pa.Table, start: date, as_of: date) -> LabelledPredictions:
     """The predictions `rows`, of events from `start` on, with the outcomes known at `as_of`, of warehouse and store."""
+    sources: list[OutcomeSource] = [
+        _warehouse(found, schema, start, as_of),
+        StoredOutcomes(open_store(found.name)),
+    ]
+    return label_predictions(rows, sources, as_of=as_of, delay_days=found.label.delay_days)
+
+
+def label_log(found: Project, schema: InputSchema, window: Window, slices: Sequence[str]) -> LabelledLog:
+    """The predictions of `window` with the outcomes known at its end, of warehouse and store, read in batches."""
+
+    def sources() -> list[OutcomeSource]:
+        warehouse = _warehouse(found, schema, window.start, window.end)
+        return [warehouse, stored_outcomes(open_store(found.name), window, window.end)]
+
+    return read_labelled(
+        window, sources, keys=schema.key, slices=slices, as_of=window.end, delay_days=found.label.delay_days
+    )
+
+
+def _warehouse(found: Project, schema: InputSchema, start: date, as_of: date) -> WarehouseOutcomes:
     connection = ibis.duckdb.connect()
     try:
         events = found.source().events(connection, home().warehouse(found.name))
         outcomes = labelled_events(events, found.schema, found.label, start, as_of, as_of)
     finally:
         connection.disconnect()
-    delay_days = found.label.delay_days
-    sources: list[OutcomeSource] = [
-        WarehouseOutcomes(outcomes, schema, found.label.column, delay_days=delay_days),
-        StoredOutcomes(open_store(found.name)),
-    ]
-    return label_predictions(rows, sources, as_of=as_of, delay_days=delay_days)
+    return WarehouseOutcomes(outcomes, schema, found.label.column, delay_days=found.label.delay_days)
 
 
 def added_text(added: dict[str, Any]) -> str:

@@ -1,18 +1,23 @@
 """What the live predictions say: quality and drift of each version, a report, and whether a retrain is due."""
 
 import logging
+from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
 
 import msgspec
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from contracts.bundle import Bundle, read_bundle
+from contracts.prediction_row import SYNTHETIC
 from pipelines.data.snapshots import read_snapshot
 from pipelines.monitoring.exclusive import HeldError, exclusively
-from pipelines.monitoring.predictions import PredictionLog, encode_inputs, read_predictions
+from pipelines.monitoring.labelled_log import LabelledLog
+from pipelines.monitoring.log_batches import Window, fold_predictions
+from pipelines.monitoring.predictions import EVENT_TIME, encode_inputs
 from pipelines.monitoring.quality import measure_quality
 from pipelines.monitoring.quality_parts import measure_parts
+from pipelines.monitoring.report import MAXIMUM_ROWS
 from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigger
 from pipelines.tasks import drifting, labelling, triggering
 from pipelines.tasks.assessing import slice_fields
@@ -44,17 +49,17 @@ def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
     found, ledger = find_project(project), open_ledger()
     today = date.fromisoformat(as_of)
     start = today - timedelta(days=days)
-    log = read_predictions(home().predictions(project), start, today)
-    for segment in log.damaged:
-        logger.error("a segment of the prediction log cannot be read, and was left out: %s", segment)
+    window = _window(project, start, today)
     champion = ledger.champion(project)
     if champion is None:
         raise NothingToWatchError(f"{project} has no champion to watch: release one first")
     bundle = read_bundle(home().bundles / champion.bundle, champion.bundle)
     labelling.retry_quarantine(project)
-    labelled = labelling.label(found, bundle.schema, log.table, start, today)
-    quality = measure_quality(labelled.table)
-    drifted = drifting.find(found, bundle, champion.version, start, today, labelled.table)
+    log = labelling.label_log(found, bundle.schema, window, slice_fields(found))
+    for segment in log.damaged:
+        logger.error("a segment of the prediction log cannot be read, and was left out: %s", segment)
+    quality = measure_quality(log.table)
+    drifted = drifting.find(found, bundle, champion.version, window, log.table)
     drift = drifted.report
     watched = Watched(
         as_of=today,
@@ -72,12 +77,12 @@ def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
         "predictions": log.table.num_rows,
         "undated": log.undated,
         "segments": log.segments,
-        "days_empty": days - _days_of(log),
+        "days_empty": days - log.days,
         "damaged": [msgspec.to_builtins(segment) for segment in log.damaged],
-        "coverage": msgspec.to_builtins(labelled.coverage),
+        "coverage": msgspec.to_builtins(log.coverage),
         "quarantine": labelling.open_store(project).quarantine_counts(),
         "quality": msgspec.to_builtins(quality),
-        "quality_parts": msgspec.to_builtins(measure_parts(labelled.table, slice_fields(found))),
+        "quality_parts": msgspec.to_builtins(measure_parts(log.table, slice_fields(found))),
         **drifted.entry(),
         "decision": msgspec.to_builtins(decision),
     }
@@ -92,8 +97,7 @@ def report(project: str, observed: dict[str, Any]) -> str | None:
 
     found, today = find_project(project), date.fromisoformat(observed["as_of"])
     bundle = _champion_bundle(project)
-    log = read_predictions(home().predictions(project), today - timedelta(days=observed["days"]), today)
-    live = _rows_of(log, observed["champion"])
+    live = _some_of(_window(project, today - timedelta(days=observed["days"]), today), observed["champion"])
     if live.num_rows == 0:
         logger.warning("no report: version %s made no predictions in this window", observed["champion"])
         return None
@@ -127,19 +131,26 @@ def _champion_bundle(project: str) -> Bundle:
     return read_bundle(home().bundles / champion.bundle, champion.bundle)
 
 
-def _rows_of(log: PredictionLog, version: str) -> Any:
-    table = log.table
-    mine = pc.and_(pc.equal(table["version"], version), pc.equal(table["slot"], "champion"))
-    return table.filter(pc.and_(mine, pc.is_valid(table["score"])))
+def _window(project: str, start: date, today: date) -> Window:
+    return Window(home().predictions(project), start, today, home().cache / "spans" / f"{project}.json")
 
 
-def _days_of(log: PredictionLog) -> int:
-    """On how many different days the events of the log are, by their own local times."""
-    days = pc.utf8_slice_codeunits(pc.replace_substring(log.table["event_time"], "-", ""), 0, len("20130701"))
-    return int(pc.count_distinct(days).as_py())
+def _some_of(window: Window, version: str) -> pa.Table:
+    """Predictions of `version` as champion, at most as many as a report draws: the same ones of the same log."""
+    query = (
+        f"SELECT inputs FROM predictions WHERE uncounted IS DISTINCT FROM '{SYNTHETIC}' AND version = ?"
+        f" AND slot = 'champion' AND score IS NOT NULL AND {EVENT_TIME} >= ? AND {EVENT_TIME} < ?"
+        f" ORDER BY hash(prediction_id) LIMIT {MAXIMUM_ROWS}"
+    )
+    schema = pa.schema([("inputs", pa.string())])
+
+    def fold(batches: Iterator[pa.RecordBatch]) -> pa.Table:
+        return pa.Table.from_batches(batches, schema)
+
+    return fold_predictions(window, query, [version, *window.bounds], fold).result
 
 
-def _say(log: PredictionLog, decision: TriggerDecision) -> None:
+def _say(log: LabelledLog, decision: TriggerDecision) -> None:
     logger.info("%s predictions in %s segments", log.table.num_rows, log.segments)
     for rule in decision.rules:
         logger.info("%s: %s (%s)", rule.name, rule.answer, rule.reason)

@@ -12,6 +12,7 @@ import pytest
 from contracts.input_schema import Field, InputSchema
 from pipelines.evaluation.baseline import make_baseline
 from pipelines.monitoring.day_summaries import layout_of, summarise
+from pipelines.monitoring.log_batches import Window
 from pipelines.monitoring.logged_columns import ColumnReader
 from pipelines.monitoring.logged_days import summarise_log
 from pipelines.monitoring.predictions import encode_inputs, read_predictions
@@ -32,6 +33,10 @@ SCHEMA = InputSchema(
         Field(name="income", kind="number", personal=True),
     ),
 )
+
+
+def _august(root: Path, days: int) -> Window:
+    return Window(root, date(2013, 8, 1), date(2013, 8, 1 + days))
 
 
 def _record(row: int, **changes: Any) -> dict[str, Any]:
@@ -99,7 +104,9 @@ def test_the_log_of_two_days_is_summarised_without_what_others_answered(tmp_path
     encoded = encode_inputs(pa.table({"inputs": _texts([_record(row) for row in range(200)])}), SCHEMA)
     scores = np.arange(200, dtype=np.float32) / 200
     layout = layout_of(make_baseline(SCHEMA, encoded.rows, scores, {}), SCHEMA)
-    found = summarise_log(tmp_path, date(2013, 8, 1), date(2013, 8, 3), schema=SCHEMA, layout=layout, version="7")
+    found = summarise_log(
+        Window(tmp_path, date(2013, 8, 1), date(2013, 8, 3)), schema=SCHEMA, layout=layout, version="7"
+    )
     first = (date(2013, 8, 1) - date(1970, 1, 1)).days
     expected = summarise(layout, encoded.rows, scores, first + np.arange(200) % 2)
     assert found.rows == 200
@@ -108,7 +115,9 @@ def test_the_log_of_two_days_is_summarised_without_what_others_answered(tmp_path
         assert np.array_equal(mine, theirs)
     assert np.array_equal(found.days.score_counts, expected.score_counts)
     assert sum(found.unseen[first]["carrier"].values()) + sum(found.unseen[first + 1]["carrier"].values()) == 66
-    one_day = summarise_log(tmp_path, date(2013, 8, 1), date(2013, 8, 2), schema=SCHEMA, layout=layout, version="7")
+    one_day = summarise_log(
+        Window(tmp_path, date(2013, 8, 1), date(2013, 8, 2)), schema=SCHEMA, layout=layout, version="7"
+    )
     assert one_day.rows == 100
 
 
@@ -118,6 +127,8 @@ def test_a_damaged_file_does_not_blind_the_rest(tmp_path: Path) -> None:
     broken.write_bytes(b"PAR1 and nothing else PAR1")
     encoded = encode_inputs(pa.table({"inputs": _texts([_record(row) for row in range(50)])}), SCHEMA)
     layout = layout_of(make_baseline(SCHEMA, encoded.rows, np.zeros(50, dtype=np.float32), {}), SCHEMA)
-    found = summarise_log(tmp_path, date(2013, 8, 1), date(2013, 8, 3), schema=SCHEMA, layout=layout, version="7")
+    found = summarise_log(
+        Window(tmp_path, date(2013, 8, 1), date(2013, 8, 3)), schema=SCHEMA, layout=layout, version="7"
+    )
     assert found.rows == 50
     assert read_predictions(tmp_path, date(2013, 8, 1), date(2013, 8, 3)).damaged != ()

@@ -1,0 +1,116 @@
+"""When the events of each Parquet file of the log are, found out once a file: a watch reads only those of its days.
+
+The folders of the log are by the day of serving, and a watch asks for days of events, which may be any others (a replay
+of history). The cache has spans by a file's name, size and time of writing, since no file is ever written again;
+without it they are found out anew. Segments, which a compaction soon takes, are always read.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from contracts.prediction_row import SYNTHETIC
+from pipelines.monitoring.forgotten import read_forgotten
+from pipelines.monitoring.predictions import EVENT_TIME, connected, refusal
+from pipelines.monitoring.segments import DamagedSegment, Files, list_files
+
+
+class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The first and the last event of a file (local times; None without one), and its rows whose time is none."""
+
+    size: int
+    written_ns: int
+    first: datetime | None
+    last: datetime | None
+    undated: int
+
+    def is_of(self, file: os.stat_result) -> bool:
+        """Whether the file is still the one that was read."""
+        return (self.size, self.written_ns) == (file.st_size, file.st_mtime_ns)
+
+    def meets(self, start: datetime, end: datetime) -> bool:
+        """Whether an event of the file may be from `start` on and before `end`."""
+        return self.first is not None and self.last is not None and self.first < end and self.last >= start
+
+
+Spans = dict[str, Span]
+
+
+@dataclass(frozen=True)
+class WindowFiles:
+    """The `files` with events of a window, of `listed` in all; `undated` rows are in others, which are not read."""
+
+    files: Files
+    listed: int
+    undated: int
+
+
+def files_within(root: Path, cache: Path, start: datetime, end: datetime) -> WindowFiles:
+    """The files of the log below `root` with events from `start` up to, and without, `end`, by the spans in `cache`.
+
+    A file that cannot be read is among the damaged ones, whatever its events.
+
+    Raises:
+        FileNotFoundError: a file went meanwhile, and another listing is wanted.
+    """
+    files = list_files(root)
+    known, spans, damaged = _read(cache), Spans(), list(files.damaged)
+    has_hidden = bool(read_forgotten(root))
+    chosen: list[Path] = []
+    undated = 0
+    for path in files.tables:
+        name, found = path.relative_to(root).as_posix(), path.stat()
+        span: Span | DamagedSegment | None = known.get(name)
+        if not isinstance(span, Span) or not span.is_of(found) or (has_hidden and span.undated):
+            span = _span(root, path, found)
+        if isinstance(span, DamagedSegment):
+            damaged.append(span)
+            continue
+        spans[name] = span
+        if span.meets(start, end):
+            chosen.append(path)
+        else:
+            undated += span.undated
+    if spans != known:
+        _write(cache, spans)
+    window = Files(files.streams, tuple(chosen), files.replaced, tuple(damaged))
+    return WindowFiles(window, len(files.all) + len(files.damaged), undated)
+
+
+def _span(root: Path, path: Path, found: os.stat_result) -> Span | DamagedSegment:
+    import duckdb
+
+    query = (
+        f"SELECT min(moment), max(moment), count(*) FILTER (moment IS NULL) FROM (SELECT {EVENT_TIME} AS moment"
+        f" FROM predictions WHERE uncounted IS DISTINCT FROM '{SYNTHETIC}')"
+    )
+    try:
+        with connected(root, Files((), (path,), (), ()), []) as connection:
+            ((first, last, undated),) = connection.execute(query).fetchall()
+    except duckdb.Error as error:
+        said = refusal(path) or str(error).splitlines()[0]
+        return DamagedSegment(path.relative_to(root).as_posix(), said)
+    return Span(size=found.st_size, written_ns=found.st_mtime_ns, first=first, last=last, undated=undated)
+
+
+def _read(cache: Path) -> Spans:
+    try:
+        return msgspec.json.decode(cache.read_bytes(), type=Spans)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
+
+
+def _write(cache: Path, spans: Spans) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=".draft-", suffix=".json", delete=False) as draft:
+        try:
+            draft.write(msgspec.json.encode(spans))
+            draft.flush()
+            os.replace(draft.name, cache)
+        except BaseException:
+            os.unlink(draft.name)
+            raise
