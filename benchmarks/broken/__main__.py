@@ -171,6 +171,8 @@ def _row(run: Run) -> str:
     errors = f"{run.clients['failed']:,} of {run.clients['requests']:,}"
     if run.deaths:
         errors += f" ({run.deaths} restarts)"
+    elif run.clients["failed"]:
+        errors += f": {run.clients['first_error']}"
     cells = [
         f"**{broken.name}**: {broken.what}",
         "yes" if run.has_shadow else "no",
