@@ -7,6 +7,8 @@ a segment without that mark that nobody holds is a crashed writer's, whose last 
 a dot are not to be read.
 """
 
+import zlib
+
 import msgspec
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's IPC format
@@ -26,7 +28,8 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     none. `cached`: the score is that of an identical row some seconds before, and the judge does not count the answer.
     `uncounted` is why a row says nothing in a comparison of versions, which are not given by chance then: `denied` and
     `pinned` by the feature flags, `by_version` by the request's path; `synthetic` by a header of who only tries the
-    server: monitoring leaves these out as well.
+    server: monitoring leaves these out as well. `features` is the row as it was encoded for this version, float32 in
+    little-endian order, of a sample of the requests (`is_sampled`); the columns of personal fields are NaN in it.
     """
 
     prediction_id: str
@@ -49,3 +52,13 @@ class PredictionRow(msgspec.Struct, frozen=True, kw_only=True):
     unusual: str | None = None
     cached: bool | None = None
     uncounted: str | None = None
+    features: bytes | None = None
+
+
+def is_sampled(request_id: str, share: float) -> bool:
+    """Whether the rows of a request are among the `share` that is logged with its features: by its id, hence always.
+
+    >>> is_sampled("019b", 1.0), is_sampled("019b", 0.0)
+    (True, False)
+    """
+    return zlib.crc32(request_id.encode(errors="backslashreplace")) < share * 2**32

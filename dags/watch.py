@@ -1,8 +1,8 @@
 """`<project>.watch`: live predictions → quality and drift of each version → a report → a retrain, when one is due.
 
 A holdout is judged by the outcomes that have matured: the new champion stays, or the old one leads again; then who was
-not told of a rollback yet is told. Beside it unusual predictions go into the review queue, the prediction log of past
-days is compacted, and old versions archived.
+not told of a rollback yet is told. Beside it unusual predictions go into the review queue, what the servers encoded is
+recomputed and held against the source, the prediction log of past days is compacted, and old versions archived.
 """
 
 from datetime import timedelta
@@ -96,6 +96,16 @@ def collect_reviews(project: str) -> dict[str, Any]:
     return reviewing.collect(project, as_of_run(context), days=context["params"]["days"])
 
 
+@task(execution_timeout=timedelta(hours=1))
+def compare_features(project: str) -> dict[str, Any]:
+    """What the servers encoded, recomputed by the training code; the inputs, held against the source."""
+    from pipelines.tasks import skewing
+
+    context = get_current_context()
+    compared = skewing.compare(project, as_of_run(context), days=context["params"]["days"])
+    return {"sampled": compared["sampled"], "differing": skewing.differing(compared)}
+
+
 @task(trigger_rule="all_done")
 def tell(project: str) -> dict[str, list[str]]:
     """Of rollbacks that nobody was told of: by the command line, or while a channel could not be reached."""
@@ -160,7 +170,7 @@ def watch(project: Project) -> DAG:
         )
         observed = observe(project.name)
         report(project.name, observed)
-        observed >> report_week(project.name)
+        [observed, compare_features(project.name)] >> report_week(project.name)
         due = is_retrain_due(project.name, observed)
         due >> TriggerDagRunOperator(
             task_id="start_retrain",

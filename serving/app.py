@@ -84,6 +84,7 @@ class ModelServer:
             project=settings.project,
             mask=Mask(_mask_key(settings)),
             policy=settings.log_policy,
+            features_share=settings.features_share,
         )
         self.metrics = _Metrics(self.slots, self.writer, batcher, cache, access=self._access)
         ids = PredictionIds()

@@ -33,6 +33,7 @@ EXPLAINED: Mapping[str, str] = {
     "PROVIDERS": "on what graphs run here, by preference: cpu, cuda, tensorrt, or a JSON list with options",
     "REQUIRE_PROVIDER": "the one that must be in use, or none to lift a bundle's requirement",
     "LOG_POLICY": "drop rows or fail the answer when the disk does not take the log; drop by default",
+    "FEATURES_SHARE": "of how many requests the encoded rows are logged too, for `paceline skew`; 0.05 by default",
     "BUNDLE": "the folder of the bundle that leads until another is promoted; none by default",
     "VERSION": "what that bundle is called; the start of its id by default",
     "TRUSTED_KEYS": "public keys (PEM) of which one must have signed a bundle; none is asked for by default",

@@ -1,16 +1,11 @@
-"""Groups of answered rows → one Arrow record batch, column by column from buffers.
-
-No array is made from a list of Python objects: that imports pandas where it is installed, and holds the interpreter for
-long. Strings are joined and their lengths summed by numpy; what is the same for all rows is repeated as bytes, and
-compression takes it away again.
-"""
+"""Groups of answered rows → one Arrow record batch, column by column from buffers (`serving.arrow_columns`)."""
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import Any, cast
 
@@ -23,7 +18,16 @@ from contracts.bundle import Baseline
 from contracts.encoder import parse_timestamp
 from contracts.input_schema import InputSchema
 from contracts.masking import Mask
-from contracts.prediction_row import END_OF_STREAM, SYNTHETIC, PredictionRow
+from contracts.prediction_row import END_OF_STREAM, SYNTHETIC, PredictionRow, is_sampled
+from serving.arrow_columns import (
+    boolean_column,
+    json_column,
+    moment_column,
+    nullable_bytes_column,
+    nullable_text_column,
+    number_column,
+    text_column,
+)
 from serving.unusual import EXTREME_SCORE, Reference
 
 MAXIMUM_BATCH_BYTES = 64 << 20  # of inputs; far below what 32-bit offsets can address
@@ -31,7 +35,6 @@ PIECE_ROWS = 512  # between two pauses, in which answers go on: some 1 ms
 _SIZED_ROWS = 128  # between two looks at how much it has become
 _COLUMNS_AT_ONCE = 3
 COMPRESSED_ROWS = 16  # smaller batches only grow by it
-DAY_S = 86_400
 _KNOWN_BUNDLES = 16
 _encode_json = msgspec.json.Encoder().encode
 logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ _TYPES: dict[Any, pyarrow.DataType] = {
     float: pyarrow.float64(),
     int: pyarrow.int64(),
     bool: pyarrow.bool_(),
+    bytes: pyarrow.binary(),
 }
 
 
@@ -94,6 +98,7 @@ class _Known:
     personal: tuple[str, ...]
     time: str
     masks_entity: bool
+    personal_columns: list[int]
     reference: Reference | None
 
 
@@ -113,12 +118,16 @@ class Batch:
 
 
 class BatchBuilder:
-    """Builds batches for one project. `pause` is called between pieces, to let other threads have the interpreter."""
+    """Builds batches for one project. `pause` is called between pieces, to let other threads have the interpreter.
 
-    def __init__(self, project: str, mask: Mask, pause: Callable[[], None]) -> None:
+    `features_share` of the requests have their encoded rows logged as well.
+    """
+
+    def __init__(self, project: str, mask: Mask, pause: Callable[[], None], features_share: float = 0.0) -> None:
         self._project = project
         self._mask = mask
         self._pause = pause
+        self._features_share = features_share
         self._known: dict[str, _Known] = {}
 
     def build(self, day: int, groups: Sequence[LoggedGroup]) -> Batch:
@@ -199,6 +208,12 @@ class BatchBuilder:
             personal=personal,
             time=group.schema.time,
             masks_entity=group.schema.entity in personal,
+            personal_columns=[
+                group.schema.columns.index(column)
+                for field in group.schema.fields
+                if field.personal
+                for column in field.columns
+            ],
             reference=None if group.baseline is None else Reference(group.schema, group.baseline),
         )
         self._known[group.bundle] = known
@@ -227,26 +242,44 @@ class BatchBuilder:
         bundles = [group.bundle for group in groups]
         scores = np.array(per_row([group.scores for group in groups]), dtype=np.float64)  # None becomes NaN
         decisions = np.array(per_row([group.decisions for group in groups]), dtype=np.float32)
-        yield _text(per_row([group.prediction_ids for group in groups]))
-        yield _text(each([group.request_id for group in groups]))
-        yield _moments(each([group.served_at_s for group in groups]), day)
-        yield _text(times)
-        yield _text([self._project] * len(inputs))
-        yield _text(each([group.version for group in groups]))
-        yield _text(each(bundles))
-        yield _text(each([group.slot for group in groups]))
-        yield _text_or_null(each([group.rollout for group in groups]))
-        yield _numbers(np.array(each([group.share for group in groups]), dtype=np.float64))
-        yield _text(per_row(self._entities(groups, bundles)))
-        yield _numbers(scores)
-        yield _booleans(decisions)
-        yield _numbers(np.array(each([group.latency_us for group in groups]), dtype=np.int64))
-        yield _text_or_null(per_row([group.errors for group in groups]))
-        yield _joined(inputs)
-        yield _text_or_null(each([group.client for group in groups]))
+        yield text_column(per_row([group.prediction_ids for group in groups]))
+        yield text_column(each([group.request_id for group in groups]))
+        yield moment_column(each([group.served_at_s for group in groups]), day)
+        yield text_column(times)
+        yield text_column([self._project] * len(inputs))
+        yield text_column(each([group.version for group in groups]))
+        yield text_column(each(bundles))
+        yield text_column(each([group.slot for group in groups]))
+        yield nullable_text_column(each([group.rollout for group in groups]))
+        yield number_column(np.array(each([group.share for group in groups]), dtype=np.float64))
+        yield text_column(per_row(self._entities(groups, bundles)))
+        yield number_column(scores)
+        yield boolean_column(decisions)
+        yield number_column(np.array(each([group.latency_us for group in groups]), dtype=np.int64))
+        yield nullable_text_column(per_row([group.errors for group in groups]))
+        yield json_column(inputs)
+        yield nullable_text_column(each([group.client for group in groups]))
         yield self._unusual(groups, bundles, rows, scores, counted)
-        yield _booleans(np.array(each([group.cached for group in groups]), dtype=np.float32))
-        yield _text_or_null(each([group.uncounted for group in groups]))
+        yield boolean_column(np.array(each([group.cached for group in groups]), dtype=np.float32))
+        yield nullable_text_column(each([group.uncounted for group in groups]))
+        yield self._sampled_features(groups)
+
+    def _sampled_features(self, groups: Sequence[LoggedGroup]) -> pyarrow.Array:
+        """The column `features`: null, but for rows of the requests that are sampled."""
+        contents: list[bytes | None] = []
+        for group in groups:
+            features = group.features
+            if features is None or not (_has_features(group) and is_sampled(group.request_id, self._features_share)):
+                contents += [None] * len(group.records)
+                continue
+            if hidden := self._known[group.bundle].personal_columns:
+                features = features.copy()
+                features[:, hidden] = np.nan
+            contents += [
+                None if _has_infinity(record) else row.tobytes()
+                for row, record in zip(features.astype("<f4", copy=False), group.records, strict=True)
+            ]
+        return nullable_bytes_column(contents)
 
     def _entities(self, groups: Sequence[LoggedGroup], bundles: Sequence[str]) -> list[Sequence[str]]:
         masking = {bundle for bundle in set(bundles) if self._known[bundle].masks_entity}
@@ -292,12 +325,7 @@ class BatchBuilder:
         for row, found in flags.items():
             if owners[row].uncounted != SYNTHETIC:
                 counted.update((owners[row].version, owners[row].slot, flag) for flag in found)
-        return _text_or_null([",".join(flags[row]) if row in flags else None for row in range(len(scores))])
-
-
-def day_name(day: int) -> str:
-    """As in the names of folders: 2013-08-01."""
-    return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
+        return nullable_text_column([",".join(flags[row]) if row in flags else None for row in range(len(scores))])
 
 
 def _message(batch: pyarrow.RecordBatch) -> bytes:
@@ -326,6 +354,11 @@ def _has_features(group: LoggedGroup) -> bool:
     return group.features is not None and len(group.features) == len(group.records)
 
 
+def _has_infinity(record: Mapping[str, Any]) -> bool:
+    """Whether JSON cannot tell what was encoded: it has no word for what a clipping field takes to its bound."""
+    return any(value.__class__ is float and math.isinf(value) for value in record.values())
+
+
 def _places(starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
     """The rows of all spans."""
     if not len(starts):
@@ -333,78 +366,3 @@ def _places(starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.i
     ends = np.cumsum(lengths)
     places: NDArray[np.intp] = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
     return places
-
-
-def _bitmap(valid: NDArray[np.bool_]) -> pyarrow.Buffer:
-    return pyarrow.py_buffer(np.packbits(valid, bitorder="little"))
-
-
-def _text(values: Sequence[str]) -> pyarrow.Array:
-    first = values[0]
-    if values.count(first) == len(values):
-        content = first.encode(errors="backslashreplace")
-        offsets = np.arange(0, (len(values) + 1) * len(content), len(content) or 1, dtype=np.int32)[: len(values) + 1]
-        if not content:
-            offsets = np.zeros(len(values) + 1, dtype=np.int32)
-        return _strings(content * len(values), offsets)
-    joined = "".join(values)
-    if joined.isascii():
-        return _strings(joined.encode(), _offsets(values))
-    return _joined([value.encode(errors="backslashreplace") for value in values])
-
-
-def _joined(values: Sequence[bytes]) -> pyarrow.Array:
-    return _strings(b"".join(values), _offsets(values))
-
-
-def _offsets(values: Sequence[str] | Sequence[bytes]) -> NDArray[np.int32]:
-    offsets = np.zeros(len(values) + 1, dtype=np.int32)
-    np.cumsum(np.fromiter(map(len, values), dtype=np.int32, count=len(values)), out=offsets[1:])
-    return offsets
-
-
-def _strings(content: bytes, offsets: NDArray[np.int32], validity: pyarrow.Buffer | None = None) -> pyarrow.Array:
-    return pyarrow.StringArray.from_buffers(
-        len(offsets) - 1, pyarrow.py_buffer(offsets), pyarrow.py_buffer(content), validity
-    )
-
-
-def _text_or_null(values: Sequence[str | None]) -> pyarrow.Array:
-    missing = values.count(None)
-    if missing == len(values):
-        return pyarrow.nulls(len(values), pyarrow.string())
-    if not missing:
-        return _text([value for value in values if value is not None])
-    encoded = [b"" if value is None else value.encode(errors="backslashreplace") for value in values]
-    valid = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
-    return _strings(b"".join(encoded), _offsets(encoded), _bitmap(valid))
-
-
-def _numbers(values: NDArray[np.float64] | NDArray[np.int64]) -> pyarrow.Array:
-    """NaN is null: the log has no other use for it."""
-    kind = pyarrow.float64() if values.dtype == np.float64 else pyarrow.int64()
-    missing = np.isnan(values)
-    validity = _bitmap(~missing) if missing.any() else None
-    return pyarrow.Array.from_buffers(kind, len(values), [validity, pyarrow.py_buffer(values)])
-
-
-def _booleans(values: NDArray[np.float32]) -> pyarrow.Array:
-    missing = np.isnan(values)
-    validity = _bitmap(~missing) if missing.any() else None
-    return pyarrow.Array.from_buffers(pyarrow.bool_(), len(values), [validity, _bitmap(values == 1)])
-
-
-def _moments(served_at_s: Sequence[float], day: int) -> pyarrow.Array:
-    """ISO 8601 with microseconds, UTC, as one matrix of characters; all of `day`."""
-    template = f"{day_name(day)}T00:00:00.000000+00:00".encode()
-    text = np.tile(np.frombuffer(template, dtype=np.uint8), (len(served_at_s), 1))
-    left = np.rint(np.array(served_at_s) * 1e6).astype(np.int64) - day * DAY_S * 1_000_000
-    left = np.minimum(left, DAY_S * 1_000_000 - 1)  # the last instant of a day is not rounded into the next
-    for place, unit in zip((11, 14, 17), (3_600_000_000, 60_000_000, 1_000_000), strict=True):
-        value = left // unit
-        left = left - value * unit
-        text[:, place] += (value // 10).astype(np.uint8)
-        text[:, place + 1] += (value % 10).astype(np.uint8)
-    for place in range(6):
-        text[:, 25 - place] += (left // 10**place % 10).astype(np.uint8)
-    return _strings(text.tobytes(), np.arange(0, text.size + 1, text.shape[1], dtype=np.int32))

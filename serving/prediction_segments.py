@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from contracts.prediction_row import END_OF_STREAM
-from serving.prediction_batch import STREAM_HEAD, day_name
+from serving.arrow_columns import day_name
+from serving.prediction_batch import STREAM_HEAD
 
 MAXIMUM_SEGMENT_BYTES = 64 << 20
 MAXIMUM_SEGMENT_AGE_S = 3600.0

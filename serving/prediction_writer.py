@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.masking import Mask
-from serving.prediction_batch import DAY_S, BatchBuilder, LoggedGroup
+from serving.arrow_columns import DAY_S
+from serving.prediction_batch import BatchBuilder, LoggedGroup
 from serving.prediction_segments import Segments
 from serving.suspension import Suspension
 
@@ -103,7 +104,10 @@ class PredictionIds:
 
 
 class PredictionWriter:
-    """Writes segments below `root`; `start` before the first `append`, `stop` flushes what is left."""
+    """Writes segments below `root`; `start` before the first `append`, `stop` flushes what is left.
+
+    `features_share` of the requests are logged with the rows as they were encoded, too.
+    """
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class PredictionWriter:
         maximum_rows: int = MAXIMUM_BUFFERED_ROWS,
         maximum_bytes: int = MAXIMUM_BUFFERED_BYTES,
         flush_every_s: float = FLUSH_EVERY_S,
+        features_share: float = 0.0,
     ) -> None:
         self._root = root
         self._is_audited = policy == "fail"
@@ -122,7 +127,7 @@ class PredictionWriter:
         self._maximum_bytes = maximum_bytes
         self._flush_every_s = flush_every_s
         self._segments = Segments(root)
-        self._builder = BatchBuilder(project, mask, lambda: time.sleep(_PAUSE_S))
+        self._builder = BatchBuilder(project, mask, lambda: time.sleep(_PAUSE_S), features_share)
         self._groups: deque[LoggedGroup] = deque()
         self._in_hand: list[LoggedGroup] = []
         self._wake = threading.Event()

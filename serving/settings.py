@@ -17,7 +17,7 @@ _YES, _NO = frozenset({"1", "yes", "true", "on"}), frozenset({"", "0", "no", "fa
 SETTINGS = (
     *("PROJECT", "HOST", "PORT", "STATE", "PREDICTIONS", "CONTROL_TOKEN", "MASK_KEY", "ALLOW_FAULTS"),
     *("TIMEOUT_MS", "BATCH_WAIT_MS", "CACHE_MS", "CACHE_ROWS"),
-    *("LOG_POLICY", "WORKERS"),
+    *("LOG_POLICY", "FEATURES_SHARE", "WORKERS"),
     *("KEYS", "ACCESS", "RATE_PER_S", "BURST", "REDIS_URL"),
     *("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CLIENT_REQUIRED"),
     *("PROVIDERS", "REQUIRE_PROVIDER"),
@@ -45,6 +45,7 @@ class Settings:
     `timeout_s` is how long a request is worked on at most, `batch_wait_s` how long a first row waits for others.
     `cache_s` is how long a score is given again for the same row (0: never), `cache_rows` how many are kept.
     `log_policy` says what happens when the disk does not take the prediction log: `drop` rows, or `fail` the answer.
+    `features_share` is the share of the requests whose encoded rows are logged too, for the comparison with training.
     `workers` is how many processes share the port.
     `execution` is on what graphs run here, where that is not left to their bundles. `bundle` is the folder of the
     bundle that leads until another is promoted, `version` its name. `trusted_keys` has the public keys of those who may
@@ -74,6 +75,7 @@ class Settings:
     cache_s: float = 0.0
     cache_rows: int = 10_000
     log_policy: Literal["drop", "fail"] = "drop"
+    features_share: float = 0.05
     execution: Execution = AS_BUNDLED
     workers: int = 1
     bundle: Path | None = None
@@ -151,6 +153,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_rows=_count("CACHE_ROWS", found.get("CACHE_ROWS") or "10000", 1_000_000),
         batch_wait_s=_milliseconds("BATCH_WAIT_MS", found.get("BATCH_WAIT_MS") or "0", 0, 50) / 1000,
         log_policy=_log_policy(found.get("LOG_POLICY") or "drop"),
+        features_share=_share("FEATURES_SHARE", found.get("FEATURES_SHARE") or "0.05"),
         workers=_count("WORKERS", found.get("WORKERS") or "1", MAXIMUM_WORKERS),
         bundle=_path(found, "BUNDLE"),
         version=found.get("VERSION") or None,
@@ -190,6 +193,16 @@ def _rate(text: str) -> float:
             f"from {MINIMUM_RATE_PER_S:g} to {MAXIMUM_RATE_PER_S:g}"
         )
     return rate_per_s
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:  # NaN is refused too
+        raise SettingsError(f"{PREFIX}{name} is {text!r}, expected a share from 0 (none) to 1 (all)")
+    return found
 
 
 def _count(name: str, text: str, most: int) -> int:

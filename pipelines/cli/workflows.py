@@ -114,15 +114,45 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """What outcomes say of a holdout; quality and drift of the live predictions, and whether a retrain is due."""
-    from pipelines.tasks import reviewing, watching
+    from pipelines.tasks import reviewing, skewing, watching
 
     judged = _judged(project, as_of)
     observed = watching.observe(project, _today(as_of), days)
     observed["holdout"] = judged
     observed["reviews"] = reviewing.collect(project, _today(as_of), days)
+    observed["skew"] = skewing.compare(project, _today(as_of), days)
     observed["report"] = watching.report(project, observed)
     observed["due"] = watching.due_retrain(project, observed)
     show(observed, as_json)
+
+
+@app.command()
+def skew(
+    project: ProjectName,
+    as_of: AsOf = "",
+    days: Annotated[int, typer.Option(min=1, max=90, help="How many days of events before it.")] = 7,
+    day: Annotated[
+        str,
+        typer.Option(
+            metavar="DATE",
+            callback=checked_date,
+            help="Only look at the events of this day; the ledger and the metrics keep what they have.",
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Recompute the features that the servers logged: by training's encoder, byte for byte, and from the source.
+
+    Of a sample of the requests (PACELINE_SERVING_FEATURES_SHARE). Exit code 2 when a row differs: docs/skew.md says
+    what to do then.
+    """
+    from pipelines.tasks import skewing
+
+    today = _today(as_of)
+    compared = skewing.look(project, day, today) if day else skewing.compare(project, today, days)
+    show_lines(compared, as_json, skewing.skew_text(compared))
+    if skewing.differing(compared):
+        raise typer.Exit(2)
 
 
 def _judged(project: str, as_of: str) -> dict[str, Any]:

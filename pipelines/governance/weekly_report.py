@@ -37,7 +37,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 class Week(msgspec.Struct, frozen=True, kw_only=True):
     """All that the page is made of. `days` are the seven dates, `watch_days` those as of which a watch has them as its
     last day: the days after. `coverage` and what follows of quality is None before
-    the first champion. Watches, retrains and what was held back are as of these days; rollouts, score alarms and
+    the first champion. Watches, comparisons of
+    features (`skews`), retrains and what was held back are as of these days; rollouts, score alarms and
     failures were written down in them."""
 
     project: str
@@ -53,6 +54,7 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
     quality: tuple[Quality, ...]
     parts: tuple[Part, ...]
     watches: tuple[Told, ...] = ()
+    skews: tuple[Told, ...] = ()
     retrains: tuple[PastRetrain, ...] = ()
     suppressed: tuple[Told, ...] = ()
     rollouts: tuple[Told, ...] = ()
@@ -87,6 +89,8 @@ def _warnings(found: Week) -> list[str]:
         said.append(f"{len(found.traffic.damaged)} files of the prediction log could not be read: counts are too low.")
     if not found.watches:
         said.append("No watch ran for these days: of drift nothing is known.")
+    if any(each.body["encoding"]["differing"] for each in found.skews):
+        said.append("The servers encoded features otherwise than training does: see Skew.")
     said += [
         f"{each.at}: {each.body['workflow']}.{each.body['task']} failed: {each.body['error']}"
         for each in found.failures
@@ -123,6 +127,7 @@ def _chapters(found: Week) -> list[Chapter]:
         Chapter("Latency", _latency(found)),
         Chapter("Quality", _quality(found)),
         Chapter("Drift", _drift(found)),
+        Chapter("Skew", _skew(found)),
         Chapter("Retrains", _retrains(found)),
         Chapter("Rollouts", _rollouts(found)),
         Chapter("Open investigations", _investigations(found)),
@@ -281,6 +286,33 @@ def _distance(watch: Mapping[str, Any]) -> tuple[float | None, None, None, str]:
         return None, None, None, NOT_KNOWN
     largest, column = max(known)
     return largest, None, None, f"{column}: {largest:.2f} of its limit"
+
+
+def _skew(found: Week) -> list[Block]:
+    if not found.skews:
+        return [f"{NOT_KNOWN.capitalize()}: nothing compared what the servers encoded with what training does."]
+    rows = [
+        (
+            each.subject,
+            f"{each.body['sampled']:,}",
+            _differing(each.body["encoding"]),
+            _differing(each.body["source"]),
+            f"{each.body['not_due'] + each.body['absent'] + each.body['ambiguous']:,}",
+        )
+        for each in found.skews
+    ]
+    return [
+        "Sampled rows whose features, recomputed, or whose inputs, held against the source, differ in a byte.",
+        Table(("As of", "Sampled", "Encoding differs", "Source differs", "Source not known yet"), rows),
+    ]
+
+
+def _differing(compared: Mapping[str, Any]) -> str:
+    """How many of how many, and in which columns."""
+    if not compared["rows"]:
+        return NOT_KNOWN
+    columns = ", ".join(column["column"] for column in compared["columns"])
+    return f"{compared['differing']:,} of {compared['rows']:,}" + (f": {columns}" if columns else "")
 
 
 def _retrains(found: Week) -> list[Block]:

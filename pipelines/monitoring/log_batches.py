@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from pipelines.monitoring.log_spans import WindowFiles, files_within
-from pipelines.monitoring.predictions import connected, refusal
+from pipelines.monitoring.predictions import connected, without_damaged
 from pipelines.monitoring.segments import DamagedSegment, Files, consistently, list_files
 
 BATCH_ROWS = 50_000
@@ -62,18 +62,13 @@ def fold_predictions(window: Window, query: str, parameters: Sequence[object], f
         import duckdb
 
         found = window.files()
-        files, damaged = found.files, list(found.files.damaged)
+        damaged = list(found.files.damaged)
         try:
-            result = _fold(window.root, files, query, parameters, fold, damaged)
+            result = _fold(window.root, found.files, query, parameters, fold, damaged)
         except duckdb.Error:
-            refused = {path: reason for path in files.tables if (reason := refusal(path)) is not None}
-            damaged = [
-                *files.damaged,
-                *(DamagedSegment(path.relative_to(window.root).as_posix(), said) for path, said in refused.items()),
-            ]
-            readable = tuple(path for path in files.tables if path not in refused)
-            files = Files(files.streams, readable, files.replaced, files.damaged)
-            result = _fold(window.root, files, query, parameters, fold, damaged)
+            readable = without_damaged(window.root, found.files)
+            damaged = list(readable.damaged)
+            result = _fold(window.root, readable, query, parameters, fold, damaged)
         return Folded(result, found, tuple(sorted(damaged, key=lambda each: each.path)))
 
     return consistently(read)

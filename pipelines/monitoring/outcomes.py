@@ -111,7 +111,7 @@ class WarehouseOutcomes:
 
         count = predictions.num_rows
         rows = input_texts(predictions, list(self._kinds))
-        keys = _canonical(self._kinds, "rows")
+        keys = canonical_keys(self._kinds, "rows")
         with duckdb.connect() as connection:
             connection.register("rows", rows.append_column("position", pa.array(np.arange(count, dtype=np.int64))))
             connection.register("labels", self._labels)
@@ -253,7 +253,7 @@ def _labels(outcomes: pa.Table, kinds: Mapping[str, Kind], label: str) -> pa.Tab
     """The columns k0, k1 … (canonical texts of the key) and `value`, one row for each event."""
     import duckdb
 
-    keys, names = _canonical(kinds, "told"), ", ".join(f"k{place}" for place in range(len(kinds)))
+    keys, names = canonical_keys(kinds, "told"), ", ".join(f"k{place}" for place in range(len(kinds)))
     with duckdb.connect() as connection:
         connection.register("told", outcomes.select(list(dict.fromkeys((*kinds, label)))))
         rows = f"""SELECT {keys}, told."{label}" AS label, TRY_CAST(told."{label}" AS DOUBLE) AS value FROM told
@@ -272,7 +272,7 @@ def _labels(outcomes: pa.Table, kinds: Mapping[str, Kind], label: str) -> pa.Tab
         return connection.sql(f"SELECT {names}, CAST(low AS TINYINT) AS value FROM events").to_arrow_table()
 
 
-def _canonical(kinds: Mapping[str, Kind], table: str) -> str:
+def canonical_keys(kinds: Mapping[str, Kind], table: str) -> str:
     """SQL: one text for each key field, the same whatever types the two sides have; null where there is none."""
     columns = [_SQL[kind].format(f'{table}."{name}"') for name, kind in kinds.items()]
     return ", ".join(f"{column} AS k{place}" for place, column in enumerate(columns))

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pipelines.monitoring.score_watch import ScoreWatch, ScoreWatchLimits, threshold_edge
+from pipelines.monitoring.skew_metrics import SKEW_FAMILIES, skew_metrics
 from pipelines.monitoring.watch_metrics import FAMILIES, watch_metrics
 
 
@@ -59,6 +60,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("paceline_watch_days_empty", "gauge", (), "Days of its window without a single prediction"),
     Metric("paceline_watch_blind", "gauge", (), "1 where no rule could be judged for lack of data"),
     *(Metric(name, "gauge", labels, text) for name, (labels, text) in FAMILIES.items()),
+    *(Metric(name, "gauge", labels, text) for name, (labels, text) in SKEW_FAMILIES.items()),
     Metric("paceline_workflow_failures", "counter", ("workflow",), "Tasks that failed for good"),
     Metric(
         "paceline_workflow_last_failure_timestamp_seconds", "gauge", ("workflow",), f"{_SINCE} of the last such failure"
@@ -102,8 +104,8 @@ OWN_METRICS: tuple[Metric, ...] = (
 )
 WATCHED, FAILED, SWAPPED, RESTORED = "watch", "failure", "champion.swapped", "champion.restored"
 STARTED, DUE, SUPPRESSED, ENDED = "trigger", "trigger.due", "trigger.suppressed", "release.ended"
-OPENED, CLOSED, SCORES = "investigation.opened", "investigation.closed", "scores.alarm"
-KINDS = (WATCHED, FAILED, SWAPPED, RESTORED, STARTED, DUE, SUPPRESSED, ENDED, OPENED, CLOSED, SCORES)
+OPENED, CLOSED, SCORES, COMPARED = "investigation.opened", "investigation.closed", "scores.alarm", "skew"
+KINDS = (WATCHED, FAILED, SWAPPED, RESTORED, STARTED, DUE, SUPPRESSED, ENDED, OPENED, CLOSED, SCORES, COMPARED)
 
 
 @dataclass
@@ -112,6 +114,8 @@ class Record:
 
     watch: dict[str, Any] | None = None
     watched_at: datetime | None = None
+    skew: dict[str, Any] | None = None
+    compared_at: datetime | None = None
     led_since: datetime | None = None
     watches: int = 0
     score_alarms: int = 0
@@ -149,6 +153,8 @@ class Record:
             self.open_investigations.discard(entry.subject)
         elif entry.kind == SCORES:
             self.score_alarms += 1
+        elif entry.kind == COMPARED:
+            self.skew, self.compared_at = body, entry.at
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,9 @@ def samples_of(project: str, record: Record, leading: Leading, due: datetime | N
     yield from one("watch_due_timestamp_seconds", due)
     yield from one("watches", record.watches)
     yield from _of_watch(project, record.watch)
+    yield from one("skew_last_success_timestamp_seconds", record.compared_at)
+    for metric in skew_metrics(record.skew) if record.skew is not None else ():
+        yield Sample(metric.name, (project, *metric.labels), metric.value)
     for workflow, count in sorted(record.failures.items()):
         yield from one("workflow_failures", count, workflow)
         yield from one("workflow_last_failure_timestamp_seconds", record.failed_at[workflow], workflow)

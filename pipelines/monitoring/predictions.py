@@ -8,7 +8,7 @@ before the damage are used, of a damaged Parquet file nothing.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -61,9 +61,16 @@ _TYPES = {
     "unusual": "VARCHAR",
     "cached": "BOOLEAN",
     "uncounted": "VARCHAR",
+    "features": "BLOB",
 }
-_LATER = frozenset({"client", "unusual", "cached", "uncounted"})  # columns that older files do not have
-_ARROW = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "BIGINT": pa.int64()}
+_LATER = frozenset({"client", "unusual", "cached", "uncounted", "features"})  # columns that older files do not have
+_ARROW = {
+    "VARCHAR": pa.string(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "BIGINT": pa.int64(),
+    "BLOB": pa.binary(),
+}
 PREDICTION_COLUMNS = pa.schema([(name, _ARROW[kind]) for name, kind in _TYPES.items()])
 STREAM_COLUMNS = pa.schema([pa.field(name, _ARROW[kind], name in _LATER) for name, kind in _TYPES.items()])
 
@@ -218,17 +225,28 @@ def encode_inputs(predictions: pa.Table, schema: InputSchema) -> EncodedInputs:
 
     Rows whose inputs the schema refuses (the log of another version's schema, say) are left out and counted.
     """
+    return encode_records(parse_inputs(predictions), schema)
+
+
+def encode_records(records: Sequence[dict[str, Any]], schema: InputSchema) -> EncodedInputs:
+    """`records` encoded as training does, except that their personal fields are taken out, and missing.
+
+    Those that the schema refuses are left out and counted.
+    """
     personal = tuple(field.name for field in schema.fields if field.personal)
     fields = tuple(
         msgspec.structs.replace(field, required=field.required and not field.personal) for field in schema.fields
     )
     encoder = Encoder(msgspec.structs.replace(schema, fields=fields))
+    for record in records if personal else ():
+        for name in personal:
+            record.pop(name, None)
+    with suppress(InvalidRecordError):  # by column, where nothing is refused
+        return EncodedInputs(encoder.encode_rows(records), np.arange(len(records)), 0, None)
     encoded: list[NDArray[np.float32]] = []
     kept: list[int] = []
     first_refusal: str | None = None
-    for position, record in enumerate(parse_inputs(predictions)):
-        for name in personal:
-            record.pop(name, None)
+    for position, record in enumerate(records):
         try:
             encoded.append(encoder.encode(record))
         except InvalidRecordError as error:
@@ -236,7 +254,7 @@ def encode_inputs(predictions: pa.Table, schema: InputSchema) -> EncodedInputs:
         else:
             kept.append(position)
     rows = np.concatenate(encoded) if encoded else np.empty((0, encoder.width), dtype=np.float32)
-    return EncodedInputs(rows, np.array(kept, dtype=np.int64), predictions.num_rows - len(kept), first_refusal)
+    return EncodedInputs(rows, np.array(kept, dtype=np.int64), len(records) - len(kept), first_refusal)
 
 
 def parse_inputs(predictions: pa.Table) -> list[dict[str, Any]]:
@@ -320,14 +338,9 @@ def _read(
         try:
             table = _run(root, files, query, parameters, select, damaged)
         except duckdb.Error:
-            refused = {path: reason for path in files.tables if (reason := refusal(path)) is not None}
-            damaged = [
-                *files.damaged,
-                *(DamagedSegment(path.relative_to(root).as_posix(), reason) for path, reason in refused.items()),
-            ]
-            readable = tuple(path for path in files.tables if path not in refused)
-            readable_files = Files(files.streams, readable, files.replaced, files.damaged)
-            table = _run(root, readable_files, query, parameters, select, damaged)
+            readable = without_damaged(root, files)
+            damaged = list(readable.damaged)
+            table = _run(root, readable, query, parameters, select, damaged)
         return _Read(table, len(files.all) + len(files.damaged), tuple(sorted(damaged, key=lambda each: each.path)))
 
     return consistently(read)
@@ -390,6 +403,22 @@ def connected(
             raise
     for path in gone:
         raise FileNotFoundError(path)
+
+
+def without_damaged(root: Path, files: Files) -> Files:
+    """`files` without the tables that cannot be read, which are among the damaged ones then.
+
+    Raises:
+        FileNotFoundError: one went meanwhile.
+    """
+    refused = {path: reason for path in files.tables if (reason := refusal(path)) is not None}
+    named = (DamagedSegment(path.relative_to(root).as_posix(), reason) for path, reason in refused.items())
+    return Files(
+        streams=files.streams,
+        tables=tuple(path for path in files.tables if path not in refused),
+        replaced=files.replaced,
+        damaged=(*files.damaged, *named),
+    )
 
 
 def refusal(path: Path) -> str | None:

@@ -6,7 +6,6 @@ promtool parse every expression, and holds the metrics that they name against th
 """
 
 import sys
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -17,39 +16,9 @@ from grafana_foundation_sdk.builders.timeseries import Panel as TimeSeries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
 
+from pipelines.observability.panels import Board, Panel, panel_of
+
 _HEIGHT, _WIDTH = 8, 12  # of Grafana's 24 columns
-_CHOSEN = 'project=~"$project"'
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One curve family: its expression, and how a curve is called."""
-
-    expression: str
-    legend: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """`unit` is one of Grafana's (s, reqps, percentunit, short, d)."""
-
-    title: str
-    says: str
-    unit: str
-    asked: tuple[Asked, ...]
-
-
-@dataclass(frozen=True)
-class Board:
-    """A board: rows of panels."""
-
-    uid: str
-    title: str
-    rows: tuple[tuple[str, tuple[Panel, ...]], ...]
-
-
-def _one(title: str, says: str, unit: str, *asked: tuple[str, str]) -> Panel:
-    return Panel(title, says, unit, tuple(Asked(e.replace("CHOSEN", _CHOSEN), legend) for e, legend in asked))
 
 
 _OF_VERSION = "{{version}} {{slot}}"
@@ -62,13 +31,13 @@ SERVING = Board(
         (
             "Requests",
             (
-                _one(
+                panel_of(
                     "Requests",
                     "Responses of the prediction routes a second, by status.",
                     "reqps",
                     ("sum by (project, status) (rate(paceline_responses_total{CHOSEN}[5m]))", "{{project}} {{status}}"),
                 ),
-                _one(
+                panel_of(
                     "Error budget",
                     "How many times too fast 0.1 % of faults is used up; 14.4 over an hour pages.",
                     "short",
@@ -76,13 +45,13 @@ SERVING = Board(
                     ("project:paceline_response_errors:ratio_rate1h{CHOSEN} / 0.001", "{{project}} 1 hour"),
                     ("project:paceline_response_errors:ratio_rate6h{CHOSEN} / 0.001", "{{project}} 6 hours"),
                 ),
-                _one(
+                panel_of(
                     "Latency",
                     "Encoding and scoring, percentiles over five minutes.",
                     "s",
                     *((f"{_LATENCY}:{p}_rate5m{{CHOSEN}}", f"{p} {_OF_VERSION}") for p in ("p50", "p95", "p99")),
                 ),
-                _one(
+                panel_of(
                     "Slow predictions",
                     "Share that took longer than 51.2 ms; the objective is 1 %.",
                     "percentunit",
@@ -94,27 +63,27 @@ SERVING = Board(
         (
             "Saturation",
             (
-                _one(
+                panel_of(
                     "Queue",
                     "Rows that wait for a graph run, and how long one in a hundred waits.",
                     "short",
                     ("project:paceline_queue_rows:max5m{CHOSEN}", "{{project}} rows"),
                     ("project:paceline_queue_seconds:p99_rate5m{CHOSEN}", "{{project}} seconds (p99)"),
                 ),
-                _one(
+                panel_of(
                     "Processors",
                     "Processors that a server uses.",
                     "short",
                     ("instance:process_cpu_seconds:rate5m{CHOSEN}", "{{instance}}"),
                 ),
-                _one(
+                panel_of(
                     "Refused and expired",
                     "Rows a second that were refused, or whose time was over.",
                     "short",
                     ("sum by (project) (rate(paceline_rows_shed_total{CHOSEN}[5m]))", "{{project}} refused"),
                     ("sum by (project) (rate(paceline_rows_expired_total{CHOSEN}[5m]))", "{{project}} expired"),
                 ),
-                _one(
+                panel_of(
                     "Prediction log",
                     "Age of the oldest row that is not on disk, and rows that never were.",
                     "s",
@@ -132,7 +101,7 @@ def _side_by_side(
 ) -> tuple[Panel, Panel]:
     """The same of both slots, on the left and on the right."""
     left, right = (
-        _one(f"{title}: {slot}", says, unit, (expression.replace("SLOT", f'CHOSEN, slot="{slot}"'), legend))
+        panel_of(f"{title}: {slot}", says, unit, (expression.replace("SLOT", f'CHOSEN, slot="{slot}"'), legend))
         for slot in ("champion", "challenger")
     )
     return left, right
@@ -175,7 +144,7 @@ VERSIONS = Board(
         (
             "Rollout",
             (
-                _one(
+                panel_of(
                     "Share and lease",
                     "The challenger's share, and the seconds that its lease still has.",
                     "short",
@@ -183,7 +152,7 @@ VERSIONS = Board(
                     ("max by (project) (paceline_holdout_share{CHOSEN})", "{{project}} holdout"),
                     ("min by (project) (paceline_lease_left_seconds{CHOSEN})", "{{project}} lease"),
                 ),
-                _one(
+                panel_of(
                     "Shadow flips",
                     "Share of the shadowed pairs with another decision.",
                     "percentunit",
@@ -205,7 +174,7 @@ DATA = Board(
         (
             "Now",
             (
-                _one(
+                panel_of(
                     "Unusual rows",
                     "Share of the champion's rows unlike the training data, by flag.",
                     "percentunit",
@@ -217,14 +186,14 @@ DATA = Board(
                         "{{project}} {{flag}}",
                     ),
                 ),
-                _one(
+                panel_of(
                     "Scores",
                     "Mean score by version, and 1 during an alarm of the fast watch.",
                     "short",
                     ("project_version_slot:paceline_scores:mean_rate30m{CHOSEN}", _OF_VERSION),
                     ("paceline_score_drift_alarm{CHOSEN}", "{{project}} alarm"),
                 ),
-                _one(
+                panel_of(
                     "Score drift",
                     "Share of the last hour's scores above the edge, within its usual range at this hour.",
                     "percentunit",
@@ -232,31 +201,40 @@ DATA = Board(
                     ("paceline_score_drift_usual_low{CHOSEN}", "{{project}} usual, low"),
                     ("paceline_score_drift_usual_high{CHOSEN}", "{{project}} usual, high"),
                 ),
+                panel_of(
+                    "Skew",
+                    "Share of the sampled rows that differ from training's encoding, and from the source.",
+                    "percentunit",
+                    (
+                        "paceline_skew_rows_differing{CHOSEN} / (paceline_skew_rows_compared{CHOSEN} > 0)",
+                        "{{project}} {{against}}",
+                    ),
+                ),
             ),
         ),
         (
             "Drift",
             (
-                _one(
+                panel_of(
                     "Drift",
                     "By the last watch: 1 where it counts; the highest sum of the board raises an alarm at 1.",
                     "short",
                     ("paceline_watch_drift{CHOSEN}", "{{project}} {{of}}"),
                     ("paceline_watch_drift_highest_sum{CHOSEN}", "{{project}} highest sum"),
                 ),
-                _one(
+                panel_of(
                     "Drift by column",
                     "Distance to the training rows, in units of the limit of each column that counts.",
                     "short",
                     ('paceline_watch_drift_distance{CHOSEN, counts="yes"}', "{{project}} {{column}}"),
                 ),
-                _one(
+                panel_of(
                     "Broken data",
                     "Columns whose data is broken rather than changed, by kind.",
                     "short",
                     ("sum by (project, kind) (paceline_watch_data_quality{CHOSEN})", "{{project}} {{kind}}"),
                 ),
-                _one(
+                panel_of(
                     "The reference and now",
                     "How well a classifier tells them apart: AUC, 0.5 is not at all.",
                     "short",
@@ -267,7 +245,7 @@ DATA = Board(
         (
             "Outcomes",
             (
-                _one(
+                panel_of(
                     "Quality",
                     "By outcomes, with its 95 % interval.",
                     "short",
@@ -275,20 +253,20 @@ DATA = Board(
                     ("paceline_watch_quality_low{CHOSEN}", "{{metric}} {{version}} low"),
                     ("paceline_watch_quality_high{CHOSEN}", "{{metric}} {{version}} high"),
                 ),
-                _one(
+                panel_of(
                     "Labels",
                     "Age of the newest outcome, and the usual delay.",
                     "d",
                     ("paceline_watch_label_age_days{CHOSEN}", "{{project}} age"),
                     ("paceline_watch_label_delay_days{CHOSEN}", "{{project}} usual delay"),
                 ),
-                _one(
+                panel_of(
                     "Coverage",
                     "Known outcomes of those that are due.",
                     "percentunit",
                     ("paceline_watch_label_coverage_ratio{CHOSEN}", "{{project}}"),
                 ),
-                _one(
+                panel_of(
                     "Quarantined outcomes",
                     "That could not be believed, by reason.",
                     "short",
@@ -306,7 +284,7 @@ PIPELINES = Board(
         (
             "Ages",
             (
-                _one(
+                panel_of(
                     "Ages",
                     "Of the champion, of the last retrain, of the last watch.",
                     "s",
@@ -314,7 +292,7 @@ PIPELINES = Board(
                     ("project:paceline_retrain_age_seconds{CHOSEN}", "{{project}} retrain"),
                     ("project:paceline_watch_age_seconds{CHOSEN}", "{{project}} watch"),
                 ),
-                _one(
+                panel_of(
                     "Read by the last watch",
                     "Predictions, and what of them could not be read.",
                     "short",
@@ -327,14 +305,14 @@ PIPELINES = Board(
         (
             "Retrains and rollouts",
             (
-                _one(
+                panel_of(
                     "Retrains",
                     "Started in a day, and held back, by trigger.",
                     "short",
                     ("increase(paceline_retrains_total{CHOSEN}[1d])", "{{project}} {{trigger}}"),
                     ("increase(paceline_retrains_suppressed_total{CHOSEN}[1d])", "held back: {{trigger}}, {{hold}}"),
                 ),
-                _one(
+                panel_of(
                     "Rollouts",
                     "Ended in a day, by how; and what runs and waits.",
                     "short",
@@ -342,13 +320,13 @@ PIPELINES = Board(
                     ("paceline_rollout_running{CHOSEN}", "{{project}} runs"),
                     ("paceline_rollouts_queued{CHOSEN}", "{{project}} waiting"),
                 ),
-                _one(
+                panel_of(
                     "Failures",
                     "Tasks that failed for good in a day, by workflow.",
                     "short",
                     ("increase(paceline_workflow_failures_total{CHOSEN}[1d])", "{{project}} {{workflow}}"),
                 ),
-                _one(
+                panel_of(
                     "Open investigations",
                     "Rollbacks that nobody has explained yet.",
                     "short",
@@ -359,21 +337,21 @@ PIPELINES = Board(
         (
             "The monitor",
             (
-                _one(
+                panel_of(
                     "Alive",
                     "1 while it is scraped, and while the ledger answers.",
                     "short",
                     ("up", "{{job}} {{instance}}"),
                     ("paceline_ledger_up", "ledger"),
                 ),
-                _one(
+                panel_of(
                     "Fast watch",
                     "Seconds since it looked at the scores, and servers that it could not read.",
                     "short",
                     ("time() - paceline_score_watch_last_look_timestamp_seconds{CHOSEN}", "{{project}} age"),
                     ("paceline_score_watch_servers_unreachable{CHOSEN}", "{{project}} unreachable"),
                 ),
-                _one(
+                panel_of(
                     "Notifications that failed",
                     "Of Alertmanager, in a quarter of an hour, by integration.",
                     "short",

@@ -24,7 +24,7 @@ from pipelines.tasks.assessing import slice_fields
 from pipelines.tasks.features import encoded
 from pipelines.wiring import find_project, home, open_ledger
 
-__all__ = ["HeldError", "NothingToWatchError", "due_retrain", "observe", "report"]
+__all__ = ["HeldError", "NothingToWatchError", "due_retrain", "log_window", "observe", "report"]
 logger = logging.getLogger("paceline")
 
 
@@ -49,7 +49,7 @@ def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
     found, ledger = find_project(project), open_ledger()
     today = date.fromisoformat(as_of)
     start = today - timedelta(days=days)
-    window = _window(project, start, today)
+    window = log_window(project, start, today)
     champion = ledger.champion(project)
     if champion is None:
         raise NothingToWatchError(f"{project} has no champion to watch: release one first")
@@ -97,7 +97,7 @@ def report(project: str, observed: dict[str, Any]) -> str | None:
 
     found, today = find_project(project), date.fromisoformat(observed["as_of"])
     bundle = _champion_bundle(project)
-    live = _some_of(_window(project, today - timedelta(days=observed["days"]), today), observed["champion"])
+    live = _some_of(log_window(project, today - timedelta(days=observed["days"]), today), observed["champion"])
     if live.num_rows == 0:
         logger.warning("no report: version %s made no predictions in this window", observed["champion"])
         return None
@@ -131,7 +131,8 @@ def _champion_bundle(project: str) -> Bundle:
     return read_bundle(home().bundles / champion.bundle, champion.bundle)
 
 
-def _window(project: str, start: date, today: date) -> Window:
+def log_window(project: str, start: date, today: date) -> Window:
+    """The log of the events from `start` until before `today`."""
     return Window(home().predictions(project), start, today, home().cache / "spans" / f"{project}.json")
 
 

@@ -13,6 +13,7 @@ from pipelines.monitoring.retrain_history import KINDS, past_retrains
 from pipelines.monitoring.week_traffic import count_week, days_of
 from pipelines.pages import write_whole
 from pipelines.tasks.assessing import assess
+from pipelines.tasks.skewing import COMPARED
 from pipelines.wiring import find_project, home, open_ledger
 
 REPORTED = "report.weekly"
@@ -91,6 +92,7 @@ def gather_week(project: str, week: str) -> Week:
         quality=() if assessed is None else assessed.quality,
         parts=() if assessed is None else assessed.parts,
         watches=_newest(_entries(ledger, project, "watch", seen)),
+        skews=_newest(_entries(ledger, project, COMPARED, seen)),
         retrains=tuple(each for each in retrains if start <= each.as_of < end),
         suppressed=_entries(ledger, project, "trigger.suppressed", _as_of(start, end)),
         rollouts=_entries(ledger, project, "release.ended", written),

@@ -35,6 +35,10 @@ def full(watched: Path) -> Path:
     held = {"hold": "cooldown", "reason": "the cool-down: 1 day since the last retrain < 7"}
     suppressed = {"trigger": "performance", "reason": "auc", "why": f"held back by {held['reason']}", "held_by": [held]}
     ledger.append(PROJECT, "trigger.suppressed", "2013-03-14", suppressed)
+    nothing = {"rows": 0, "differing": 0, "versions": {}, "columns": []}
+    skewed = {"rows": 40, "differing": 3, "versions": {"7": 3}, "columns": [{"column": "carrier", "rows": 3}]}
+    compared = {"sampled": 40, "encoding": skewed, "source": nothing, "not_due": 30, "absent": 10, "ambiguous": 0}
+    ledger.append(PROJECT, "skew", "2013-03-15", compared)
     opened = {"version": "8", "title": "Version 8 failed on its requests", "reason": "errors"}
     ledger.append(PROJECT, "investigation.opened", "flight_delay-v8-1", opened)
     return watched
@@ -60,6 +64,8 @@ def test_what_is_not_known_yet_is_hatched_and_said(full: Path) -> None:
     assert "held back by the cool-down" in page
     assert "Version 8 failed on its requests" in page
     assert "Investigations that are open: 1." in page
+    assert "3 of 40: carrier" in page
+    assert "The servers encoded features otherwise than training does: see Skew." in page
 
 
 def test_a_week_without_anything_says_so_and_draws_no_zero(watched: Path, browser: PageBrowser) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.observability.boards import BOARDS, Board, drawn
+from pipelines.observability.boards import BOARDS, drawn
+from pipelines.observability.panels import Board
 from tests.fixtures.prometheus import OBSERVABILITY, program, rules, run, selectors
 
 each_board = pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)

@@ -86,6 +86,14 @@ def test_the_log_is_compacted_whether_or_not_there_is_a_champion_to_watch(dags: 
 
 
 @pytest.mark.parametrize("project", PROJECTS)
+def test_features_are_compared_whether_or_not_there_is_a_champion_and_the_report_waits(
+    dags: dict[str, Any], project: str
+) -> None:
+    task = dags[f"{project}.watch"].get_task("compare_features")
+    assert (task.upstream_task_ids, task.downstream_task_ids) == (set(), {"report_week"})
+
+
+@pytest.mark.parametrize("project", PROJECTS)
 def test_who_was_not_told_of_a_rollback_is_told_whatever_there_is_to_watch(dags: dict[str, Any], project: str) -> None:
     task = dags[f"{project}.watch"].get_task("tell")
     assert (task.trigger_rule, task.upstream_task_ids, task.downstream_task_ids) == (

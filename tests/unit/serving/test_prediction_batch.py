@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from contracts.encoder import Encoder, parse_timestamp
 from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, PredictionRow
-from serving.prediction_batch import DAY_S, SEGMENT_SCHEMA, STREAM_HEAD, Batch, BatchBuilder, LoggedGroup
+from serving.arrow_columns import DAY_S
+from serving.prediction_batch import SEGMENT_SCHEMA, STREAM_HEAD, Batch, BatchBuilder, LoggedGroup
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
 from tests.fixtures.prediction_log import NOON_S, tiny_group
 

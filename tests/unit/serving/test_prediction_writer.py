@@ -166,7 +166,7 @@ def test_segments_carry_the_contracts_columns(tmp_path: Path) -> None:
     assert list(row) == [
         "prediction_id", "request_id", "served_at", "event_time", "project", "version", "bundle", "slot", "rollout",
         "share", "entity", "score", "decision", "latency_us", "error", "inputs", "client", "unusual", "cached",
-        "uncounted",
+        "uncounted", "features",
     ]  # fmt: skip
 
 

@@ -140,10 +140,40 @@ DRIFT = {
 }
 
 
+SKEW: dict[str, Any] = {
+    "sampled": 40,
+    "encoding": {"rows": 40, "differing": 3, "columns": [{"column": "carrier", "rows": 3}]},
+    "source": {"rows": 0, "differing": 0, "columns": []},
+    "not_due": 30,
+    "absent": 10,
+    "ambiguous": 0,
+    "without_bundle": {"b": 2},
+    "damaged": [],
+}
+
+
+def test_the_last_comparison_of_features_is_told_and_what_it_did_not_compare_has_no_count() -> None:
+    found = _samples(Told("skew", SKEW | {"sampled": 1}), Told("skew", SKEW))
+    assert {name.removeprefix("skew_"): value for name, value in found.items() if name.startswith("skew_")} == {
+        "last_success_timestamp_seconds": AT.timestamp(),
+        "rows_sampled": 40,
+        "damaged_segments": 0,
+        "rows_compared/encoding": 40,
+        "rows_differing/encoding": 3,
+        "field_rows_differing/encoding/carrier": 3,
+        "rows_compared/source": 0,
+        "rows_unknown/not_due": 30,
+        "rows_unknown/absent": 10,
+        "rows_unknown/ambiguous": 0,
+        "rows_unknown/no_bundle": 2,
+    }
+
+
 def test_every_sample_belongs_to_a_declared_family_with_its_labels() -> None:
     record = Record()
     for told in (
         Told("watch", WATCH | OUTCOMES | DRIFT),
+        Told("skew", SKEW),
         Told("failure", {"workflow": "watch"}),
         Told("trigger", {"trigger": "drift"}),
         Told("trigger.due", {"trigger": "drift"}),
