@@ -150,10 +150,29 @@ def open_ledger(*, creates: bool = True) -> "Ledger":
     """The ledger; without `creates` only one that is there: for whoever goes on with what it has."""
     from pipelines.ledger import Ledger
 
-    url = os.environ.get("PACELINE_LEDGER_URL")
-    if not url:
-        url = f"sqlite:///{home().root / 'ledger.db'}"
-    return Ledger.open(url, creates=creates)
+    return Ledger.open(ledger_url(), creates=creates)
+
+
+def ledger_url() -> str:
+    return os.environ.get("PACELINE_LEDGER_URL") or f"sqlite:///{home().root / 'ledger.db'}"
+
+
+def outside_of_home() -> list[str]:
+    """What is configured to lie elsewhere than below `PACELINE_HOME`, without passwords."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    found = []
+    for name, url in (("ledger", ledger_url()), ("registry", registry_uri())):
+        try:
+            parsed = make_url(url)
+        except ArgumentError:  # a folder, or a scheme that SQLAlchemy does not know
+            found.append(f"{name}: {url}")
+            continue
+        file = Path(parsed.database or "")
+        if parsed.get_backend_name() != "sqlite" or not file.resolve().is_relative_to(home().root):
+            found.append(f"{name}: {parsed.render_as_string()}")
+    return found
 
 
 def registry_uri() -> str:

@@ -1,5 +1,6 @@
-"""The commands about registered versions: made again, archived, restored."""
+"""The commands that keep what there is: versions made again, archived, restored; and a backup of everything."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,3 +72,20 @@ def restore(
 
     result = archiving.restore(project, version)
     show_lines(result, as_json, archiving.restored_text(result))
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new one, or the last backup; on another disk.")],
+    as_json: Json = False,
+) -> None:
+    """Copy everything below PACELINE_HOME that cannot be computed again, while all of it is in use.
+
+    SQLite databases as of one instant and checked, bundles verified by their hashes. A copy that is there is brought
+    up to date. What lies elsewhere (PostgreSQL, a registry's server) is named, and has tools of its own.
+    """
+    from pipelines.tasks import backing_up
+
+    with err.status("copying"):
+        result = backing_up.back_up(folder)
+    show_lines(result, as_json, backing_up.backed_up_text(result))
