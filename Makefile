@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo observability test test-all check test-images test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom bench-capacity clean
+.PHONY: help install demo observability test test-all check test-images test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom bench-kubernetes bench-capacity clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,7 +43,7 @@ test-all: test  ## the same, and the slow journeys: the whole demo, and Airflow 
 	$(BIN)/pytest -m "slow and not images"
 
 test-images: install  ## the images built, and run with their limits, by buildah and podman as root; ARGS="-m images": all of them
-	$(BIN)/pytest tests/images -m "images and not slow" -rP $(ARGS)
+	$(BIN)/pytest tests/images -m "images and not slow" -rPs $(ARGS)
 
 test-kubernetes: install  ## the Kubernetes API as it really is: the cluster that KUBECONFIG names, in a namespace of its own
 	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to a cluster with the Gateway API's CRDs"; exit 1; }
@@ -84,6 +84,9 @@ bench-monitoring: install  ## false alarms, detection, the season of 2013 and th
 	$(BIN)/python -m benchmarks.monitoring $(ARGS)
 	$(BIN)/python -m benchmarks.monitoring.scores $(filter --quick --readme,$(ARGS))
 	$(BIN)/python -m benchmarks.monitoring.watch_cost $(if $(filter --quick,$(ARGS)),--rows 100000) $(filter --readme,$(ARGS))
+
+bench-kubernetes: install  ## what a look at 10, 100 and 1,000 pods costs; ARGS=--readme
+	$(BIN)/python -m benchmarks.kubernetes $(ARGS)
 
 bench-capacity: install  ## autoscaling by queue depth and by CPU: a spike, a sawtooth, a recorded day; ARGS=--readme, --measure
 	$(BIN)/python -m benchmarks.capacity $(ARGS)

@@ -18,6 +18,7 @@ METRICS = (REQUESTS, FAILED, LATENCY, SCORES)
 SLOT = "champion"  # each of the separate servers has one model, in its champion's slot
 _PLACES = {f"{edge:g}": place for place, edge in enumerate(EDGES_S)} | {"+Inf": BUCKETS - 1}
 _BINS = {f"{(place + 1) / SCORE_BINS:g}": place for place in range(SCORE_BINS)}
+_BUCKETS_OF = {LATENCY: _PLACES, SCORES: _BINS}
 
 
 @dataclass(eq=False)
@@ -34,20 +35,21 @@ class Gathering:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], _Running] = {}
 
-    def add(self, server: str, version: str, metric: str, le: str, value: float) -> None:
-        """One sample; `le` is a histogram bucket's upper edge."""
-        running = self._found.get((server, version))
-        if running is None:
-            running = self._found[server, version] = _Running()
-        if metric == REQUESTS:
-            running.requests = value
-        elif metric == FAILED:
-            running.errors = value
-        elif metric == LATENCY:
-            if (place := _PLACES.get(le)) is not None:
-                running.latency[place] = value
-        elif metric == SCORES and (place := _BINS.get(le)) is not None:
-            running.scores[place] = value
+    def add(self, metric: str, samples: Iterable[tuple[str, str, str, float]]) -> None:
+        """Samples of one metric: server, version, a histogram bucket's upper edge, value."""
+        found = self._found
+        places = _BUCKETS_OF.get(metric)
+        for server, version, le, value in samples:
+            running = found.get((server, version))
+            if running is None:
+                running = found[server, version] = _Running()
+            if places is None:
+                if metric == REQUESTS:
+                    running.requests = value
+                elif metric == FAILED:
+                    running.errors = value
+            elif (place := places.get(le)) is not None:
+                (running.latency if places is _PLACES else running.scores)[place] = value
 
     def counts(self) -> Iterator[ServerCounts]:
         """Each version in each server."""
@@ -75,7 +77,7 @@ def _add(gathered: Gathering, server: str, sample: Sample) -> None:
     labels = sample.labels
     if labels.get("slot") == SLOT and "version" in labels:
         # without its TYPE line, which is not read, the parser knows a counter by its full name
-        gathered.add(server, labels["version"], sample.name, labels.get("le", ""), sample.value)
+        gathered.add(sample.name, [(server, labels["version"], labels.get("le", ""), sample.value)])
 
 
 def _apart(running: list[float]) -> tuple[int, ...]:
