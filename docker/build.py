@@ -147,11 +147,18 @@ def read_source(root: Path, bundle: Path | None) -> Source:
 
 
 def found_engine() -> str:
-    """The first builder on the PATH. Raises BuildError when there is none."""
+    """The first builder on the PATH that can build. Raises BuildError when there is none.
+
+    Docker's command is often there without the daemon that builds.
+    """
     for engine in ENGINES:
-        if shutil.which(engine):
+        if shutil.which(engine) and (engine != "docker" or _answers("docker", "version")):
             return engine
-    raise BuildError(f"none of {', '.join(ENGINES)} is on the PATH; on Debian: apt-get install buildah")
+    raise BuildError(f"none of {', '.join(ENGINES)} can build here; on Debian: apt-get install buildah")
+
+
+def _answers(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _git(root: Path, *arguments: str) -> str:

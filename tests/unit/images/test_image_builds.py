@@ -40,6 +40,23 @@ def test_a_push_follows_the_build_for_each_tag() -> None:
     assert pushed == [["podman", "push", f"r.example/paceline-pipelines:{tag}"] for tag in CLEAN.tags]
 
 
+@pytest.mark.parametrize(("docker_status", "expected"), [(0, "docker"), (1, "podman")])
+def test_docker_without_its_daemon_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker_status: int, expected: str
+) -> None:
+    for name, status in (("docker", docker_status), ("podman", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build.found_engine() == expected
+
+
+def test_without_any_engine_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(build.BuildError, match="apt-get install buildah"):
+        build.found_engine()
+
+
 @pytest.mark.parametrize(
     ("image", "source", "more", "message"),
     [
