@@ -83,16 +83,15 @@ def main() -> int:
 def table(bundle: Bundle, sizes: Sequence[int]) -> list[list[str]]:
     """Watches of a day of each size, in a log that has the days before as well; then the first day again.
 
-    Each watch has the outcomes of its whole day: its as-of date is the first on which they are due. The first watch
-    of a day finds out when the events of its files are, the second knows.
+    Each watch has the outcomes of its whole day: its as-of date is the first on which they are due. The last one knows
+    when the events of all files are, and reads those of its day only.
     """
     rows, written = [list(HEAD)], 0
     for number, size in enumerate(sizes):
         day = DAY + timedelta(days=7 * number)
         written += _fill(bundle, day, size)
-        rows += [_watched(day, written, which) for which in ("first", "again")]
-    if len(sizes) > 1:
-        rows.append(_watched(DAY, written, "of the first day"))
+        rows.append(_watched(day, written, f"of day {number + 1}"))
+    rows.append(_watched(DAY, written, "of day 1 again"))
     return rows
 
 
