@@ -20,15 +20,26 @@ UNSEEN_WORDS = 200  # of each category and day that are counted by name
 class LoggedDays:
     """What one version answered as champion, by the days of its events.
 
-    `unseen` has for each day (since 1970) and category the words that the vocabulary lacks. `refused` rows have inputs
-    that the schema does not take.
+    `unseen` has for each day (since 1970) and category the words that the vocabulary lacks, `refused` how many rows of
+    a day have inputs that the schema does not take; `first_refusal` says why of one of them.
     """
 
     days: Days
     unseen: dict[int, dict[str, dict[str, int]]]
-    rows: int
-    refused: int
+    refused: dict[int, int]
     first_refusal: str | None
+
+    @property
+    def rows(self) -> int:
+        """How many rows were summarised."""
+        return int(self.days.rows.sum())
+
+    def of(self, day: int) -> "LoggedDays":
+        """What is told of one day."""
+        places = np.flatnonzero(self.days.days == day)
+        refused = {day: self.refused[day]} if day in self.refused else {}
+        unseen = {day: self.unseen[day]} if day in self.unseen else {}
+        return LoggedDays(self.days.take(places), unseen, refused, self.first_refusal if refused else None)
 
 
 def summarise_log(window: Window, *, schema: InputSchema, layout: Layout, version: str) -> LoggedDays:
@@ -52,11 +63,12 @@ def summarise_log(window: Window, *, schema: InputSchema, layout: Layout, versio
 def _summarise(batches: Iterator[pa.RecordBatch], schema: InputSchema, layout: Layout) -> LoggedDays:
     reader, summary = ColumnReader(schema), Summary(layout)
     unseen: dict[int, dict[str, dict[str, int]]] = {}
-    rows = refused = 0
+    refused: dict[int, int] = {}
     first_refusal: str | None = None
     for batch in batches:
         found = reader.read(batch.column("inputs"))
-        days = batch.column("day").to_numpy().astype(np.int64)[found.kept]
+        all_days = batch.column("day").to_numpy().astype(np.int64)
+        days = all_days[found.kept]
         scores = batch.column("score").to_numpy().astype(np.float32)[found.kept]
         keys = batch.column("key").to_numpy()[found.kept]
         if len(days):
@@ -65,10 +77,10 @@ def _summarise(batches: Iterator[pa.RecordBatch], schema: InputSchema, layout: L
             for day in np.unique(days[places]).tolist():
                 counted = unseen.setdefault(day, {}).setdefault(name, {})
                 _count(counted, words[days[places] == day])
-        rows += len(days)
-        refused += found.refused
+        for day in np.delete(all_days, found.kept).tolist():
+            refused[day] = refused.get(day, 0) + 1
         first_refusal = first_refusal or found.first_refusal
-    return LoggedDays(summary.days(), unseen, rows, refused, first_refusal)
+    return LoggedDays(summary.days(), unseen, refused, first_refusal)
 
 
 def _count(counted: dict[str, int], words: np.ndarray[tuple[int], np.dtype[np.str_]]) -> None:

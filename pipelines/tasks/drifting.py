@@ -21,8 +21,9 @@ from pipelines.monitoring.board_reference import Reference, make_reference
 from pipelines.monitoring.data_quality import DataQuality, find_faults
 from pipelines.monitoring.day_summaries import Days, Layout, blocks, concatenate, layout_of, summarise, with_outcomes
 from pipelines.monitoring.drift import DriftReport, columns_named, compare
+from pipelines.monitoring.kept_days import summarise_days
 from pipelines.monitoring.log_batches import Window as LogWindow
-from pipelines.monitoring.logged_days import LoggedDays, summarise_log
+from pipelines.monitoring.logged_days import LoggedDays
 from pipelines.monitoring.outcomes import OUTCOME
 from pipelines.monitoring.quality import hours_of
 from pipelines.monitoring.relation import Relation, tell_apart
@@ -66,9 +67,11 @@ def find(project: Project, bundle: Bundle, version: str, window: LogWindow, labe
     """
     layout = layout_of(bundle.baseline, bundle.schema)
     start, today = window.start, window.end
-    logged = summarise_log(window, schema=bundle.schema, layout=layout, version=version)
+    folder = home().cache / "logged_days"
+    logged = summarise_days(window, folder, schema=bundle.schema, layout=layout, version=version, bundle=bundle.id)
     if logged.refused:
-        logger.warning("%s logged inputs do not fit the champion's schema: %s", logged.refused, logged.first_refusal)
+        refused = sum(logged.refused.values())
+        logger.warning("%s logged inputs do not fit the champion's schema: %s", refused, logged.first_refusal)
     if not logged.rows:
         return Drifted(None, (), None)
     limits = project.monitoring.drift

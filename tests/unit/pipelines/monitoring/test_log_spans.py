@@ -1,5 +1,6 @@
 """A watch reads the files with events of its days, and finds in them what a reading of the whole log finds."""
 
+import os
 from datetime import date, datetime
 from pathlib import Path
 
@@ -54,10 +55,33 @@ def test_when_the_events_of_a_file_are_is_found_out_once(
     assert files_within(log, cache, START, END) == first
 
 
-def test_a_segment_is_always_read_since_its_writer_may_still_be_at_it(log: Path, tmp_path: Path) -> None:
-    write_segment(log, tiny_group(2, served_at_s=NOON_S + 4 * DAY_S))
-    found = files_within(log, tmp_path / "spans.json", START, END)
-    assert [path.suffix for path in found.files.streams] == [".arrows"]
+def test_a_segment_is_read_where_it_has_events_of_the_window_and_asked_again_when_it_has_grown(
+    log: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "spans.json"
+    write_segment(log, tiny_group(2, record=lambda row: tiny_record(row, scheduled="2013-07-05T10:00")))
+    before = files_within(log, cache, START, END)
+    assert (before.files.streams, before.listed) == ((), 4)
+    (segment,) = log.glob("*/*.arrows")
+    os.utime(segment, ns=(1, 1))
+    cache.write_bytes(cache.read_bytes().replace(b"2013-07-05", b"2013-07-02"))
+    assert files_within(log, cache, START, END) == before
+    whole = files_within(log, cache, datetime(2013, 7, 5), datetime(2013, 7, 6))
+    assert whole.files.streams == (segment,)
+
+
+def test_a_damaged_segment_is_read_as_far_as_it_can_be(log: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "spans.json"
+    write_segment(log, tiny_group(2, record=lambda row: tiny_record(row, scheduled="2013-07-05T10:00")))
+    (segment,) = log.glob("*/*.arrows")
+    content = bytearray(segment.read_bytes())
+    batch = content.index(b"\xff\xff\xff\xff", 4) + 8  # behind the schema
+    content[batch : batch + 16] = bytes(16)
+    segment.write_bytes(content)
+    for _ in range(2):
+        found = files_within(log, cache, START, END)
+        assert found.files.streams == (segment,)
+        assert found.name(START, END) is None
 
 
 def test_a_file_that_is_damaged_after_it_was_read_once_is_named_wherever_its_events_are(
