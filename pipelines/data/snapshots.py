@@ -212,17 +212,30 @@ def labelled_events(
 ) -> pa.Table:
     """The outcomes of the events from `start` up to and without `end` that are known at the start of `as_of`.
 
-    Columns: the key of the event, its time, the label.
+    Columns: the key of the event, its time, the label; no others are read.
 
     Raises:
         SnapshotError: the source lacks one of those columns.
     """
-    window = Window(start, max(start, min(end, label.known_before(as_of))))
-    table = read_events(events, schema, label, window)
+    known = _known_events(events, schema, label, start, end, as_of)
+    return known.order_by(*dict.fromkeys((schema.time, *schema.key))).to_pyarrow()
+
+
+def count_labelled_events(
+    events: ibis.Table, schema: DeclaredSchema, label: Label, start: date, end: date, as_of: date
+) -> int:
+    """How many rows `labelled_events` has; counted where the events are. Raises what that raises."""
+    return int(_known_events(events, schema, label, start, end, as_of).count().to_pyarrow().as_py())
+
+
+def _known_events(
+    events: ibis.Table, schema: DeclaredSchema, label: Label, start: date, end: date, as_of: date
+) -> ibis.Table:
     wanted = list(dict.fromkeys((*schema.key, schema.time, label.column)))
-    if lacking := [name for name in wanted if name not in table.column_names]:
-        raise SnapshotError(f"outcomes need the columns {', '.join(lacking)}; found {', '.join(table.column_names)}")
-    return table.select(wanted)
+    if lacking := [name for name in wanted if name not in events.columns]:
+        raise SnapshotError(f"outcomes need the columns {', '.join(lacking)}; found {', '.join(events.columns)}")
+    window, moment = Window(start, max(start, min(end, label.known_before(as_of)))), events[schema.time]
+    return events.filter(moment >= _midnight(window.start), moment < _midnight(window.end)).select(*wanted)
 
 
 def earliest_day(events: ibis.Table, schema: DeclaredSchema) -> date:

@@ -145,13 +145,13 @@ def count_new_labels(project: Project, since: date | None, today: date) -> int:
     """The events from `since` on (None: all) whose outcomes are known as of `today`."""
     import ibis
 
-    from pipelines.data.snapshots import earliest_day, labelled_events
+    from pipelines.data.snapshots import count_labelled_events, earliest_day
 
     connection = ibis.duckdb.connect()
     try:
         events = project.source().events(connection, home().warehouse(project.name))
         start = earliest_day(events, project.schema) if since is None else since
-        return int(labelled_events(events, project.schema, project.label, start, today, today).num_rows)
+        return count_labelled_events(events, project.schema, project.label, start, today, today)
     finally:
         connection.disconnect()
 

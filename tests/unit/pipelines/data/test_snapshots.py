@@ -16,6 +16,7 @@ from pipelines.data.schema import DeclaredSchema, Label, fit_schema
 from pipelines.data.snapshots import (
     Snapshot,
     SnapshotError,
+    count_labelled_events,
     earliest_day,
     labelled_events,
     read_events,
@@ -138,6 +139,8 @@ def test_outcomes_are_those_whose_labels_are_known(events: ibis.Table, declared:
     assert {moment.date() for moment in known.column("leaves").to_pylist()} == {
         date(2013, 1, 30), date(2013, 1, 31), date(2013, 2, 1), date(2013, 2, 2),
     }  # fmt: skip
+    asked = declared, label, date(2013, 1, 30), date(2013, 3, 1), date(2013, 2, 5)
+    assert count_labelled_events(events, *asked) == known.num_rows > 0
     assert labelled_events(events, declared, label, date(2013, 2, 4), date(2013, 3, 1), date(2013, 2, 5)).num_rows == 0
     with pytest.raises(SnapshotError, match="outcomes need the columns parcel"):
         labelled_events(events.drop("parcel"), declared, label, date(2013, 1, 1), date(2013, 2, 1), date(2013, 3, 1))
