@@ -60,7 +60,7 @@ def test_the_image_says_what_it_was_made_of(containers: Containers, serving: Bui
     assert labels["dev.paceline.bundle-format"] == str(serving.source.bundle_format)
     assert labels["dev.paceline.bundle"] == ""
     assert (found["User"], found["Config"]["StopSignal"]) == (USER, "SIGTERM")
-    assert found["HealthCheck"]["Test"] == ["CMD", "serve", "healthy"]
+    assert found["Healthcheck"]["Test"] == ["CMD", "serve", "healthy"]
     inside = containers.inspect("image", bundled.name)["Labels"]
     assert inside["dev.paceline.bundle"] == bundled.source.bundle
     assert bundled.name.endswith(f"-{bundled.source.bundle[:12]}")
