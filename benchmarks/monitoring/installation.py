@@ -76,15 +76,24 @@ def records_of(bundle: Bundle, day: date) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if value is not None} for record in records]
 
 
-def serve(bundle: Bundle, day: date, change: Change = lambda records: None) -> int:
-    """Logs the answers to the flights of `day`, as the model server does, and says how many."""
+def serve(bundle: Bundle, day: date, change: Change = lambda records: None, *, features_share: float = 0.0) -> int:
+    """Logs the answers to the flights of `day`, as the model server does, and says how many.
+
+    Those of a `features_share` of the requests are logged with their features.
+    """
     records = records_of(bundle, day)
     change(records)
     features = Encoder(bundle.schema).encode_rows(records)
     scores = score(bundle.model_path, features).tolist()
     served_at_s = datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp()
     ids = PredictionIds(lambda: served_at_s)
-    writer = PredictionWriter(home().predictions(PROJECT), project=PROJECT, mask=Mask(b"key"), flush_every_s=3600)
+    writer = PredictionWriter(
+        home().predictions(PROJECT),
+        project=PROJECT,
+        mask=Mask(b"key"),
+        flush_every_s=3600,
+        features_share=features_share,
+    )
     writer.start()
     for start in range(0, len(records), _GROUP_ROWS):
         some = records[start : start + _GROUP_ROWS]
@@ -105,6 +114,7 @@ def serve(bundle: Bundle, day: date, change: Change = lambda records: None) -> i
                 scores=scores[start : start + len(some)],
                 decisions=[value >= bundle.manifest.threshold for value in scores[start : start + len(some)]],
                 errors=[None] * len(some),
+                features=features[start : start + len(some)],
             )
         )
     writer.stop()

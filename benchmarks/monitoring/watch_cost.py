@@ -89,7 +89,7 @@ def table(bundle: Bundle, sizes: Sequence[int]) -> list[list[str]]:
     rows, written = [list(HEAD)], 0
     for number, size in enumerate(sizes):
         day = DAY + timedelta(days=7 * number)
-        written += _fill(bundle, day, size)
+        written += fill(bundle, day, size)
         rows.append(_watched(day, written, f"of day {number + 1}"))
     rows.append(_watched(DAY, written, "of day 1 again"))
     return rows
@@ -118,9 +118,9 @@ def _watched(day: date, written: int, which: str) -> list[str]:
     return [f"{found:,}", f"{written:,}", which, *figures]
 
 
-def _fill(bundle: Bundle, day: date, size: int) -> int:
+def fill(bundle: Bundle, day: date, size: int, features_share: float = 0.0) -> int:
     """Repeats the day's real predictions, each with an id of its own, as a compaction leaves them; says how many."""
-    served = serve(bundle, day)
+    served = serve(bundle, day, features_share=features_share)
     root = home().predictions(PROJECT)
     some: pa.Table = query_predictions(
         root,

@@ -97,11 +97,12 @@ def table(off: Found, on: Found) -> str:
         share = dearer(mine, usual)
         a_minute = Interval(*(value / LOOKS_A_MINUTE for value in share))
         medians = f"{statistics.median(usual):.1f} | {statistics.median(mine):.1f}"
-        lines.append(f"| {name} | {medians} | {_shown(share, 2)} | {_shown(a_minute, 3)} |")
+        lines.append(f"| {name} | {medians} | {shown(share, 2)} | {shown(a_minute, 3)} |")
     return "\n".join(lines)
 
 
-def _shown(share: Interval, digits: int) -> str:
+def shown(share: Interval, digits: int) -> str:
+    """In percent, with the interval."""
     value, low, high = (f"{100 * each:+.{digits}f}" for each in share)
     return f"{value} % ({low} … {high})"
 

@@ -45,8 +45,8 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, order=True):
 class ColumnSkew(msgspec.Struct, frozen=True, kw_only=True):
     """An encoded column in which rows differ.
 
-    In `one_missing` of the rows only one side has a value; `largest` is the largest absolute difference of those where
-    both have one, None where none has.
+    In `one_missing` of the rows only one side has a value; `largest` is the largest finite difference of those where
+    both have one, None where none has and for categories, whose codes have no distance.
     """
 
     column: str
@@ -151,11 +151,12 @@ class _Tally:
         column = self._columns.setdefault(schema.columns[place], _Column())
         column.rows += len(at)
         column.one_missing += int((np.isnan(found) != np.isnan(expected)).sum())
-        distances = np.abs(found.astype(np.float64) - expected)
-        if not np.isnan(distances).all():
-            column.largest = max(column.largest or 0.0, float(np.nanmax(distances)))
-        first = pc.sort_indices(rows.column("prediction_id").take(at)).slice(0, EXAMPLES).to_numpy()
         words = _words(schema, place)
+        distances = np.abs(found.astype(np.float64) - expected)
+        finite = distances[np.isfinite(distances)]
+        if len(finite) and not words:
+            column.largest = max(column.largest or 0.0, float(finite.max()))
+        first = pc.sort_indices(rows.column("prediction_id").take(at)).slice(0, EXAMPLES).to_numpy()
         shown = rows.take(at[first]).to_pylist()
         values = [_shown(words, *pair) for pair in zip(found[first], expected[first], strict=True)]
         _keep(column, [_example(row, *texts) for row, texts in zip(shown, values, strict=True)])

@@ -127,6 +127,7 @@ def test_another_order_of_the_vocabulary_is_found_with_the_words() -> None:
     [skewed] = skew_of(batch(RECORDS, schema=_reordered(SCHEMA))).encoding.columns
     assert (skewed.column, skewed.rows, skewed.one_missing) == ("carrier", 15, 0)  # UA has the same code in both
     assert {(example.found, example.expected) for example in skewed.examples} == {("WN", "AA")}
+    assert skewed.largest is None  # codes have no distance
 
 
 def test_a_scale_is_found_with_its_largest_difference() -> None:
