@@ -115,7 +115,8 @@ def bootstrap(
 
 
 def _retry() -> Config:
-    """Once, and not where it was: from the challenger that is the champion."""
+    """Once, and not where it was: from the challenger that is the champion, from a server another one."""
+    host = f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     previous = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     return {
         "retry_on": "connect-failure,reset,retriable-status-codes",
@@ -125,6 +126,10 @@ def _retry() -> Config:
             "name": "envoy.retry_priorities.previous_priorities",
             "typed_config": {"@type": previous, "update_frequency": 1},
         },
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": host}}
+        ],
+        "host_selection_retry_max_attempts": 5,
     }
 
 
