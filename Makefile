@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-.PHONY: help install demo observability test test-all check test-images test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images sbom bench-kubernetes bench-capacity clean
+.PHONY: help install demo observability test test-all check test-images test-kubernetes bench-serving bench-optimization bench-gates bench-training bench-evaluation bench-rollout bench-broken bench-monitoring chaos install-lint images compose sbom bench-kubernetes bench-capacity clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,10 @@ bench-broken: install  ## challengers that are broken in twelve ways, under live
 
 images: install  ## the three images, by Docker, Podman or Buildah; ARGS="serving --registry ghcr.io/acme --push"
 	$(BIN)/python docker/build.py $(ARGS)
+
+compose: install  ## the whole system on this host, by Docker Compose; ARGS=config, ARGS=down
+	$(BIN)/python deploy/compose/prepare.py
+	docker compose -f deploy/compose/compose.yaml $(or $(ARGS),up --detach)
 
 sbom: install-lint  ## the bill of materials of each image (CycloneDX), in build/sbom
 	docker/sbom build/sbom .venv-lint/bin

@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, Param, get_current_context, task
 from delivery.notifying import tell_people
 from delivery.settings import NO_RETRY, as_of_param, as_of_run, options, schedule
+from delivery.training_pods import training_place
 
 from pipelines.projects import Project
 from pipelines.views import projects
@@ -205,7 +206,9 @@ def retrain(project: Project) -> DAG:
         snapshot = validate(project.name, take_snapshot(project.name, windows))
         trials = plan_trials(project.name, snapshot)
         trained = train.override(
-            execution_timeout=timedelta(minutes=project.training.trial_minutes), max_active_tis_per_dagrun=parallel
+            execution_timeout=timedelta(minutes=project.training.trial_minutes),
+            max_active_tis_per_dagrun=parallel,
+            **training_place(project),
         )
         outcomes = trained.partial(project=project.name).expand(trial=trials)
         registered = register(evaluate(project.name, optimise(project.name, best_of(project.name, trials, outcomes))))

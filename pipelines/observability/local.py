@@ -6,13 +6,16 @@ demonstration and a test use the rules that production has.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 RECEIVER = "emergency-retrain"
+SERVERS, CHALLENGER = "model-server", "challenger"
+# between rollouts a challenger apart serves nothing, which is no alarm
+_AT_REST = {"source_labels": ["track", "__name__"], "regex": f"{CHALLENGER};paceline_ready", "action": "drop"}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+)([smhd])")
 _IN_EXPRESSION = re.compile(r"(?P<before>\[|offset )(?P<duration>\d+[smhd])\b")
@@ -21,7 +24,11 @@ _LEAST_S = 1
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where everything listens: `host:port`, `servers` by their projects; `secret` is the file with the webhook's."""
+    """Where everything listens: `host:port`; `secret` is the file with the webhook's.
+
+    `servers` are by their projects, and `challengers` those that are servers apart. `metrics_key` is the file with the
+    API key that their /metrics asks for.
+    """
 
     servers: Mapping[str, str]
     pipelines: str
@@ -29,6 +36,8 @@ class Addresses:
     alertmanager: str
     airflow: str
     secret: Path
+    challengers: Mapping[str, str] = field(default_factory=dict)
+    metrics_key: Path | None = None
 
 
 def write(source: Path, target: Path, addresses: Addresses, quickened_by: float = 1) -> tuple[Path, Path]:
@@ -72,18 +81,28 @@ def _shorter(duration: str, by: float) -> str:
 
 def _prometheus(configured: dict[str, Any], addresses: Addresses, by: float) -> dict[str, Any]:
     interval = _shorter(configured["global"]["scrape_interval"], by)
+    challengers = [_target(at, project=name, track=CHALLENGER) for name, at in addresses.challengers.items()]
     targets = {
-        "model-server": [{"targets": [at], "labels": {"project": name}} for name, at in addresses.servers.items()],
+        SERVERS: [*(_target(at, project=name) for name, at in addresses.servers.items()), *challengers],
         "paceline-pipelines": [{"targets": [addresses.pipelines]}],
         "alertmanager": [{"targets": [addresses.alertmanager]}],
         "prometheus": [{"targets": [addresses.prometheus]}],
     }
+    key = addresses.metrics_key
+    own: dict[str, Any] = {} if key is None else {"authorization": {"credentials_file": str(key)}}
+    if challengers:
+        own["metric_relabel_configs"] = [_AT_REST]
+    jobs = [{**job, "static_configs": targets[job["job_name"]]} for job in configured["scrape_configs"]]
     return {
         **configured,
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [addresses.alertmanager]}]}]},
-        "scrape_configs": [{**j, "static_configs": targets[j["job_name"]]} for j in configured["scrape_configs"]],
+        "scrape_configs": [{**job, **own} if job["job_name"] == SERVERS else job for job in jobs],
     }
+
+
+def _target(at: str, **labels: str) -> dict[str, Any]:
+    return {"targets": [at], "labels": labels}
 
 
 def _alertmanager(configured: dict[str, Any], addresses: Addresses) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pipelines.project_code import load_code
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.staging import Staging
 from pipelines.training.plan import TrainingPlan
+from pipelines.training.pods import TrainingPod
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 _CRON_FIELD = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?(,(\*|\d+(-\d+)?)(/\d+)?)*")
@@ -82,6 +83,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     emergency_split: SplitRule | None = None
     validation: ValidationRules = ValidationRules()
     training: TrainingPlan = TrainingPlan()
+    training_pod: TrainingPod | None = None
     optimization: OptimizationLimits = OptimizationLimits()
     costs: Costs = Costs()
     gates: GateLimits = GateLimits()

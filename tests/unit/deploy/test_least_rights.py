@@ -75,7 +75,9 @@ def test_the_account_may_do_what_rollouts_and_the_controller_do_and_nothing_else
 
 def test_only_those_who_run_rollouts_have_the_rights_and_the_servers_none() -> None:
     binding = find(overlay("production"), "RoleBinding", "paceline-rollout")
-    assert {subject["name"] for subject in binding["subjects"]} == {"paceline-controller", "paceline-pipelines"}
+    allowed = {(subject["namespace"], subject["name"]) for subject in binding["subjects"]}
+    ours = {("paceline", "paceline-controller"), ("paceline", "paceline-pipelines")}
+    assert allowed == ours | {("airflow", "airflow-worker"), ("airflow", "airflow-triggerer")}
     roles = {each["kind"] for each in overlay("production") if "Role" in each["kind"]}
     assert roles == {"Role", "RoleBinding"}, "nothing reaches beyond the namespace"
     assert find(overlay("production"), "ServiceAccount", "paceline-serving")["automountServiceAccountToken"] is False

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,24 @@ def test_prometheus_scrapes_what_runs_here_and_reads_every_rule(addresses: Addre
     assert jobs["paceline-pipelines"] == [{"targets": ["127.0.0.1:2"]}]
     assert all((tmp_path / "out" / name).exists() for name in written["rule_files"])
     assert {file.name for file in SOURCE.glob("*.rules.yml")} == set(written["rule_files"])
+
+
+def test_a_challenger_apart_is_scraped_and_at_rest_it_is_no_alarm(addresses: Addresses, tmp_path: Path) -> None:
+    apart = replace(addresses, challengers={"p": "127.0.0.1:6"}, metrics_key=tmp_path / "key")
+    prometheus, _ = write(SOURCE, tmp_path / "out", apart)
+    job = next(
+        job for job in yaml.safe_load(prometheus.read_text())["scrape_configs"] if "metric_relabel_configs" in job
+    )
+    assert job["job_name"] == "model-server"
+    assert {each["targets"][0]: each["labels"] for each in job["static_configs"]} == {
+        "127.0.0.1:1": {"project": "p"},
+        "127.0.0.1:6": {"project": "p", "track": "challenger"},
+    }
+    assert job["authorization"] == {"credentials_file": str(tmp_path / "key")}
+    (dropped,) = job["metric_relabel_configs"]
+    assert (dropped["action"], dropped["regex"]) == ("drop", "challenger;paceline_ready")
+    rules = yaml.safe_load((SOURCE / "model-server.rules.yml").read_text())
+    asked = next(
+        rule["expr"] for group in rules["groups"] for rule in group["rules"] if rule["alert"] == "PacelineNotReady"
+    )
+    assert asked == "paceline_ready == 0"
