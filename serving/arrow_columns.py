@@ -6,12 +6,36 @@ summed by numpy; what is the same for all rows is repeated as bytes, and compres
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
 DAY_S = 86_400
+
+
+class Spread:
+    """What groups have in common, given to each of their `rows`."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = rows
+        self.total = sum(rows)
+        self._is_flat = self.total == len(rows)  # each group has a record: then each has one, as most do
+
+    def array(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` has one for each group."""
+        return values if self._is_flat else np.repeat(values, self.rows, axis=0)
+
+    def text(self, values: Sequence[str | None]) -> pyarrow.Array:
+        """Texts, or None, one for each group."""
+        first = values[0]
+        if values.count(first) == len(values):
+            return pyarrow.nulls(self.total, pyarrow.string()) if first is None else same_text_column(first, self.total)
+        return nullable_text_column(
+            values if self._is_flat else list(chain.from_iterable(map(repeat, values, self.rows)))
+        )
 
 
 def day_name(day: int) -> str:
@@ -23,29 +47,33 @@ def _bitmap(valid: NDArray[np.bool_]) -> pyarrow.Buffer:
     return pyarrow.py_buffer(np.packbits(valid, bitorder="little"))
 
 
+def same_text_column(value: str, rows: int) -> pyarrow.Array:
+    """`value` in each of `rows`; what UTF-8 cannot write is escaped."""
+    content = value.encode(errors="backslashreplace")
+    return _strings(content * rows, np.arange(rows + 1, dtype=np.int32) * np.int32(len(content)))
+
+
 def text_column(values: Sequence[str]) -> pyarrow.Array:
-    """Texts, none of them missing, at least one; what UTF-8 cannot write is escaped."""
-    first = values[0]
-    if values.count(first) == len(values):
-        content = first.encode(errors="backslashreplace")
-        offsets = np.arange(0, (len(values) + 1) * len(content), len(content) or 1, dtype=np.int32)[: len(values) + 1]
-        if not content:
-            offsets = np.zeros(len(values) + 1, dtype=np.int32)
-        return _strings(content * len(values), offsets)
+    """Texts, none of them missing; what UTF-8 cannot write is escaped."""
     joined = "".join(values)
     if joined.isascii():
         return _strings(joined.encode(), _offsets(values))
-    return json_column([value.encode(errors="backslashreplace") for value in values])
+    encoded = [value.encode(errors="backslashreplace") for value in values]
+    return _strings(b"".join(encoded), _offsets(encoded))
 
 
-def json_column(values: Sequence[bytes]) -> pyarrow.Array:
-    """Texts that are UTF-8 already."""
-    return _strings(b"".join(values), _offsets(values))
+def joined_column(content: bytes, lengths: NDArray[Any]) -> pyarrow.Array:
+    """Texts that are UTF-8 already, one behind the other, with the length of each."""
+    return _strings(content, _summed(lengths))
 
 
 def _offsets(values: Sequence[str] | Sequence[bytes]) -> NDArray[np.int32]:
-    offsets = np.zeros(len(values) + 1, dtype=np.int32)
-    np.cumsum(np.fromiter(map(len, values), dtype=np.int32, count=len(values)), out=offsets[1:])
+    return _summed(np.fromiter(map(len, values), dtype=np.int32, count=len(values)))
+
+
+def _summed(lengths: NDArray[Any]) -> NDArray[np.int32]:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
@@ -97,7 +125,7 @@ def boolean_column(values: NDArray[np.float32]) -> pyarrow.Array:
     return pyarrow.Array.from_buffers(pyarrow.bool_(), len(values), [validity, _bitmap(values == 1)])
 
 
-def moment_column(served_at_s: Sequence[float], day: int) -> pyarrow.Array:
+def moment_column(served_at_s: Sequence[float], day: int, spread: Spread) -> pyarrow.Array:
     """ISO 8601 with microseconds, UTC, as one matrix of characters; all of `day`."""
     template = f"{day_name(day)}T00:00:00.000000+00:00".encode()
     text = np.tile(np.frombuffer(template, dtype=np.uint8), (len(served_at_s), 1))
@@ -110,4 +138,5 @@ def moment_column(served_at_s: Sequence[float], day: int) -> pyarrow.Array:
         text[:, place + 1] += (value % 10).astype(np.uint8)
     for place in range(6):
         text[:, 25 - place] += (left // 10**place % 10).astype(np.uint8)
+    text = spread.array(text)
     return _strings(text.tobytes(), np.arange(0, text.size + 1, text.shape[1], dtype=np.int32))

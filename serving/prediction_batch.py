@@ -1,33 +1,40 @@
-"""Groups of answered rows → one Arrow record batch, column by column from buffers (`serving.arrow_columns`)."""
+"""Groups of answered rows → one Arrow record batch, column by column from buffers (`serving.arrow_columns`).
 
-import json
+The records of many requests become JSON in one call, and those of a request by columns never become records: a call, a
+dict and a list for each row would cost more than everything else that the log does.
+"""
+
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from contracts.bundle import Baseline
-from contracts.encoder import parse_timestamp
 from contracts.input_schema import InputSchema
 from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, SYNTHETIC, PredictionRow, is_sampled
 from serving.arrow_columns import (
+    Spread,
     boolean_column,
-    json_column,
+    joined_column,
     moment_column,
     nullable_bytes_column,
     nullable_text_column,
     number_column,
+    same_text_column,
     text_column,
 )
+from serving.columns import Columns
+from serving.logged_inputs import JoinedRecords, LoggedInputs, written_one_by_one, written_together
 from serving.unusual import EXTREME_SCORE, Reference
 
 MAXIMUM_BATCH_BYTES = 64 << 20  # of inputs; far below what 32-bit offsets can address
@@ -36,7 +43,7 @@ _SIZED_ROWS = 128  # between two looks at how much it has become
 _COLUMNS_AT_ONCE = 3
 COMPRESSED_ROWS = 16  # smaller batches only grow by it
 _KNOWN_BUNDLES = 16
-_encode_json = msgspec.json.Encoder().encode
+_PARALLEL = ("scores", "prediction_ids", "entities")
 logger = logging.getLogger(__name__)
 
 _TYPES: dict[Any, pyarrow.DataType] = {
@@ -132,43 +139,35 @@ class BatchBuilder:
 
     def build(self, day: int, groups: Sequence[LoggedGroup]) -> Batch:
         """One batch of as many of `groups` as fit, all of `day`; one that cannot be logged is left out, and said so."""
-        good: list[LoggedGroup] = []
         refused: list[int] = []
-        inputs: list[bytes] = []
-        times: list[str] = []
-        size = looked_at = paused_at = taken = 0
-        for taken, group in enumerate(groups, start=1):
-            start = len(inputs)
-            try:
-                self._encode(group, inputs, times)
-            except Exception:  # one request that cannot be logged must not stop the log for all others
-                logger.exception("the predictions of request %s cannot be logged", group.request_id)
-                del inputs[start:], times[start:]
-                refused.append(taken - 1)
-            else:
-                if group.records:
-                    good.append(group)
-            if len(inputs) - looked_at >= _SIZED_ROWS:
-                size += sum(map(len, inputs[looked_at:]))
-                looked_at = len(inputs)
-                if size >= MAXIMUM_BATCH_BYTES:
-                    break
-                if looked_at - paused_at >= PIECE_ROWS:
-                    paused_at = looked_at
-                    self._pause()
-        if not inputs:
+        encoded: list[LoggedInputs] = []
+        size = rows = paused_at = taken = 0
+        for piece in _pieces(groups):
+            for each in self._encode(piece, taken, refused):
+                encoded.append(each)
+                size += len(each.content)
+                rows += len(each.lengths)
+            taken += len(piece)
+            if size >= MAXIMUM_BATCH_BYTES:
+                break
+            if rows - paused_at >= PIECE_ROWS:
+                paused_at = rows
+                self._pause()
+        if not rows:
             return Batch(b"", 0, taken, refused, {})
+        left_out = set(refused)
+        good = [group for place, group in enumerate(groups[:taken]) if place not in left_out and len(group.records)]
         unusual: Counter[tuple[str, str, str]] = Counter()
         columns: list[pyarrow.Array] = []
         try:
-            for column in self._columns(day, good, inputs, times, unusual):
+            for column in self._columns(day, good, encoded, unusual):
                 columns.append(column)
-                if len(inputs) >= PIECE_ROWS and len(columns) % _COLUMNS_AT_ONCE == 0:
+                if rows >= PIECE_ROWS and len(columns) % _COLUMNS_AT_ONCE == 0:
                     self._pause()
             batch = pyarrow.RecordBatch.from_arrays(columns, schema=SEGMENT_SCHEMA)
         except (TypeError, ValueError, OverflowError, AttributeError):
             return self._build_without_culprits(day, groups[:taken])
-        return Batch(_message(batch), len(inputs), taken, refused, unusual)
+        return Batch(_message(batch), rows, taken, refused, unusual)
 
     def _build_without_culprits(self, day: int, groups: Sequence[LoggedGroup]) -> Batch:
         """Some value does not fit its column, which shows only when all are put together; whose, each alone tells.
@@ -185,22 +184,63 @@ class BatchBuilder:
         rest = self.build(day, [group for place, group in enumerate(groups) if place not in set(refused)])
         return Batch(rest.content, rest.rows, len(groups), refused, rest.unusual)
 
-    def _encode(self, group: LoggedGroup, inputs: list[bytes], times: list[str]) -> None:
-        """Appends the JSON and the event time of each record."""
+    def _encode(self, groups: Sequence[LoggedGroup], first: int, refused: list[int]) -> list[LoggedInputs]:
+        """The inputs of `groups`, the first of which has the position `first`; those without any join `refused`."""
+        try:
+            return [self._encode_together(groups)]
+        except Exception:  # noqa: BLE001  whose it is, and whether it is a fault at all, each alone tells
+            if len(groups) == 1:
+                return self._encode_by_record(groups[0], first, refused)
+        return [each for place, group in enumerate(groups) for each in self._encode([group], first + place, refused)]
+
+    def _encode_together(self, groups: Sequence[LoggedGroup]) -> LoggedInputs:
+        """All records in one call: a JSON text has no line break of its own."""
+        of = _by_attribute(groups)
+        counts = list(map(len, of["records"]))
+        if any(counts != list(map(len, of[name])) for name in _PARALLEL):
+            raise ValueError("the sequences of a group are not parallel")
+        alike = {(group.bundle, group.baseline is None): group for group in groups}
+        known = {bundle: self._known_of(group) for (bundle, _), group in alike.items()}
+        if Columns in set(map(type, of["records"])) or len(known) > 1 or any(each.personal for each in known.values()):
+            rows, times = self._rows_by_group(groups, known)
+        else:
+            rows, time = list(chain.from_iterable(of["records"])), known[groups[0].bundle].time
+            times = [record.get(time) for record in rows]
+        return written_together(rows, times)
+
+    def _rows_by_group(self, groups: Sequence[LoggedGroup], known: Mapping[str, _Known]) -> tuple[list[Any], list[Any]]:
+        """The rows of `groups`, masked, as msgspec writes them; and their own times."""
+        rows: list[Any] = []
+        times: list[Any] = []
+        for group in groups:
+            about, records = known[group.bundle], group.records
+            if isinstance(records, Columns):
+                rows += records.masked(about.personal, self._mask).rows()
+                times += records.values(about.time)
+            else:
+                rows += [self._mask.record(record, about.personal) for record in records]
+                times += [record.get(about.time) for record in records]
+        return rows, times
+
+    def _encode_by_record(self, group: LoggedGroup, place: int, refused: list[int]) -> list[LoggedInputs]:
+        """As near to what was sent as JSON can be: half a surrogate pair, or a value of another library."""
+        try:
+            known, counts = self._known_of(group), {len(getattr(group, name)) for name in _PARALLEL}
+            if counts != {len(group.records)}:
+                raise ValueError(f"{len(group.records)} records have other sequences of {sorted(counts)}")
+            masked = [self._mask.record(record, known.personal) for record in group.records]
+            return [written_one_by_one(masked, [record.get(known.time) for record in group.records])]
+        except Exception:  # one request that cannot be logged must not stop the log for all others
+            logger.exception("the predictions of request %s cannot be logged", group.request_id)
+            refused.append(place)
+            return []
+
+    def _known_of(self, group: LoggedGroup) -> _Known:
+        """What is known of the bundle of `group`."""
         known = self._known.get(group.bundle)
         if known is None or (known.reference is None and group.baseline is not None):
             known = self._learn(group)
-        time, personal, rows = known.time, known.personal, len(group.records)
-        if rows != len(group.scores) or rows != len(group.prediction_ids) or rows != len(group.entities):
-            raise ValueError(f"{rows} records have {len(group.scores)} scores, {len(group.prediction_ids)} ids")
-        for record in group.records:
-            masked = self._mask.record(record, personal) if personal else record
-            try:
-                encoded = _encode_json(masked)
-            except (TypeError, ValueError, OverflowError):  # half a surrogate pair, or a value of another library
-                encoded = json.dumps(masked, default=str, ensure_ascii=False).encode(errors="replace")
-            times.append(_event_time(record.get(time)))
-            inputs.append(encoded)
+        return known
 
     def _learn(self, group: LoggedGroup) -> _Known:
         personal = tuple(field.name for field in group.schema.fields if field.personal)
@@ -225,43 +265,35 @@ class BatchBuilder:
         self,
         day: int,
         groups: Sequence[LoggedGroup],
-        inputs: Sequence[bytes],
-        times: Sequence[str],
+        encoded: Sequence[LoggedInputs],
         counted: Counter[tuple[str, str, str]],
     ) -> Iterator[pyarrow.Array]:
         """In the order of `PredictionRow`'s fields; counts the flags of unusual rows in `counted`."""
-        rows = [len(group.records) for group in groups]
-        is_flat = len(rows) == len(inputs)  # each group has a record: then each has one, as most do
-
-        def each(values: list[Any]) -> Any:
-            return values if is_flat else list(chain.from_iterable(map(repeat, values, rows)))
-
-        def per_row(values: Sequence[Sequence[Any]]) -> list[Any]:
-            return list(chain.from_iterable(values))
-
-        bundles = [group.bundle for group in groups]
-        scores = np.array(per_row([group.scores for group in groups]), dtype=np.float64)  # None becomes NaN
-        decisions = np.array(per_row([group.decisions for group in groups]), dtype=np.float32)
-        yield text_column(per_row([group.prediction_ids for group in groups]))
-        yield text_column(each([group.request_id for group in groups]))
-        yield moment_column(each([group.served_at_s for group in groups]), day)
-        yield text_column(times)
-        yield text_column([self._project] * len(inputs))
-        yield text_column(each([group.version for group in groups]))
-        yield text_column(each(bundles))
-        yield text_column(each([group.slot for group in groups]))
-        yield nullable_text_column(each([group.rollout for group in groups]))
-        yield number_column(np.array(each([group.share for group in groups]), dtype=np.float64))
-        yield text_column(per_row(self._entities(groups, bundles)))
+        of = _by_attribute(groups)
+        spread = Spread(list(map(len, of["records"])))
+        scores = np.array(list(chain.from_iterable(of["scores"])), dtype=np.float64)  # None becomes NaN
+        decisions = np.array(list(chain.from_iterable(of["decisions"])), dtype=np.float32)
+        lengths = np.concatenate([each.lengths for each in encoded])
+        yield text_column(list(chain.from_iterable(of["prediction_ids"])))
+        yield spread.text(of["request_id"])
+        yield moment_column(of["served_at_s"], day, spread)
+        yield text_column(list(chain.from_iterable([each.times for each in encoded])))
+        yield same_text_column(self._project, spread.total)
+        yield spread.text(of["version"])
+        yield spread.text(of["bundle"])
+        yield spread.text(of["slot"])
+        yield spread.text(of["rollout"])
+        yield number_column(spread.array(np.array(of["share"], dtype=np.float64)))
+        yield text_column(list(chain.from_iterable(self._entities(groups, of["bundle"]))))
         yield number_column(scores)
         yield boolean_column(decisions)
-        yield number_column(np.array(each([group.latency_us for group in groups]), dtype=np.int64))
-        yield nullable_text_column(per_row([group.errors for group in groups]))
-        yield json_column(inputs)
-        yield nullable_text_column(each([group.client for group in groups]))
-        yield self._unusual(groups, bundles, rows, scores, counted)
-        yield boolean_column(np.array(each([group.cached for group in groups]), dtype=np.float32))
-        yield nullable_text_column(each([group.uncounted for group in groups]))
+        yield number_column(spread.array(np.array(of["latency_us"], dtype=np.int64)))
+        yield nullable_text_column(list(chain.from_iterable(of["errors"])))
+        yield joined_column(b"".join([each.content for each in encoded]), lengths)
+        yield spread.text(of["client"])
+        yield self._unusual(groups, of, spread.rows, scores, counted)
+        yield boolean_column(spread.array(np.array(of["cached"], dtype=np.float32)))
+        yield spread.text(of["uncounted"])
         yield self._sampled_features(groups)
 
     def _sampled_features(self, groups: Sequence[LoggedGroup]) -> pyarrow.Array:
@@ -293,31 +325,32 @@ class BatchBuilder:
     def _unusual(
         self,
         groups: Sequence[LoggedGroup],
-        bundles: Sequence[str],
+        of: Mapping[str, Sequence[Any]],
         rows: Sequence[int],
         scores: NDArray[np.float64],
         counted: Counter[tuple[str, str, str]],
     ) -> pyarrow.Array:
-        """The column of that name."""
+        """The column of that name; `of` are the attributes of `groups`."""
         flags: dict[int, list[str]] = {}
-        starts = np.cumsum([0, *rows[:-1]])
+        bundles = of["bundle"]
+        starts, lengths = np.cumsum([0, *rows[:-1]]), np.array(rows)
         for bundle in set(bundles):
             reference = self._known[bundle].reference
             if reference is None:
                 continue
             members = [place for place, each in enumerate(bundles) if each == bundle]
-            owned = _places(starts[members], np.array(rows)[members])
+            owned = _places(starts[members], lengths[members])
             for row in owned[reference.flag_scores(scores[owned])].tolist():
                 flags.setdefault(row, []).append(EXTREME_SCORE)
-            encoded = [groups[place].features for place in members]
-            if [each is not None and len(each) for each in encoded] != [rows[place] for place in members]:
+            encoded, sizes = _picked(of["features"], members), _picked(rows, members)
+            if set(map(type, encoded)) != {np.ndarray} or list(map(len, encoded)) != list(sizes):
                 members = [place for place in members if _has_features(groups[place])]
-                owned = _places(starts[members], np.array(rows)[members])
-                encoded = [groups[place].features for place in members]
+                owned = _places(starts[members], lengths[members])
+                encoded = _picked(of["features"], members)
             if not members:
                 continue
-            records = list(chain.from_iterable([groups[place].records for place in members]))
-            for place, flag in reference.flag_inputs(np.concatenate(cast(list[NDArray[np.float32]], encoded)), records):
+            records = JoinedRecords(_picked(of["records"], members))
+            for place, flag in reference.flag_inputs(np.concatenate(encoded), records):
                 flags.setdefault(int(owned[place]), []).append(flag)
         if not flags:
             return pyarrow.nulls(len(scores), pyarrow.string())
@@ -340,14 +373,24 @@ def _message(batch: pyarrow.RecordBatch) -> bytes:
     return content[len(STREAM_HEAD) : -len(END_OF_STREAM)]
 
 
-def _event_time(value: Any) -> str:
-    """The record's own time as ISO 8601, or what was sent where that is none."""
-    if value.__class__ is str and len(value) == 19 and value[4:17:3] == "--T::":
-        return str(value)  # of the usual shape: a time as it should be written, or none, which stays as it is as well
-    try:
-        return parse_timestamp(value).isoformat()
-    except (TypeError, ValueError):
-        return "" if value is None else str(value)  # a challenger's schema may have refused it
+def _by_attribute(groups: Sequence[LoggedGroup]) -> dict[str, tuple[Any, ...]]:
+    return dict(zip(LoggedGroup.__struct_fields__, zip(*map(astuple, groups), strict=True), strict=True))
+
+
+def _pieces(groups: Sequence[LoggedGroup]) -> Iterator[Sequence[LoggedGroup]]:
+    """Neighbours whose rows are encoded by one call; between two pieces somebody looks at what has come of them."""
+    first = rows = 0
+    for place, group in enumerate(groups):
+        rows += len(group.records)
+        if rows >= _SIZED_ROWS:
+            yield groups[first : place + 1]
+            first, rows = place + 1, 0
+    if first < len(groups):
+        yield groups[first:]
+
+
+def _picked(values: Sequence[Any], places: Sequence[int]) -> Sequence[Any]:
+    return values if len(places) == len(values) else [values[place] for place in places]
 
 
 def _has_features(group: LoggedGroup) -> bool:

@@ -16,6 +16,7 @@ from contracts.encoder import Encoder, parse_timestamp
 from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, PredictionRow
 from serving.arrow_columns import DAY_S
+from serving.columns import _MAXIMUM_KINDS, Columns
 from serving.prediction_batch import SEGMENT_SCHEMA, STREAM_HEAD, Batch, BatchBuilder, LoggedGroup
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
 from tests.fixtures.prediction_log import NOON_S, tiny_group
@@ -122,6 +123,55 @@ def test_rows_read_back_equal_the_rows_appended(some: list[LoggedGroup]) -> None
     assert batch.rows == len(rows)
     if rows:
         assert read(batch) == rows
+
+
+names = st.lists(st.sampled_from(["carrier", "distance", "ü€😀", "class", ""]), unique=True)
+
+
+@given(groups(), names, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_request_by_columns_is_logged_as_its_records_are(
+    group: LoggedGroup, some: list[str], data: st.DataObject
+) -> None:
+    rows = len(group.records)
+    columns: dict[str, Any] = {
+        name: data.draw(st.lists(times if name == "scheduled" else values, min_size=rows, max_size=rows))
+        for name in [*some, "scheduled", "passenger"]
+    }
+    columns["humid"] = np.linspace(0, 1, rows)
+    by_column = msgspec.structs.replace(group, records=Columns(columns, rows))
+    by_record = msgspec.structs.replace(group, records=list(Columns(columns, rows)))
+    assert build(by_column).content == build(by_record).content
+    assert build(by_record, by_column, by_record).content == build(by_record, by_record, by_record).content
+
+
+def test_what_no_column_can_be_written_of_is_logged_by_record() -> None:
+    odd = Columns({"scheduled": ["2013-07-01T08:30:00"] * 2, "carrier": ["N\ud800", "AA"]}, 2)
+    found = read(build(tiny_group(1), tiny_group(2, records=odd), tiny_group(1)))
+    assert [json.loads(row.inputs)["carrier"] for row in found] == ["AA", "N?", "AA", "AA"]
+
+
+def test_columns_in_any_number_of_orders_are_logged() -> None:
+    some = [
+        tiny_group(1, records=Columns({"scheduled": ["t"], **{f"{name}{number}": [number] for name in "ab"}}, 1))
+        for number in range(_MAXIMUM_KINDS + 20)
+    ]
+    found = read(build(*some))
+    assert [json.loads(row.inputs) for row in found] == [dict(group.records[0]) for group in some]
+
+
+def test_unseen_words_of_a_request_by_columns_are_flagged(tmp_path: Any) -> None:
+    baseline = tiny_bundle(tmp_path).baseline
+    records = [tiny_record(1), tiny_record(2, carrier="ZZ"), tiny_record(3)]
+    columns = Columns({name: [record[name] for record in records] for name in records[0]}, 3)
+    features = Encoder(TINY_SCHEMA).encode_rows(records)
+    group = tiny_group(3, records=columns, features=features, baseline=baseline, scores=[0.55] * 3)
+    assert [row.unusual for row in read(build(tiny_group(1, scores=[0.55]), group))] == [
+        None,
+        None,
+        "unseen_category:carrier",
+        None,
+    ]
 
 
 def test_rows_of_many_requests_are_paused_between_and_all_there() -> None:
