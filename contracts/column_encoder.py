@@ -4,8 +4,12 @@ All numbers of a request become one matrix, which is checked against all ranges 
 a rare kind that a column cannot tell about, refuses the whole: then whoever asked goes row by row.
 """
 
+import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from datetime import datetime
+from itertools import chain
+from operator import attrgetter
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +26,14 @@ _KINDS: dict[str, frozenset[type]] = {
     "identifier": _NONE | {str, int},
 }
 _DTYPES = {"number": "fiu", "boolean": "b", "identifier": "iu"}  # numpy's kinds of arrays that a field takes
+# as PART, for many moments
+_PARTS: dict[str, Callable[[list[datetime]], list[Any]]] = {
+    "minute_of_day": lambda moments: [moment.hour * 60 + moment.minute for moment in moments],
+    "day_of_week": lambda moments: list(map(datetime.weekday, moments)),
+    "day_of_year": lambda moments: list(map(PART["day_of_year"], moments)),
+}
+_FLOAT64 = np.dtype(np.float64)
+_ZONE = attrgetter("tzinfo")
 _WHOLE = 2.0**53  # beyond it float64 cannot tell whole numbers apart, nor whether one is just outside a range
 
 
@@ -36,7 +48,7 @@ class ColumnEncoder:
         self._width = len(schema.columns)
         numbers = [(place, field) for place, field in enumerate(schema.fields) if field.kind == "number"]
         self._numbers = numbers
-        self._number_columns = [schema.columns.index(field.name) for _, field in numbers]
+        self._number_columns = _span([schema.columns.index(field.name) for _, field in numbers])
         ranges = np.array([number_range(field) for _, field in numbers], dtype=np.float64).reshape(-1, 2)
         self._lows, self._highs = ranges[:, :1], ranges[:, 1:]  # one row of the matrix is one field
         self._is_rejecting = np.array([field.outside == "reject" for _, field in numbers], dtype=bool)
@@ -68,6 +80,31 @@ class ColumnEncoder:
 
     def _numbers_of(self, columns: Sequence[Column], rows: int) -> NDArray[np.float64]:
         """The numbers of all fields, shape (fields, rows)."""
+        matrix, has_whole = self._plain_numbers(columns, rows), False
+        if matrix is None:
+            matrix, has_whole = self._any_numbers(columns, rows)
+        if has_whole and (np.abs(matrix) >= _WHOLE).any():
+            raise RefusedColumnError
+        is_inside = (matrix >= self._lows) & (matrix <= self._highs)
+        if not is_inside.all():
+            self._apply_policies(matrix, is_inside, columns)
+        return matrix
+
+    def _plain_numbers(self, columns: Sequence[Column], rows: int) -> NDArray[np.float64] | None:
+        """All in one step where all are arrays or lists of floats, and none is missing, as in most requests."""
+        found = [columns[place] for place, _ in self._numbers]
+        if {each.dtype if isinstance(each, np.ndarray) else None for each in found} == {_FLOAT64}:
+            return np.concatenate(cast(list[NDArray[np.float64]], found)).reshape(len(found), rows)
+        if not {list, tuple}.issuperset(map(type, found)):
+            return None
+        values = list(chain.from_iterable(cast(list[Sequence[Any]], found)))
+        if set(map(type, values)) != {float} or len(values) != rows * len(found):
+            return None
+        packed = struct.pack(f"{len(values)}d", *values)  # half the time of an array from a list
+        return np.frombuffer(bytearray(packed), dtype=np.float64).reshape(len(found), rows)
+
+    def _any_numbers(self, columns: Sequence[Column], rows: int) -> tuple[NDArray[np.float64], bool]:
+        """Column by column; and whether some are whole numbers."""
         matrix = np.empty((len(self._numbers), rows), dtype=np.float64)
         has_whole = False
         for number, (place, field) in enumerate(self._numbers):
@@ -77,12 +114,7 @@ class ColumnEncoder:
                 matrix[number] = np.nan if column is None else column  # a missing value in it becomes NaN too
             except OverflowError:  # a whole number beyond float64
                 raise RefusedColumnError from None
-        if has_whole and (np.abs(matrix) >= _WHOLE).any():
-            raise RefusedColumnError
-        is_inside = (matrix >= self._lows) & (matrix <= self._highs)
-        if not is_inside.all():
-            self._apply_policies(matrix, is_inside, columns)
-        return matrix
+        return matrix, has_whole
 
     def _apply_policies(
         self, matrix: NDArray[np.float64], is_inside: NDArray[np.bool_], columns: Sequence[Column]
@@ -100,6 +132,12 @@ class ColumnEncoder:
         numbers, lows = matrix[clipping], self._lows[clipping]
         matrix[clipping] = np.where(numbers < lows, lows, np.minimum(numbers, self._highs[clipping]))
         matrix[is_nan | (is_outside & ~self._is_clipping[:, np.newaxis])] = np.nan  # one pattern of bits for all
+
+
+def _span(places: list[int]) -> list[int] | slice:
+    """As a slice where they are neighbours: numpy takes a third of the time for it."""
+    is_span = bool(places) and places == list(range(places[0], places[0] + len(places)))
+    return slice(places[0], places[-1] + 1) if is_span else places
 
 
 def _missing(column: Column, rows: int) -> int:
@@ -135,9 +173,12 @@ def _boolean(column: Column, rows: int) -> list[Any]:
 
 def _identifier(column: Column, rows: int) -> list[Any]:
     if column is not None and not isinstance(column, np.ndarray):
-        for value in column:
-            if value.__class__ is str and len(value) > MAXIMUM_IDENTIFIER_CHARACTERS:
-                raise RefusedColumnError
+        try:
+            longest = max(map(len, column))
+        except TypeError:  # whole numbers are among them, or one is missing
+            longest = max([len(value) for value in column if value.__class__ is str], default=0)
+        if longest > MAXIMUM_IDENTIFIER_CHARACTERS:
+            raise RefusedColumnError
     return []
 
 
@@ -148,7 +189,10 @@ def _category(field: Field) -> Callable[[Column, int], list[Any]]:
     def encode(column: Column, rows: int) -> list[Any]:
         if column is None:
             return [np.nan]
-        codes = [None if word is None or len(word) > longest else code_of(word) for word in column]
+        if None in column or max(map(len, column)) > longest:
+            codes = [None if word is None or len(word) > longest else code_of(word) for word in column]
+        else:
+            codes = list(map(code_of, column))
         if is_rejecting and codes.count(None) != _missing(column, rows):
             raise RefusedColumnError
         return [np.array(codes, dtype=np.float64)]
@@ -157,15 +201,27 @@ def _category(field: Field) -> Callable[[Column, int], list[Any]]:
 
 
 def _timestamp(field: Field) -> Callable[[Column, int], list[Any]]:
-    parts = [PART[part] for part in field.parts]
+    parts = [(PART[part], _PARTS[part]) for part in field.parts]
 
     def encode(column: Column, rows: int) -> list[Any]:
         if column is None:
             return [np.nan for _ in parts]
+        moments = _moments(column)
+        if moments is not None:
+            return [of_all(moments) for _, of_all in parts]
         try:
-            moments = [None if value is None else parse_timestamp(value) for value in column]
+            found = [None if value is None else parse_timestamp(value) for value in column]
         except (TypeError, ValueError):
             raise RefusedColumnError from None
-        return [[np.nan if moment is None else part(moment) for moment in moments] for part in parts]
+        return [[np.nan if moment is None else part(moment) for moment in found] for part, _ in parts]
 
     return encode
+
+
+def _moments(column: Sequence[Any] | NDArray[Any]) -> list[datetime] | None:
+    """As `parse_timestamp` for each; None where one is missing, no text, or none of a local time."""
+    try:
+        moments = list(map(datetime.fromisoformat, column))
+    except (TypeError, ValueError):
+        return None
+    return moments if set(map(_ZONE, moments)) <= {None} else None

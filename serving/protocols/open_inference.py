@@ -187,11 +187,12 @@ def encode(project: str, answer: PredictResponse, request: InferRequest, *, answ
     for name, is_binary in (wanted or dict.fromkeys(_COLUMNS, usual)).items():
         datatype, column = _COLUMNS[name]
         values = column(answer)
-        output = OutputTensor(name=name, datatype=datatype, shape=[len(values)], data=values)
-        if is_binary:
-            tail.append(binary_tensors.bytes_of(datatype, values))
-            output = msgspec.structs.replace(output, data=None, parameters={binary_tensors.SIZE: len(tail[-1])})
-        outputs.append(output)
+        if not is_binary:
+            outputs.append(OutputTensor(name=name, datatype=datatype, shape=[len(values)], data=values))
+            continue
+        tail.append(binary_tensors.bytes_of(datatype, values))
+        size = {binary_tensors.SIZE: len(tail[-1])}
+        outputs.append(OutputTensor(name=name, datatype=datatype, shape=[len(values)], parameters=size))
     head = msgspec.json.encode(
         InferResponse(
             model_name=project,

@@ -34,6 +34,8 @@ from serving.encoding import Record
 from serving.metrics import Metrics
 from serving.prediction_writer import LogFailedError, LogFullError, PredictionIds
 from serving.protocols import binary_tensors, instances, invocations, media_types, open_inference, records
+from serving.protocols.known_heads import KnownHeads
+from serving.protocols.typed_records import TYPED_FROM, TypedRecords
 from serving.slots import Slots
 from serving.tracing import Marks, Tracer
 
@@ -128,6 +130,8 @@ class PredictionRoutes:
         self._access = access
         self._timeout_s = timeout_s
         self._tracer: Tracer | None = None
+        self._typed: TypedRecords | None = None
+        self._heads: KnownHeads | None = None
         self._in_flight = 0
         self._by_path = {
             PREDICT_PATH: Route("predict", self._predict, has_error_member=False),
@@ -230,18 +234,53 @@ class PredictionRoutes:
     async def _predict(self, request: PredictionRequest) -> _Answer:
         headers = request.headers
         kind, wanted = _types_of(headers.get(b"content-type"), headers.get(b"accept"))
-        found = invocations.decode(request.body, kind, self._champion(None).model.schema)
+        found = self._records(request.body, kind)
         return _Answer(invocations.encode(await self._ask(request, found), wanted), wanted)
+
+    def _records(self, body: bytes, kind: str) -> Sequence[Record]:
+        """The records in `body`, which has the media type `kind`; by column where JSON has several of a known kind."""
+        schema = self._champion(None).model.schema
+        if kind == media_types.JSON and body.count(b"{") > TYPED_FROM:
+            if self._typed is None or self._typed.schema is not schema:
+                self._typed = TypedRecords(schema)
+            found = self._typed.decode(body)
+            if found is not None:
+                return found
+        return invocations.decode(body, kind, schema)
 
     async def _infer(self, request: PredictionRequest) -> _Answer:
         version = self._version_of(request.path.removesuffix(_INFER))
-        tensors = open_inference.decode(request.body, request.header(binary_tensors.HEADER))
-        seconds = open_inference.timeout_s(tensors.request)
-        request.deadline_s = min(request.deadline_s, time.perf_counter() + seconds)
-        found = open_inference.records_of(tensors, self._champion(version).model.schema)
+        asked, found = self._tensors(request, version)
         answer = await self._ask(request, found, champion_only=version is not None)
-        body, length = open_inference.encode(self._project, answer, tensors.request, answer_id=request.id)
+        body, length = open_inference.encode(self._project, answer, asked, answer_id=request.id)
         return _Answer(body, JSON_TYPE if length is None else BINARY_TYPE, length)
+
+    def _tensors(
+        self, request: PredictionRequest, version: str | None
+    ) -> tuple[open_inference.InferRequest, Sequence[Record]]:
+        """What is asked by tensors, and the rows in them; the time that the request gives itself holds from now on."""
+        body, head_length, heads = request.body, request.header(binary_tensors.HEADER), self._known_heads()
+        known = heads.read(body, head_length) if heads is not None and head_length is not None else None
+        if known is not None:
+            asked, found = known
+            request.deadline_s = min(request.deadline_s, time.perf_counter() + open_inference.timeout_s(asked))
+            self._champion(version)
+            return asked, found
+        decoded = open_inference.decode(body, head_length)
+        seconds = open_inference.timeout_s(decoded.request)
+        request.deadline_s = min(request.deadline_s, time.perf_counter() + seconds)
+        records_found = open_inference.records_of(decoded, self._champion(version).model.schema)
+        if heads is not None and head_length is not None:
+            heads.keep(body, head_length, decoded, len(records_found))
+        return decoded.request, records_found
+
+    def _known_heads(self) -> KnownHeads | None:
+        champion = self._slots.champion
+        if champion is None:
+            return None
+        if self._heads is None or self._heads.schema is not champion.model.schema:
+            self._heads = KnownHeads(champion.model.schema)
+        return self._heads
 
     async def _instances(self, request: PredictionRequest) -> _Answer:
         version = self._version_of(request.path.removesuffix(_INSTANCES))
@@ -253,7 +292,7 @@ class PredictionRoutes:
         kind = media_types.content_type(request.header(b"content-type"), invocations.TYPES)
         usual = kind if kind == media_types.ARROW else media_types.JSON
         wanted = media_types.answer_type(request.header(b"accept"), invocations.TYPES, usual)
-        found = invocations.decode(request.body, kind, self._champion(None).model.schema)
+        found = self._records(request.body, kind)
         return _Answer(invocations.encode(await self._ask(request, found), wanted), wanted)
 
     async def _ask(
