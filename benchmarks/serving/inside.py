@@ -166,7 +166,7 @@ async def run(work: contenders.Workload, size: Size, profile: Path | None) -> No
         if profile is None:
             await measure(server, config, requests, size)
         else:
-            profiled = cProfile.Profile(time.thread_time)
+            profiled = cProfile.Profile(builtins=False)
             clients = _Clients(config, requests[size.only], CONNECTIONS[size.only])
             profiled.enable()
             await clients.ask(size.requests)
