@@ -1,6 +1,6 @@
 """What the prediction log costs for each row: on the event loop's thread, in its own, and in bytes on disk.
 
-    .venv/bin/python benchmarks/serving/prediction_log.py [--rate 5000] [--seconds 6] [--policy drop]
+    .venv/bin/python benchmarks/serving/prediction_log.py [--rate 5000] [--policy drop] [--features-share 1]
 
 Requests of one record, 15 columns, with the encoded row for the flags of unusual predictions. `append` is the CPU time
 of handing a group over, `flush` that of the log's thread (JSON, Arrow, compression, file; what the kernel does for
@@ -69,9 +69,11 @@ def groups(rate: int) -> Iterator[list[LoggedGroup]]:
         yield made
 
 
-def measure(folder: Path, rate: int, seconds: float, policy: LogPolicy) -> dict[str, Any]:
+def measure(folder: Path, rate: int, seconds: float, policy: LogPolicy, features_share: float = 0.0) -> dict[str, Any]:
     """One run: CPU microseconds and bytes for each row, and how long the turns were held up in milliseconds."""
-    writer = PredictionWriter(folder, project="benchmark", mask=Mask(b"key"), policy=policy)
+    writer = PredictionWriter(
+        folder, project="benchmark", mask=Mask(b"key"), policy=policy, features_share=features_share
+    )
     loop = asyncio.new_event_loop()
     answers = threading.Thread(target=loop.run_forever, daemon=True)
     answers.start()
@@ -122,12 +124,13 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=5000, help="requests a second")
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--policy", choices=("drop", "fail"), action="append")
+    parser.add_argument("--features-share", type=float, default=0.05, help="of the requests, logged with features")
     options = parser.parse_args()
     policies: list[LogPolicy] = options.policy or ["drop", "fail"]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {options.rate} requests a second")  # noqa: T201
     for policy in policies:
         with tempfile.TemporaryDirectory() as folder:
-            print(measure(Path(folder), options.rate, options.seconds, policy))  # noqa: T201
+            print(measure(Path(folder), options.rate, options.seconds, policy, options.features_share))  # noqa: T201
 
 
 if __name__ == "__main__":
