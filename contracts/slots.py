@@ -77,7 +77,8 @@ class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     In its shadow it is given a copy of the share `sample` of the requests, drawn one by one. With the `lane` that it
     was loaded with, all that is of the entities in this lane; without one of all entities, of which no other challenger
-    may have a part then.
+    may have a part then. `fence` is the ledger's last entry of this rollout that whoever asks has read: who has read
+    less than somebody that was obeyed is refused. None, from a hand and not a controller, is not compared.
     """
 
     rollout: str
@@ -86,13 +87,15 @@ class SetShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     sample: float = 1.0
     lease_s: float = 15.0
     lane: Lane | None = None
+    fence: int | None = None
 
 
 class RenewLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Keep the share of `rollout` for `lease_s` seconds from now."""
+    """Keep the share of `rollout` for `lease_s` seconds from now; `fence` as in `SetShare`."""
 
     rollout: str
     lease_s: float = 15.0
+    fence: int | None = None
 
 
 class KeepHoldout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,12 +113,15 @@ class PromoteSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Make the challenger `version` the champion, if the champion is still `expected` (compare-and-swap).
 
     The version that a holdout has kept warm may be named as well: it leads again at once, and the holdout is over.
-    With `holdout` the champion that is replaced stays warm, and goes on answering that share.
+    With `holdout` the champion that is replaced stays warm, and goes on answering that share. `fence` is the ledger's
+    entry since which the version leads: that of an earlier reign than one that was obeyed is refused, also after a
+    restart. None, from a hand, is not compared.
     """
 
     version: str
     expected: str | None
     holdout: KeepHoldout | None = None
+    fence: int | None = None
 
 
 class InjectFault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -199,7 +205,8 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True):
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What the judge sees: the state of both slots at one instant. `clock_s` is monotonic within one server process.
 
-    `share` is of the entities in `lane`, where the challenger has one; `beside` are the other challengers.
+    `share` is of the entities in `lane`, where the challenger has one; `beside` are the other challengers. `fence` is
+    the ledger's entry of the latest reign that the server was told of.
     """
 
     server: str
@@ -217,3 +224,4 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     holdout: Held | None = None
     lane: Lane | None = None
     beside: tuple[Beside, ...] = ()
+    fence: int | None = None

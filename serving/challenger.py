@@ -66,6 +66,7 @@ class Challenger(Slot):
     lane: Lane | None = None  # the entities that it may have a share of; None: all
     seat: int = 0  # of the seats that a server has, its own as long as it is there
     epoch: int = 0  # numbers the times that a seat was filled, where workers share them
+    fence: int | None = None  # the latest entry of the ledger that anybody who was obeyed had read
 
     def __post_init__(self) -> None:
         self.sound = self.model  # without the fault that `suffer` may give it

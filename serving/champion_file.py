@@ -38,10 +38,11 @@ class RememberedHoldout(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What a server comes up with again."""
+    """What a server comes up with again; `fence` is the ledger's entry of the latest reign that it was told of."""
 
     champion: Remembered
     holdout: RememberedHoldout | None = None
+    fence: int | None = None
 
 
 class _File(State, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,7 +64,7 @@ def read_state(folder: Path) -> State | None:
         raise StateError(f"{path} cannot be read: {error}; promote a version to write it again") from error
     if found.format != _FORMAT:
         raise StateError(f"{path} has format {found.format}, this version reads {_FORMAT}")
-    return State(champion=found.champion, holdout=found.holdout)
+    return State(champion=found.champion, holdout=found.holdout, fence=found.fence)
 
 
 def first_state(settings: Settings) -> State | None:
@@ -88,8 +89,9 @@ def write_state(folder: Path, state: State) -> None:
     """Replaces what `folder` remembers, durably and by one rename. Raises OSError; the old state stays then."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{_NAME}.{os.getpid()}"
+    content = _File(format=_FORMAT, champion=state.champion, holdout=state.holdout, fence=state.fence)
     with draft.open("wb") as file:
-        file.write(msgspec.json.encode(_File(format=_FORMAT, champion=state.champion, holdout=state.holdout)))
+        file.write(msgspec.json.encode(content))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(folder / _NAME)

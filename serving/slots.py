@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from contracts.flags import FlagsInForce, SetFlags
 from contracts.slots import (
     Beside,
@@ -137,6 +139,7 @@ class Slots(Challengers):
                 "end it before another rollout has traffic"
             )
         challenger = self._held_by(message.rollout)
+        challenger.fence = _latest(message.fence, challenger.fence, f"rollout {message.rollout!r}")
         self._change_lane(challenger, message)
         challenger.phase += (challenger.share, challenger.shadow) != (message.share, message.shadow)
         challenger.share, challenger.shadow, challenger.sample = message.share, message.shadow, message.sample
@@ -163,9 +166,11 @@ class Slots(Challengers):
         self.seat([challenger])
 
     def renew(self, message: RenewLease) -> None:
-        """Raises SlotConflictError when the rollout does not hold the slot, or has tripped."""
+        """Raises SlotConflictError when the rollout does not hold the slot, has tripped, or went on meanwhile."""
         _require_lease(message.lease_s)
-        self._held_by(message.rollout).lease_ends_s = self._clock() + message.lease_s
+        challenger = self._held_by(message.rollout)
+        challenger.fence = _latest(message.fence, challenger.fence, f"rollout {message.rollout!r}")
+        challenger.lease_ends_s = self._clock() + message.lease_s
 
     def promote(self, message: PromoteSlot, remember: Callable[[State], None]) -> None:
         """Makes the challenger the champion, if the champion is still the expected one; the same again is a success.
@@ -175,11 +180,16 @@ class Slots(Challengers):
         `remember` makes it durable first, so that after a crash the server comes up with what it last promised.
 
         Raises:
-            SlotConflictError: another champion, no such challenger, or a challenger that has tripped.
+            SlotConflictError: another champion, no such challenger, a challenger that has tripped, or an earlier reign
+                than the server was told of.
             OSError: it cannot be remembered; nothing has changed then.
         """
-        champion = self.champion
+        champion, told = self.champion, None if self._remembered is None else self._remembered.fence
+        fence = _latest(message.fence, told, "the champion")
         if champion is not None and champion.model.version == message.version:
+            if fence != told:
+                known = self._remembered or State(champion=name_of(champion.model))
+                self._remember(msgspec.structs.replace(known, fence=fence), remember)
             return
         serving = champion.model.version if champion else None
         # a champion that is remembered but could not be loaded may be replaced by whoever knows of it, or of none
@@ -189,7 +199,8 @@ class Slots(Challengers):
         model, keep, kept = self._promotable(message.version), message.holdout, None
         if keep is not None and champion is not None:
             kept = Held.begin(champion.model, keep.rollout, keep.share)
-        self._remember(State(champion=name_of(model), holdout=kept.remembered if kept else None), remember)
+        holdout = kept.remembered if kept else None
+        self._remember(State(champion=name_of(model), holdout=holdout, fence=fence), remember)
         self.install_champion(model)
         self.seat(())
         self.holdout = kept
@@ -217,7 +228,8 @@ class Slots(Challengers):
         remembered = self._remembered
         is_mine = self.holdout is not None and self.holdout.rollout == rollout
         if remembered is not None and remembered.holdout is not None and remembered.holdout.rollout == rollout:
-            self._remember(State(champion=remembered.champion), remember)  # also of one that could not be loaded
+            ended = msgspec.structs.replace(remembered, holdout=None)
+            self._remember(ended, remember)  # also of one that could not be loaded
         if is_mine:
             self.holdout = None
         return is_mine
@@ -300,6 +312,7 @@ class Slots(Challengers):
             holdout=self.holdout.seen if self.holdout else None,
             lane=challenger.lane if challenger else None,
             beside=tuple(_seen(each, now) for each in self.challengers if each is not challenger),
+            fence=None if self._remembered is None else self._remembered.fence,
         )
 
     def _held_by(self, rollout: str) -> Challenger:
@@ -337,6 +350,20 @@ def _seen(challenger: Challenger, now_s: float) -> Beside:
         lane=challenger.lane,
         tripped=challenger.tripped,
     )
+
+
+def _latest(fence: int | None, obeyed: int | None, what: str) -> int | None:
+    """The later of both entries. Raises SlotConflictError where whoever asks has not read what was obeyed before.
+
+    A process that was asleep while another one went on wakes up with what was so then, whatever its lease says now.
+    """
+    if fence is None or obeyed is None:
+        return obeyed if fence is None else fence
+    if fence < obeyed:
+        raise SlotConflictError(
+            f"{what} goes by entry {obeyed} of the ledger, this was asked by entry {fence}: read the ledger again"
+        )
+    return fence
 
 
 def _require_lease(lease_s: float) -> None:

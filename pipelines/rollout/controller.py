@@ -224,6 +224,7 @@ class _Run:
         raise ValueError(f"a rollout that goes on has no action {action}")
 
     async def _share(self, offer: Offer, action: SetShare | RenewLease) -> Event | None:
+        fence = self._story.evidence.last_entry
         try:
             if isinstance(action, SetShare):
                 share = slots.SetShare(
@@ -233,13 +234,16 @@ class _Run:
                     sample=action.sample,
                     lease_s=action.lease_s,
                     lane=action.lane,
+                    fence=fence,
                 )
                 await self._platform.set_share(share)
             else:
-                await self._platform.renew_lease(slots.RenewLease(rollout=offer.rollout, lease_s=action.lease_s))
+                renewal = slots.RenewLease(rollout=offer.rollout, lease_s=action.lease_s, fence=fence)
+                await self._platform.renew_lease(renewal)
         except SlotRefusedError as error:
             event = await self.look()
-            # a trip, a restart or another rollout in the slot says more than the refusal that follows from it
+            # a trip, a restart or another rollout in the slot says more than the refusal that follows from it;
+            # whoever was refused by what another controller knows cannot record that: the other's event is there
             if isinstance(event, Looked) and _is_ready(event.observation, offer, offer.rollout):
                 return ShareRefused(reason=error.detail, at_s=self._clock())
             return event
@@ -265,8 +269,9 @@ class _Run:
                 if not _is_ready(observation, offer, offer.rollout, _finishing(offer)):
                     await self._place_again(offer, plan)
                     continue
-                await self._platform.promote(_promote_slot(offer, plan))
-                return PromotionDone(at_s=self._clock())
+                if (reign := await self._patience.ask(self._reign, offer)) is not None:
+                    await self._platform.promote(_promote_slot(offer, plan, reign))
+                    return PromotionDone(at_s=self._clock())
             except SlotRefusedError as error:
                 refused = error.detail
         return PromotionRefused(reason=refused, at_s=self._clock())
@@ -282,6 +287,11 @@ class _Run:
             reason,
             self._story.evidence,
         )
+
+    def _reign(self, offer: Offer) -> int | None:
+        """The ledger's entry since which the version leads; None where another one does by now."""
+        champion = self._ledger.champion(offer.project)
+        return None if champion is None or champion.version != offer.version else champion.since_entry
 
     async def _restore(self, offer: Offer, reason: str) -> None:
         await self._patience.ask(self._ledger.restore_champion, offer.project, offer.version, offer.rollout, reason)
@@ -306,12 +316,12 @@ def _finishing(offer: Offer) -> str:
     return f"{offer.rollout}:promotion"
 
 
-def _promote_slot(offer: Offer, plan: Plan) -> PromoteSlot:
+def _promote_slot(offer: Offer, plan: Plan, reign: int) -> PromoteSlot:
     """The first champion has nobody to hold out against."""
     keep = None
     if plan.holdout is not None and offer.expected_champion is not None:
         keep = slots.KeepHoldout(rollout=offer.rollout, share=plan.holdout.share)
-    return PromoteSlot(version=offer.version, expected=offer.expected_champion, holdout=keep)
+    return PromoteSlot(version=offer.version, expected=offer.expected_champion, holdout=keep, fence=reign)
 
 
 def _load_slot(offer: Offer, plan: Plan, rollout: str) -> LoadSlot:

@@ -78,13 +78,16 @@ def is_at_hand(observed: Observation, version: str) -> bool:
 
 
 def _serves(observed: Observation, champion: Champion) -> bool:
-    return observed.champion is not None and observed.champion.version == champion.version
+    """Whether it has the version, and knows since when it leads: else somebody of an earlier reign could undo it."""
+    has = observed.champion is not None and observed.champion.version == champion.version
+    return has and observed.fence is not None and observed.fence >= champion.since_entry
 
 
 async def _hand_over(site: Site, platform: Platform, observed: Observation, champion: Champion) -> None:
     serving = None if observed.champion is None else observed.champion.version
-    logger.warning("the server of %s has version %s, the ledger %s", site.project, serving, champion.version)
-    if not is_at_hand(observed, champion.version):
+    if serving != champion.version:
+        logger.warning("the server of %s has version %s, the ledger %s", site.project, serving, champion.version)
+    if serving != champion.version and not is_at_hand(observed, champion.version):
         rollout = f"{site.project}-reign-{champion.since_entry}"
         await drop_all(platform, observed)
         version = site.registry.version(site.project, champion.version)
@@ -96,4 +99,5 @@ async def _hand_over(site: Site, platform: Platform, observed: Observation, cham
     if now != champion:
         raise SlotRefusedError(409, f"the ledger's champion changed from entry {champion.since_entry}")
     keep = holdouts.to_keep(site.ledger, champion, serving)
-    await platform.promote(PromoteSlot(version=champion.version, expected=serving, holdout=keep))
+    fence = champion.since_entry
+    await platform.promote(PromoteSlot(version=champion.version, expected=serving, holdout=keep, fence=fence))

@@ -216,6 +216,38 @@ def test_a_promotion_that_cannot_be_remembered_changes_nothing(slots: Slots, mod
     assert slots.sharing() is not None
 
 
+def test_who_has_read_less_of_the_ledger_than_was_obeyed_gives_no_share(slots: Slots, models: dict[str, Model]) -> None:
+    slots.place(message(models["2"], "r1"), models["2"])
+    slots.set_share(SetShare(rollout="r1", share=0.3, fence=11))
+    slots.renew(RenewLease(rollout="r1", fence=12))
+    slots.set_share(SetShare(rollout="r1", share=0.3, fence=12))
+    with pytest.raises(SlotConflictError, match="goes by entry 12 of the ledger, this was asked by entry 11"):
+        slots.set_share(SetShare(rollout="r1", share=0.1, fence=11))
+    with pytest.raises(SlotConflictError, match="read the ledger again"):
+        slots.renew(RenewLease(rollout="r1", fence=11))
+    assert slots.observe().share == 0.3
+    slots.set_share(SetShare(rollout="r1", share=0.2))  # by hand
+    assert slots.observe().share == 0.2
+
+
+def test_a_promotion_of_an_earlier_reign_is_refused_also_after_a_restart(
+    slots: Slots, models: dict[str, Model], clock: Clock
+) -> None:
+    states: list[State] = []
+    start(slots, models["2"])
+    slots.promote(PromoteSlot(version="2", expected="1", fence=30), states.append)
+    slots.promote(PromoteSlot(version="2", expected="2", fence=50), states.append)  # it leads again: nothing changes
+    assert [(state.champion.version, state.fence) for state in states] == [("2", 30), ("2", 50)]
+    again = Slots(server="b", clock=clock, remembered=states[-1])
+    again.install_champion(models["2"])
+    start(again, models["1"], "r2")
+    assert again.observe().fence == 50
+    with pytest.raises(SlotConflictError, match="the champion goes by entry 50 of the ledger"):
+        again.promote(PromoteSlot(version="1", expected="2", fence=40), states.append)
+    again.promote(PromoteSlot(version="1", expected="2", fence=60), states.append)
+    assert (again.observe().fence, states[-1].champion.version) == (60, "1")
+
+
 def test_a_slot_that_is_held_is_refused_to_another_rollout(slots: Slots, models: dict[str, Model]) -> None:
     start(slots, models["2"])
     with pytest.raises(SlotConflictError, match="'r1' holds the challenger slot with version 2"):

@@ -15,7 +15,7 @@ from pipelines.rollout import features
 from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
 from pipelines.rollout.platforms.separate.counts import Counting, hard_limit
 from pipelines.rollout.platforms.separate.reading import Counters
-from pipelines.rollout.platforms.separate.split import WEIGHTS, Named, Split
+from pipelines.rollout.platforms.separate.split import WEIGHTS, Named, Split, latest
 
 # counts by the unit that is assigned: behind a gateway that is the request (docs/decisions/0012)
 BY_REQUEST = frozenset({features.ENTITIES, features.LATENCY, features.SCORES})
@@ -166,6 +166,7 @@ class SeparateServers:
             now_s = self._clock()
             found = found.expired(now_s)
             found.require_held(message.rollout)
+            latest(message.fence, found.fence)
             if found.lease_s == message.lease_s and found.lease_left_s(now_s) >= RENEW_BELOW * message.lease_s:
                 return found
             return found.renewed(message, now_s)
@@ -182,6 +183,7 @@ class SeparateServers:
         if message.holdout is not None:
             raise SlotRefusedError(422, "separate servers keep no holdout: take it out of the plan")
         split, _ = await self._read()
+        latest(message.fence, split.reign)  # before any server changes; and again where the gateway does
         champion = split.champion
         if champion is not None and champion.version == message.version:
             named = champion
@@ -197,7 +199,7 @@ class SeparateServers:
             if champion is not None and not champion.is_same(named):
                 await self._fleet.lead(champion)
             raise
-        await self._change(lambda found: found.promoted(message.version))
+        await self._change(lambda found: found.promoted(message.version, message.fence))
         logger.info("promoted: version %s leads", message.version)
         await self.sweep()
 
@@ -294,6 +296,7 @@ class SeparateServers:
             tripped=split.tripped,
             strata=() if counting is None else tuple(counting.strata),
             pairs=None if counting is None else counting.pairs(),
+            fence=split.reign,
         )
 
     async def _read(self) -> tuple[Split, str]:

@@ -34,6 +34,8 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Who is to answer. Without a lease that has not run out the challenger gets nothing.
 
     `champion` is what the stable servers serve since the last promotion, `phase` counts changes of share or shadow.
+    `fence` and `reign` are the latest entries of the ledger by which anybody was obeyed that asked for a share, or for
+    a champion.
     """
 
     champion: Named | None = None
@@ -50,6 +52,8 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     latency_floor_ms: float = 0.0
     tripped: Tripped | None = None
     tripped_rollouts: tuple[str, ...] = ()
+    fence: int | None = None
+    reign: int | None = None
 
     @property
     def weight(self) -> int:
@@ -105,6 +109,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.champion is None:
             raise SlotRefusedError(409, "there is no champion to fall back on: promote the first version instead")
         self.require_held(message.rollout)
+        fence = latest(message.fence, self.fence)
         is_other = (self.share, self.shadow) != (message.share, message.shadow)
         return msgspec.structs.replace(
             self,
@@ -115,13 +120,15 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             changed_s=now_s if is_other else self.changed_s,
             lease_s=message.lease_s,
             lease_ends_s=now_s + message.lease_s,
+            fence=fence,
         )
 
     def renewed(self, message: RenewLease, now_s: float) -> Self:
         """The share for another lease. Raises SlotRefusedError."""
         _require_lease(message.lease_s)
         self.require_held(message.rollout)
-        return msgspec.structs.replace(self, lease_s=message.lease_s, lease_ends_s=now_s + message.lease_s)
+        fence, ends_s = latest(message.fence, self.fence), now_s + message.lease_s
+        return msgspec.structs.replace(self, lease_s=message.lease_s, lease_ends_s=ends_s, fence=fence)
 
     def expired(self, now_s: float) -> Self:
         """The same, or without share when the lease has run out."""
@@ -148,11 +155,16 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Without the challenger, if `rollout` holds the slot."""
         return self.emptied() if self.rollout == rollout else self
 
-    def promoted(self, version: str) -> Self:
-        """The challenger `version` is the champion. Raises SlotRefusedError where another one has the slot."""
+    def promoted(self, version: str, reign: int | None = None) -> Self:
+        """The challenger `version` is the champion, since the ledger's entry `reign`.
+
+        Raises SlotRefusedError where another one has the slot, or the gateway was told of a later reign.
+        """
+        told = latest(reign, self.reign)
+        found = self if told == self.reign else msgspec.structs.replace(self, reign=told)
         if self.champion is not None and self.champion.version == version:
-            return self.emptied() if self.challenger is not None and self.challenger.version == version else self
-        return msgspec.structs.replace(self.emptied(), champion=self.promotable(version))
+            return found.emptied() if self.challenger is not None and self.challenger.version == version else found
+        return msgspec.structs.replace(found.emptied(), champion=self.promotable(version))
 
     def promotable(self, version: str) -> Named:
         """The challenger `version`, which may lead. Raises SlotRefusedError."""
@@ -164,8 +176,8 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.challenger
 
     def emptied(self) -> Self:
-        """Only the champion, and which rollouts have tripped."""
-        return type(self)(champion=self.champion, tripped_rollouts=self.tripped_rollouts)
+        """Only the champion and since when it leads, and which rollouts have tripped."""
+        return type(self)(champion=self.champion, tripped_rollouts=self.tripped_rollouts, reign=self.reign)
 
     def require_held(self, rollout: str) -> None:
         """Raises SlotRefusedError unless `rollout` holds the slot and has not tripped."""
@@ -175,6 +187,17 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             )
         if self.tripped is not None:
             raise SlotRefusedError(409, f"rollout {rollout} has tripped: {self.tripped.reason}")
+
+
+def latest(fence: int | None, obeyed: int | None) -> int | None:
+    """The later of both entries. Raises SlotRefusedError where whoever asks has not read what was obeyed before."""
+    if fence is None or obeyed is None:
+        return obeyed if fence is None else fence
+    if fence < obeyed:
+        raise SlotRefusedError(
+            409, f"the gateway goes by entry {obeyed} of the ledger, this was asked by entry {fence}: read it again"
+        )
+    return fence
 
 
 def _require_lease(lease_s: float) -> None:

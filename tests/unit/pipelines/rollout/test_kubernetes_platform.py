@@ -198,6 +198,26 @@ def test_a_promotion_is_compare_and_swap() -> None:
         asyncio.run(site.platform().promote(PromoteSlot(version="2", expected="7")))
 
 
+def test_a_former_share_or_champion_does_not_come_back_by_who_has_slept() -> None:
+    site = ClusterSite()
+
+    async def scenario() -> tuple[int | None, int]:
+        await shared(site)
+        rollout = OFFER.rollout
+        await site.platform().set_share(SetShare(rollout=rollout, share=0.5, fence=12))
+        with pytest.raises(SlotRefusedError, match="goes by entry 12 of the ledger, this was asked by entry 11"):
+            await site.platform().set_share(SetShare(rollout=rollout, share=0.1, fence=11))
+        with pytest.raises(SlotRefusedError, match="read it again"):
+            await site.platform().renew_lease(RenewLease(rollout=rollout, fence=11))
+        weight = site.cluster.weight
+        await site.platform().promote(PromoteSlot(version="2", expected="1", fence=30))
+        with pytest.raises(SlotRefusedError, match="goes by entry 30"):
+            await site.platform().promote(PromoteSlot(version="1", expected="2", fence=20))
+        return (await site.platform().observe()).fence, weight
+
+    assert asyncio.run(scenario()) == (30, 5000)
+
+
 def test_the_route_changes_only_after_all_stable_pods_serve_the_new_version() -> None:
     site = ClusterSite(replicas=4)
     seen: list[tuple[int, set[str]]] = []

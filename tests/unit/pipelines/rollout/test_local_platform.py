@@ -67,7 +67,7 @@ def test_each_message_goes_to_its_route_as_the_contract_says(server: Server) -> 
         async with LocalPlatform(server.url, token="secret") as platform:
             await platform.load(LoadSlot(version="2", bundle="b", path="/b", rollout="r", hard_limits=limits))
             await platform.set_share(SetShare(rollout="r", share=0.1))
-            await platform.renew_lease(RenewLease(rollout="r", lease_s=9))
+            await platform.renew_lease(RenewLease(rollout="r", lease_s=9, fence=7))
             await platform.promote(PromoteSlot(version="2", expected="1"))
             await platform.drop("r 1&x")
 
@@ -82,7 +82,7 @@ def test_each_message_goes_to_its_route_as_the_contract_says(server: Server) -> 
     ]
     assert {token for _, _, token, _ in server.requests} == {"Bearer secret"}
     assert msgspec.convert(server.requests[0][3], LoadSlot).hard_limits == limits
-    assert server.requests[2][3] == {"rollout": "r", "lease_s": 9}
+    assert server.requests[2][3] == {"rollout": "r", "lease_s": 9, "fence": 7}
 
 
 def observe(url: str, **options: Any) -> Observation:
