@@ -7,12 +7,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.providers.standard.triggers.hitl import HITLTriggerEventSuccessPayload
 from airflow.sdk import BaseOperator, Param
 from airflow.sdk.exceptions import AirflowSkipException
-from airflow.sdk.execution_time.hitl import upsert_hitl_detail
+from airflow.sdk.execution_time.hitl import HITLUser, get_hitl_detail_content_detail, upsert_hitl_detail
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 APPROVE, REJECT = "Approve", "Reject"
 # what a person is asked beside yes or no; a parameter of the task, which Airflow merges with those of the DAG
@@ -22,9 +25,13 @@ _LONGEST = timedelta(days=7)  # as long as a run of the DAG
 
 
 class QuestionTrigger(BaseTrigger):
-    """Waits until the rollout asks `question`, or has ended without; with `asked`, until that question has ended."""
+    """Waits until the rollout asks `question`, or has ended without.
 
-    def __init__(self, project: str, rollout: str, question: str, asked: bool = False) -> None:
+    With `asked`, the task instance that asks it, it waits until that question has ended, or was answered there: an
+    answer to a deferred task resumes it by itself, one that came in the moment before it was deferred does not.
+    """
+
+    def __init__(self, project: str, rollout: str, question: str, asked: str | None = None) -> None:
         super().__init__()
         self.project = project
         self.rollout = rollout
@@ -38,10 +45,29 @@ class QuestionTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         from pipelines.tasks import approving
 
-        find: Any = approving.find_end if self.asked else approving.find_question
-        while (found := await asyncio.to_thread(find, self.project, self.rollout, self.question)) is None:
+        find: Any = approving.find_question if self.asked is None else approving.find_end
+        while True:
+            if self.asked is not None and (said := await _said(UUID(self.asked))) is not None:
+                yield TriggerEvent(said)
+                return
+            if (found := await asyncio.to_thread(find, self.project, self.rollout, self.question)) is not None:
+                yield TriggerEvent(found if self.asked is None else {"ended": found})
+                return
             await asyncio.sleep(_EVERY_S)
-        yield TriggerEvent({"ended": found} if self.asked else found)
+
+
+async def _said(asked: UUID) -> HITLTriggerEventSuccessPayload | None:
+    """The answer that Airflow has recorded for the task instance `asked`, if any; as its own triggers give it."""
+    found = await sync_to_async(get_hitl_detail_content_detail)(ti_id=asked)  # the supervisor's own way for triggers
+    if not found.response_received or found.responded_at is None:
+        return None
+    user = found.responded_by_user
+    return HITLTriggerEventSuccessPayload(
+        chosen_options=list(found.chosen_options or []),
+        params_input=found.params_input or {},
+        responded_at=found.responded_at,
+        responded_by_user=None if user is None else HITLUser(id=user.id, name=user.name),
+    )
 
 
 class WaitForQuestion(BaseOperator):
@@ -98,7 +124,8 @@ class AskPerson(HITLOperator):
             defaults=[APPROVE if question["on_timeout"] == "approve" else REJECT],
             params=self.serialized_params,
         )
-        trigger = QuestionTrigger(self.project, question["rollout"], question["question"], asked=True)
+        asked = str(context["task_instance"].id)
+        trigger = QuestionTrigger(self.project, question["rollout"], question["question"], asked)
         self.defer(trigger=trigger, method_name="execute_complete", timeout=_LONGEST)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:

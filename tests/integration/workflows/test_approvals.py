@@ -13,6 +13,8 @@ from pipelines.tasks import approving
 from pipelines.wiring import REPOSITORY
 from tests.fixtures.rollouts import ASKING, PROJECT, ROLLOUT, run_until, running
 
+TASK_INSTANCE = "019a0000-0000-7000-8000-000000000007"
+
 
 def release_of(folder: Path, approvals: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The DAG `flight_delay.release` of a project with these approvals."""
@@ -62,18 +64,54 @@ def first_event(trigger: Any) -> Any:
     return asyncio.run(asyncio.wait_for(listen(), 30)).payload
 
 
-def test_the_question_comes_to_the_task_that_waits_and_its_end_to_the_one_that_asks(rollouts_ledger: Ledger) -> None:
+def recorded(monkeypatch: pytest.MonkeyPatch, **answer: Any) -> str:
+    """A task instance that asks, for which Airflow has this answer; its id."""
+    from airflow.sdk.api.datamodels._generated import HITLDetailResponse
+    from airflow.sdk.execution_time import task_runner
+
+    class Supervisor:
+        def send(self, msg: Any) -> HITLDetailResponse:
+            assert str(msg.ti_id) == TASK_INSTANCE
+            return HITLDetailResponse.model_validate(answer)
+
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(), raising=False)
+    return TASK_INSTANCE
+
+
+def test_the_question_comes_to_the_task_that_waits_and_its_end_to_the_one_that_asks(
+    rollouts_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from delivery.approvals import QuestionTrigger
 
     with running(rollouts_ledger, ASKING, pause_at=10):
         question = first_event(QuestionTrigger(PROJECT, ROLLOUT, "first_step"))
         assert (question["question"], question["phase"]) == ("first_step", "approval of the first step")
         approving.answer(PROJECT, question, approved=False, by="ann", reason="not on a Friday")
-    asked = QuestionTrigger(PROJECT, ROLLOUT, "first_step", asked=True)
+    unanswered = recorded(monkeypatch, response_received=False, chosen_options=None, responded_at=None)
+    asked = QuestionTrigger(PROJECT, ROLLOUT, "first_step", asked=unanswered)
     assert first_event(asked) == {"ended": "reject by ann: not on a Friday"}
     path, values = asked.serialize()
     assert path == "delivery.approvals.QuestionTrigger"
     assert QuestionTrigger(**values).serialize() == (path, values)
+
+
+def test_an_answer_in_the_moment_before_the_task_was_deferred_is_not_lost(
+    rollouts_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from delivery.approvals import REASON, AskPerson, QuestionTrigger
+
+    ask = AskPerson(task_id="ask", project=PROJECT, question={}, timeout_s=60, on_timeout="reject", params=REASON)
+    with running(rollouts_ledger, ASKING, pause_at=10):
+        answered = recorded(
+            monkeypatch,
+            response_received=True,
+            chosen_options=["Approve"],
+            params_input={"reason": "looked at it"},
+            responded_at="2026-01-01T00:00:00Z",
+            responded_by_user={"id": "7", "name": "ann"},
+        )
+        event = first_event(QuestionTrigger(PROJECT, ROLLOUT, "first_step", asked=answered))
+    assert ask.execute_complete({}, event) == {"approved": True, "by": "ann", "reason": "looked at it"}
 
 
 def test_a_question_that_never_comes_or_is_over_skips_its_tasks(rollouts_ledger: Ledger) -> None:
