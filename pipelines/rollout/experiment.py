@@ -53,7 +53,7 @@ class Contest:
         if (chosen := self._chosen()) is None:
             return None
         if chosen["rollout"] != offer.rollout:
-            return Word(False, f"version {chosen['version']} goes on: {chosen['reason']}")
+            return Word(False, chosen["reason"])
         ended = {entry.subject for entry in self._ledger.entries(self._project, OUTCOMES)}
         others = {contender.rollout for contender in self._contenders} - {offer.rollout}
         return Word(True, chosen["reason"]) if others <= ended else None

@@ -121,5 +121,6 @@ def _reason(order: Sequence[Place]) -> str:
             for place in order
             if not place.behind
         )
-        told.append(f"failures rank the others not; log loss gained on the champion by the gates: {gains}")
+        alike = "the others" if worse else "they"
+        told.append(f"by failures {alike} are alike; log loss gained on the champion, by the gates: {gains}")
     return "; ".join(told)

@@ -4,7 +4,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipelines.views.experiments import experiment_lines, experiment_of
+from pipelines.views.experiments import experiment_lines, experiment_of, share_of_all
+from pipelines.views.open_work import open_holdout, open_investigations, open_work_lines
 from pipelines.wiring import all_projects, find_project, open_ledger
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class RolloutWatch:
             "all_running": all_running,
             "experiment": None if name is None else experiment_of(self._ledger, self._follower, project, name),
             "queued": self._queued(project),
+            "holdout": open_holdout(self._ledger, project),
+            "investigations": open_investigations(self._ledger, project),
             "plan": {"identity": definition.rollout.identity, **_plain(definition.rollout)},
             "rollout": told,
             "past": past,
@@ -89,7 +92,7 @@ class RolloutWatch:
             "expected_champion": state.offer.expected_champion,
             "state": state.phase if state.is_final else "running",
             "phase": state.phase_label,
-            "share": _share(state),
+            "share": share_of_all(state),
             "shadowing": state.is_shadowing and not state.is_final and state.phase != "loading",
             "paused": state.paused_since_s is not None,
             "asks": state.asked is not None and not state.is_final,
@@ -156,6 +159,7 @@ def rollouts_text(found: dict[str, Any]) -> str:
     if found["experiment"] is not None:
         lines += experiment_lines(found["experiment"])
     lines += [f"  version {each['version']} waits since {each['since']}: {each['reason']}" for each in found["queued"]]
+    lines += open_work_lines(found["holdout"], found["investigations"])
     for past in found["past"]:
         if told is None or past["rollout"] != told["rollout"]:
             lines.append(f"  {past['ended']} {past['rollout']} was {_words(past['state'])}: {_escaped(past['reason'])}")
@@ -173,15 +177,6 @@ def refusals(state: "State") -> dict[str, str | None]:
         name: refusal(state, Command(command=name, by="somebody", reason="asks", phase=state.phase_label))
         for name in get_args(CommandName)
     }
-
-
-def _share(state: "State") -> float:
-    """Of all entities, also where the challenger has its share of a lane."""
-    if state.phase in ("promoting", "promoted"):
-        return 1.0
-    if state.is_final or state.phase == "waiting":
-        return 0.0
-    return state.share if state.lane is None else state.share / state.lane.of
 
 
 def finding_values(finding: "Finding") -> dict[str, Any]:

@@ -28,6 +28,7 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+_KEPT_PAGE = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"}
 
 
 class Asked(BaseModel):
@@ -105,8 +106,18 @@ def weekly_report(project: str) -> HTMLResponse:
     found = weekly.find_weekly_report(project)
     if found["state"] != "as it was":
         raise LookupError(f"the report of {project}, week {found['week']}, is {found['state']}: {found['page']}")
-    headers = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"}
-    return HTMLResponse(Path(found["page"]).read_text(encoding="utf-8"), headers=headers)
+    return HTMLResponse(Path(found["page"]).read_text(encoding="utf-8"), headers=_KEPT_PAGE)
+
+
+@app.get("/investigations/{project}/{rollout}", dependencies=[Depends(_may_read)])
+def investigation(project: str, rollout: str) -> HTMLResponse:
+    """What was found out about a rollback, as it was kept; a page whose evidence was altered since is not shown."""
+    from pipelines import views
+
+    found = views.investigation(project, rollout)
+    if found["files"] != "as it was":
+        raise LookupError(f"the evidence of {rollout} is {found['files']}: {found['page']}")
+    return HTMLResponse(Path(found["page"]).read_text(encoding="utf-8"), headers=_KEPT_PAGE)
 
 
 def _reported_week(project: str) -> str | None:

@@ -1,40 +1,35 @@
 """People steer rollouts of flight_delay in Airflow's UI: one is aborted; another is paused, resumed, and approved."""
 
-import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 from playwright.sync_api import FrameLocator, Page, expect
 
-from pipelines.demo import airflow_stack
-from pipelines.demo import stack as stacks
-from pipelines.demo.stack import Ports, Stack
-from pipelines.demo.supervisor import Supervisor
+from pipelines.demo.stack import Stack
 from pipelines.ledger.ledger import RESTORED, SWAPPED
 from pipelines.wiring import open_ledger
 from tests.fixtures.browsers import PageBrowser
-from tests.fixtures.small_installation import (
-    PROJECT,
-    QUICK_ROLLOUT,
-    QUICK_STEP,
-    copy_of_expectations,
-    free_port,
-    replay_command,
-    small_projects,
-    small_warehouse,
-    users_environment,
+from tests.fixtures.small_installation import PROJECT, QUICK_ROLLOUT, QUICK_STEP
+from tests.fixtures.whole_systems import (
+    LOGISTIC,
+    RELEASE,
+    SLOW_MS,
+    champion,
+    clients,
+    framed,
+    lead,
+    opened,
+    ours,
+    register,
+    wait,
+    whole_system,
 )
 
 pytestmark = pytest.mark.slow
-RELEASE = f"{PROJECT}.release"
 STEP_S = 60.0  # of the first step: time for a person
-SLOW_MS = 240_000  # Airflow and its UI, on a machine that does much else
 PLAN = QUICK_ROLLOUT | {
     "steps": [{"share": 0.3, **QUICK_STEP, "minimum_s": STEP_S, "maximum_s": 1200}, {"share": 1.0, **QUICK_STEP}],
     "approvals": {"before_full": True, "timeout_s": 900},
@@ -44,55 +39,11 @@ PLAN = QUICK_ROLLOUT | {
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     """The whole system: version 1 leads, version 2 is registered, and real flights come as requests."""
-    ports = Ports(airflow=free_port(), mlflow=free_port(), server=free_port())
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(users_environment(tmp_path / "home"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PACELINE_PROJECTS", str(quick_projects(tmp_path / "projects", ports.server)))
-        patch.setenv("PACELINE_EXPECTATIONS", str(copy_of_expectations(tmp_path / "great_expectations")))
-        small_warehouse()
-        with Supervisor(tmp_path / "home" / "logs") as supervisor:
-            started = stacks.start(PROJECT, ports, supervisor)
-            lead(register("2013-04-01"))
-            register("2013-04-15")
-            replay = subprocess.Popen(
-                replay_command(tmp_path / "answers.jsonl", rate=30),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+    with whole_system(tmp_path, PLAN, [LOGISTIC]) as started:
+        lead(register("2013-04-01"))
+        register("2013-04-15")
+        with clients(tmp_path / "answers.jsonl", rate=30):
             yield started
-            replay.terminate()
-            replay.wait(30)
-    os.environ.clear()
-    os.environ.update(before)  # what `start` has set, too
-
-
-def quick_projects(folder: Path, port: int) -> Path:
-    small_projects(folder, port, PLAN)
-    file = folder / PROJECT / "project.yaml"
-    configuration = yaml.safe_load(file.read_text())
-    configuration["training"] = {"seed": 1, "trials": [{"trainer": "logistic_regression", "parameters": {}}]}
-    file.write_text(yaml.safe_dump(configuration, sort_keys=False))
-    return folder
-
-
-def register(as_of: str) -> str:
-    """A version that was trained and judged as of that day."""
-    from pipelines.tasks import judging, optimising, retraining, searching
-
-    snapshot = retraining.take_snapshot(PROJECT, retraining.choose_window(PROJECT, as_of))
-    planned = retraining.plan_trials(PROJECT, snapshot)
-    outcomes = [searching.run_trial(PROJECT, trial) for trial in planned]
-    best = searching.best_of(PROJECT, planned, outcomes)
-    evaluation = judging.evaluate(PROJECT, optimising.optimise(PROJECT, best, "fp32"))
-    return str(judging.register(PROJECT, evaluation)["version"])
-
-
-def lead(version: str) -> None:
-    from pipelines.tasks import releasing
-
-    releasing.roll_back(PROJECT, version, "the first")
 
 
 def test_one_rollout_is_aborted_and_another_paused_resumed_and_approved(
@@ -182,23 +133,6 @@ def steer(page: Page, stack: Stack, pictures: Path) -> str:
     return run
 
 
-def opened(page: Page, stack: Stack) -> FrameLocator:
-    """The page in Airflow's UI, by its menu, after the log-in."""
-    page.set_default_timeout(SLOW_MS)
-    page.set_default_navigation_timeout(SLOW_MS)
-    page.goto(stack.airflow_url)
-    page.locator("input[name=username]").fill(airflow_stack.USER)
-    page.locator("input[name=password]").fill(airflow_stack.PASSWORD)
-    page.locator("input[name=password]").press("Enter")
-    page.get_by_role("link", name="Paceline").click()
-    return page.frame_locator("iframe[title=Paceline]")
-
-
-def framed(page: Page, stack: Stack) -> FrameLocator:
-    page.goto(f"{stack.airflow_url}/plugin/paceline")
-    return page.frame_locator("iframe[title=Paceline]")
-
-
 def tell(console: FrameLocator, command: str, reason: str, sure: bool = False) -> None:
     """Presses the button of `command`, and waits for the rollout's answer."""
     console.locator("#reason").fill(reason)
@@ -206,15 +140,6 @@ def tell(console: FrameLocator, command: str, reason: str, sure: bool = False) -
     if sure:
         console.get_by_role("button", name=f"{command}: sure?").click()
     expect(console.locator("#told")).to_have_text(f"{command.lower()} was obeyed.", timeout=SLOW_MS)
-
-
-def ours(complaints: list[str]) -> list[str]:
-    """What the browser complained of on our page; Airflow's own complains before its log-in, and of its frame.
-
-    A poll that the page itself gives up, to ask again, is none: leaving the page does that, and a machine that is slow.
-    """
-    mine = [each for each in complaints if "/paceline/" in each or each.startswith("exception")]
-    return [each for each in mine if not each.endswith("/live net::ERR_ABORTED")]
 
 
 def ended() -> list[tuple[str, str, str]]:
@@ -228,20 +153,7 @@ def decisions() -> list[tuple[str, str]]:
     return [(entry.kind, entry.subject) for entry in open_ledger().entries(PROJECT, kinds)]
 
 
-def champion() -> str:
-    found = open_ledger().champion(PROJECT)
-    assert found is not None
-    return found.version
-
-
 def requests(stack: Stack) -> int:
     observed: dict[str, Any] = httpx.get(f"{stack.server_url}/control/observation").raise_for_status().json()
     assert observed["share"] == 0.3
     return int(observed["challenger"]["requests"])
-
-
-def wait(condition: Callable[[], bool], seconds: float, complaint: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, complaint
-        time.sleep(0.1)
