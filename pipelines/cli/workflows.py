@@ -82,8 +82,27 @@ def release(
         if opened.waits is None:
             break
         wanted = opened.waits
-    show(settled, as_json)
+    show(settled | {"told": _told(project)}, as_json)
     if settled["state"] != "promoted":
+        raise typer.Exit(2)
+
+
+def _told(project: str) -> dict[str, list[str]]:
+    """Who was told of what the command did, and who could not be."""
+    from pipelines.tasks import sending
+
+    told = sending.tell_people(project)
+    if told["failed"]:
+        err.print(f"not told: {', '.join(told['failed'])}; paceline tell {project} tries again", highlight=False)
+    return told
+
+
+@app.command()
+def tell(project: ProjectName, as_json: Json = False) -> None:
+    """Send what people are still to be told, by the connections of the environment. Exit code 2 where one fails."""
+    told = _told(project)
+    show(told, as_json)
+    if told["failed"]:
         raise typer.Exit(2)
 
 
@@ -103,7 +122,8 @@ def rollback(
     """Make a kept version the champion again, at once."""
     from pipelines.tasks import releasing
 
-    show(releasing.roll_back(project, version, reason), as_json)
+    put_back = releasing.roll_back(project, version, reason)
+    show(put_back | {"told": _told(project)}, as_json)
 
 
 @app.command()
@@ -123,6 +143,7 @@ def watch(
     observed["skew"] = skewing.compare(project, _today(as_of), days)
     observed["report"] = watching.report(project, observed)
     observed["due"] = watching.due_retrain(project, observed)
+    observed["told"] = _told(project)
     show(observed, as_json)
 
 

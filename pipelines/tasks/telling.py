@@ -1,9 +1,11 @@
 """Who is still to be told of a rollback or an emergency retrain: an outbox; what the ledger does not call sent is open.
 
-Whoever can reach people (Airflow, by its notifiers) takes `deliveries`, and says of each how it went. What was not
-delivered is tried again by the next run, for some days.
+Whoever can reach people (Airflow by its notifiers, the command line by `sending`) takes `deliveries`, and says of each
+how it went. What was not delivered is tried again by the next run, for some days.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +16,11 @@ from pipelines.governance.investigation import CLOSED, OPENED
 from pipelines.wiring import find_project, home, open_ledger
 
 TOLD_FOR = timedelta(days=3)  # older rollbacks are no news: a channel that is new is not told the past
+logger = logging.getLogger("paceline")
+
+
+class NotOursError(Exception):
+    """Whoever sends cannot: somebody else has the connection. Nothing has failed."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,41 @@ def deliveries(project: str, now: datetime | None = None) -> list[Delivery]:
             if not is_sent and (channel.notices or told.severity == "page"):
                 open_.append(_delivery(project, entry.subject, channel, told))
     return open_
+
+
+def send_all(project: str, send: Callable[[Delivery], None], why: Callable[[Exception], str]) -> dict[str, list[str]]:
+    """Gives `send` what is to be sent now; the channels that were reached, those that failed, and those that are left.
+
+    `why` says of an error what may stand in the ledger: an address of a webhook may hold a secret. What cannot be told
+    is logged and never raised: whoever calls has done what it was for.
+    """
+    told: dict[str, list[str]] = {"sent": [], "failed": [], "left": []}
+    try:
+        open_ = deliveries(project)
+    except Exception:
+        logger.warning("nobody is told of %s: what to tell cannot be read", project, exc_info=True)
+        return told
+    for delivery in open_:
+        try:
+            send(delivery)
+            record_sent(delivery)
+            told["sent"].append(delivery.channel)
+        except NotOursError as error:
+            logger.info("%s is not told of %s from here: %s", delivery.channel, delivery.about, error)
+            told["left"].append(delivery.channel)
+        except Exception as error:  # noqa: BLE001
+            reason = why(error)
+            logger.warning("%s was not told of %s: %s", delivery.channel, delivery.about, reason)
+            told["failed"].append(delivery.channel)
+            _try_to_record_failed(delivery, reason)
+    return told
+
+
+def _try_to_record_failed(delivery: Delivery, why: str) -> None:
+    try:
+        record_failed(delivery, why)
+    except Exception:
+        logger.warning("that %s was not told is not in the ledger", delivery.channel, exc_info=True)
 
 
 def signature_header(delivery: Delivery, secret: str) -> dict[str, str]:

@@ -4,14 +4,11 @@ A notifier is called directly: its templates would be rendered in texts that are
 `{{`). One that fails is logged and tried again by the next run; it never fails the task that calls.
 """
 
-import logging
 import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.tasks.telling import Delivery
-
-logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10
 _STATUS = re.compile(r"\d{3}:[^/]{0,100}")
@@ -19,25 +16,9 @@ _STATUS = re.compile(r"\d{3}:[^/]{0,100}")
 
 def tell_people(project: str) -> dict[str, list[str]]:
     """Sends what the people of the project are still to be told; the channels that were reached, and the others."""
-    told: dict[str, list[str]] = {"sent": [], "failed": []}
-    try:
-        from pipelines.tasks import telling
+    from pipelines.tasks import telling
 
-        open_ = telling.deliveries(project)
-    except Exception:
-        logger.warning("nobody is told of %s: what to tell cannot be read", project, exc_info=True)
-        return told
-    for delivery in open_:
-        try:
-            _notifier(delivery).notify({})
-            telling.record_sent(delivery)
-            told["sent"].append(delivery.channel)
-        except Exception as error:  # noqa: BLE001
-            why = _why(error)
-            logger.warning("%s was not told of %s: %s", delivery.channel, delivery.about, why)
-            told["failed"].append(delivery.channel)
-            _record_failed(delivery, why)
-    return told
+    return telling.send_all(project, lambda delivery: _notifier(delivery).notify({}), _why)
 
 
 def _notifier(delivery: "Delivery") -> Any:
@@ -88,12 +69,3 @@ def _why(error: Exception) -> str:
     """The error's kind and an HTTP status, and no more: texts of HTTP libraries have addresses, which hold secrets."""
     status = _STATUS.match(str(error))
     return f"{type(error).__name__}{f' {status[0]}' if status else ''}"
-
-
-def _record_failed(delivery: "Delivery", why: str) -> None:
-    from pipelines.tasks import telling
-
-    try:
-        telling.record_failed(delivery, why)
-    except Exception:
-        logger.warning("that %s was not told is not in the ledger", delivery.channel, exc_info=True)

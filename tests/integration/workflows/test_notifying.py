@@ -1,13 +1,14 @@
-"""Rollbacks are told: Airflow's own notifiers, against real HTTP and mail servers."""
+"""Rollbacks are told, by Airflow's own notifiers and without Airflow alike, to real HTTP and mail servers."""
 
 import hashlib
 import hmac
+import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ import yaml
 from contracts.bundle import Bundle
 from pipelines import views
 from pipelines.governance.rollback_message import FAILED, SENT
-from pipelines.tasks import investigating, releasing, telling
+from pipelines.tasks import investigating, releasing, sending, telling
 from pipelines.wiring import REPOSITORY, home, open_ledger
 from tests.fixtures.mailboxes import HttpMailbox, SmtpMailbox, listening
 from tests.fixtures.rollbacks import PROJECT, point_at, rolled_back, two_versions
@@ -31,6 +32,8 @@ NOTIFY = {
 }
 ALL = ["webhook:hook", "email:mail", "slack:slack"]
 FAILING = {"1": 0.005, "2": 0.5}
+NUMBERS = itertools.count(1)  # of rollouts
+Tell = Callable[[str], dict[str, list[str]]]
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +76,19 @@ def connections(web: HttpMailbox, mail: SmtpMailbox, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
 
 
+@pytest.fixture(params=["airflow", "alone"])
+def tell_people(request: pytest.FixtureRequest) -> Tell:
+    """Whoever tells: the tasks of the DAGs, or the command line, by the same channels and connections."""
+    if request.param == "alone":
+        return sending.tell_people
+    from delivery import notifying
+
+    return cast("Tell", notifying.tell_people)
+
+
 def ended(challenger: Bundle, name: str, **how: Any) -> str:
-    """A rollout of version 2 that was rolled back and settled."""
+    """A rollout of version 2 that was rolled back and settled; its name."""
+    name = f"{name}-{next(NUMBERS)}"
     outcome = rolled_back(challenger, how.pop("error_rates", FAILING), name=name, **how)
     releasing.settle(PROJECT, outcome)
     return name
@@ -86,12 +100,10 @@ def close(rollout: str) -> None:
 
 
 def test_a_rollback_is_told_by_webhook_mail_and_slack_and_each_message_has_all_that_counts(
-    challenger: Bundle, connections: None, web: HttpMailbox, mail: SmtpMailbox
+    challenger: Bundle, tell_people: Tell, connections: None, web: HttpMailbox, mail: SmtpMailbox
 ) -> None:
-    from delivery.notifying import tell_people
-
     rollout = ended(challenger, f"{PROJECT}-v2-told", bad_from_share=0.25)
-    assert tell_people(PROJECT) == {"sent": ALL, "failed": []}
+    assert tell_people(PROJECT) == {"sent": ALL, "failed": [], "left": []}
     hook, slack = web.posted
     assert (hook.path, slack.path) == ("/rollbacks", "/services/T0/B0/token")
     told = json.loads(hook.body)
@@ -118,15 +130,13 @@ def test_a_rollback_is_told_by_webhook_mail_and_slack_and_each_message_has_all_t
         assert said in blocks
 
     assert [each["channel"] for each in views.investigation(PROJECT, rollout)["told"]] == ALL
-    assert tell_people(PROJECT) == {"sent": [], "failed": []}  # nobody is told twice
+    assert tell_people(PROJECT) == {"sent": [], "failed": [], "left": []}  # nobody is told twice
     close(rollout)
 
 
 def test_the_receiver_of_a_webhook_can_check_who_sent_it(
-    challenger: Bundle, connections: None, web: HttpMailbox
+    challenger: Bundle, tell_people: Tell, connections: None, web: HttpMailbox
 ) -> None:
-    from delivery.notifying import tell_people
-
     rollout = ended(challenger, f"{PROJECT}-v2-signed")
     tell_people(PROJECT)
     hook = web.posted[0]
@@ -137,13 +147,11 @@ def test_the_receiver_of_a_webhook_can_check_who_sent_it(
 
 
 def test_a_channel_that_fails_breaks_nothing_and_is_tried_again_by_the_next_run(
-    challenger: Bundle, connections: None, web: HttpMailbox, mail: SmtpMailbox
+    challenger: Bundle, tell_people: Tell, connections: None, web: HttpMailbox, mail: SmtpMailbox
 ) -> None:
-    from delivery.notifying import tell_people
-
     rollout = ended(challenger, f"{PROJECT}-v2-unheard")
     web.status = 500
-    assert tell_people(PROJECT) == {"sent": ["email:mail"], "failed": ["webhook:hook", "slack:slack"]}
+    assert tell_people(PROJECT) == {"sent": ["email:mail"], "failed": ["webhook:hook", "slack:slack"], "left": []}
     failures = {
         entry.body["channel"]: entry.body["error"] for entry in open_ledger().entries(PROJECT, (FAILED,), rollout)
     }
@@ -157,10 +165,12 @@ def test_a_channel_that_fails_breaks_nothing_and_is_tried_again_by_the_next_run(
 
 
 def test_nothing_secret_of_a_channel_that_cannot_be_reached_is_written_down(
-    challenger: Bundle, connections: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    challenger: Bundle,
+    tell_people: Tell,
+    connections: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from delivery.notifying import tell_people
-
     nowhere = {"conn_type": "http", "host": "http://127.0.0.1:9/services/token-in-a-path"}
     monkeypatch.setenv("AIRFLOW_CONN_HOOK", json.dumps(nowhere))
     rollout = ended(challenger, f"{PROJECT}-v2-secret")
@@ -168,17 +178,15 @@ def test_nothing_secret_of_a_channel_that_cannot_be_reached_is_written_down(
     (failure,) = open_ledger().entries(PROJECT, (FAILED,), rollout)
     assert failure.body["error"].endswith("Error")
     assert "token-in-a-path" not in "".join(
-        record.getMessage() for record in caplog.records if record.name == "delivery.notifying"
+        record.getMessage() for record in caplog.records if record.name in ("paceline", "delivery.notifying")
     )
     close(rollout)
 
 
 def test_a_text_that_looks_like_a_template_is_sent_as_it_is(
-    challenger: Bundle, connections: None, web: HttpMailbox
+    challenger: Bundle, tell_people: Tell, connections: None, web: HttpMailbox
 ) -> None:
-    from delivery.notifying import tell_people
-
-    rollout = f"{PROJECT}-v2-braces"
+    rollout = f"{PROJECT}-v2-braces-{next(NUMBERS)}"
     reason = "the desk wrote {{ conn.hook_key.password }} & <b>bold</b>"
     outcome = {**rolled_back(challenger, FAILING, name=rollout), "reason": reason}
     releasing.settle(PROJECT, outcome)
@@ -201,6 +209,20 @@ def test_a_notice_wakes_nobody_by_mail(
     close(rollout)
 
 
+def test_what_only_airflow_can_reach_is_left_to_it(
+    challenger: Bundle, connections: None, web: HttpMailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_HOOK")
+    oauth = {"conn_type": "smtp", "host": "127.0.0.1", "extra": {"auth_type": "oauth2"}}
+    monkeypatch.setenv("AIRFLOW_CONN_MAIL", json.dumps(oauth))
+    rollout = ended(challenger, f"{PROJECT}-v2-left")
+    told = sending.tell_people(PROJECT)
+    assert told == {"sent": ["slack:slack"], "failed": [], "left": ["webhook:hook", "email:mail"]}
+    assert open_ledger().entries(PROJECT, (FAILED,), rollout) == []
+    assert [each.channel for each in telling.deliveries(PROJECT)] == ["webhook:hook", "email:mail"]
+    close(rollout)
+
+
 def test_what_is_old_or_closed_is_no_news(challenger: Bundle) -> None:
     rollout = ended(challenger, f"{PROJECT}-v2-old")
     assert [each.about for each in telling.deliveries(PROJECT)] == [rollout] * 3
@@ -211,12 +233,10 @@ def test_what_is_old_or_closed_is_no_news(challenger: Bundle) -> None:
 
 
 def test_a_ledger_that_cannot_be_read_fails_no_task(
-    challenger: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    challenger: Bundle, tell_people: Tell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from delivery.notifying import tell_people
-
     monkeypatch.setenv("PACELINE_LEDGER_URL", "oracle://nowhere")
-    assert tell_people(PROJECT) == {"sent": [], "failed": []}
+    assert tell_people(PROJECT) == {"sent": [], "failed": [], "left": []}
 
 
 def test_without_a_link_of_its_own_the_message_names_the_file(
