@@ -21,6 +21,7 @@ from pipelines.rollout.ranking import Contender
 from pipelines.tasks import experimenting, offering
 from pipelines.tasks.aligning import align_aliases, align_servers
 from pipelines.tasks.covering import coverage_reader
+from pipelines.tasks.flags import audit
 from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.offering import Opened
 from pipelines.tasks.putting_back import put_back
@@ -47,6 +48,7 @@ def open_rollout(project: str, version: str | None = None, note: str | None = No
     """
     site = open_site(project)
     asyncio.run(align_servers(site))
+    audit(project)
     return offering.open_rollout(site, version, note)
 
 
@@ -58,6 +60,7 @@ def open_experiment(project: str, versions: Sequence[str], note: str | None = No
     """
     site = open_site(project)
     asyncio.run(align_servers(site))
+    audit(project)
     return experimenting.open_experiment(site, versions, note)
 
 
@@ -131,6 +134,7 @@ def _together(offer: dict[str, Any], outcomes: list[dict[str, Any]]) -> dict[str
 def settle(project: str, outcome: dict[str, Any]) -> dict[str, Any]:
     """Brings servers and registry in line with the ledger, and closes the rollout there; `next` may be opened now."""
     settled = settle_at(open_site(project), outcome)
+    audit(project)
     for each in outcome.get("challengers", [outcome]):
         if each["state"] not in ("promoted", "not_chosen"):
             try_to_investigate(project, each["rollout"])

@@ -22,6 +22,7 @@ from pipelines.monitoring.triggers import TriggerDecision, Watched, decide_trigg
 from pipelines.tasks import drifting, labelling, triggering
 from pipelines.tasks.assessing import slice_fields
 from pipelines.tasks.features import encoded
+from pipelines.tasks.flags import audit
 from pipelines.wiring import find_project, home, open_ledger
 
 __all__ = ["HeldError", "NothingToWatchError", "due_retrain", "log_window", "observe", "report"]
@@ -41,6 +42,7 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
         HeldError: another watch of this project is at work.
     """
     find_project(project)
+    audit(project)
     with exclusively(home().predictions(project) / ".watch.lock", f"the watch of {project} as of {as_of}"):
         return _observe(project, as_of, days)
 

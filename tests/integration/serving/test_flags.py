@@ -156,6 +156,31 @@ def test_a_change_by_the_task_keeps_what_is_not_given_and_is_in_the_ledger(proje
     assert len(open_ledger().entries("flight_delay", [flags.CHANGED])) == 2
 
 
+def test_a_change_by_the_servers_own_route_is_found_and_written_down_once(project: ModelServerProcess) -> None:
+    ledger = open_ledger()
+    assert flags.audit("flight_delay") is None, "nobody has set any"
+    flags.change("flight_delay", by="ann", reason="not ready for it", deny=["acme"])
+    for reason, denied in (("a call", ["bank"]), ("another call", ["acme", "bank"])):
+        message = {"flags": {"deny": denied}, "by": "curl of bob", "reason": reason}
+        project.client.put("/control/flags", json=message).raise_for_status()
+    found = flags.audit("flight_delay")
+    assert found is not None
+    assert (found["by"], found["reason"], found["revision"]) == ("curl of bob", "another call", 3)
+    assert (found["before"]["deny"], found["after"]["deny"]) == (["acme"], ["acme", "bank"])
+    assert (found["found_by"], found["unseen"]) == ("audit", 1)
+    assert flags.audit("flight_delay") is None
+    flags.change("flight_delay", by="ann", reason="as it was", deny=["acme"])
+    assert flags.audit("flight_delay") is None
+    entries = ledger.entries("flight_delay", [flags.CHANGED])
+    assert [(entry.body["by"], entry.body["found_by"]) for entry in entries] == [
+        ("ann", None),
+        ("curl of bob", "audit"),
+        ("ann", None),
+    ]
+    project.end()
+    assert flags.audit("flight_delay") is None, "a server that is away ends nothing"
+
+
 def test_the_command_shows_and_sets_them_and_says_in_a_line_when_the_server_is_away(
     project: ModelServerProcess,
 ) -> None:
