@@ -76,25 +76,35 @@ def rollout(
     seed: Annotated[int, typer.Option(help="The same seed gives the same tables.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """How often equal versions are rolled back, and how soon worse ones: by the judge, and by what others do."""
+    """How often equal versions are rolled back, and how soon worse ones: by the judge, and by what others do.
+
+    Beside it three challengers at a time, a quarter as often, where the plan is for several.
+    """
     from pipelines.tasks import simulating
 
     bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err)
     with bar:
         task = bar.add_task("simulated rollouts")
+        planned = simulating.read_plan(plan)
         alarms, found = simulating.simulate_rollouts(
-            simulating.read_plan(plan),
+            planned,
             rollouts,
             rate,
             look_every,
             seed,
             lambda done, of: bar.update(task, completed=done, total=of),
         )
+        bar.update(task, description="simulated experiments", total=None)
+        beside = simulating.simulate_experiments(planned, rollouts, rate, look_every, seed)
     if as_json:
-        show(simulating.study_values(alarms, found), as_json)
+        show(simulating.study_values(alarms, found, beside), as_json)
         return
     out.print(_table("Equal versions that were rolled back", simulating.alarms_table(alarms)))
     out.print(_table("Versions that are worse: 0.5 % of failures become more", simulating.detection_table(found)))
+    if beside:
+        out.print(_table("Three challengers at a time, alpha shared out", simulating.experiments_table(beside)))
+    else:
+        err.print("no experiments: the plan is not for several challengers (docs/experiments.md)", highlight=False)
 
 
 def _table(title: str, rows: Sequence[Sequence[str]]) -> Table:

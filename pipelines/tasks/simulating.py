@@ -7,9 +7,12 @@ from typing import Any
 import msgspec.yaml
 
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.simulation.experiments import Experiments, experiments, experiments_table
 from pipelines.rollout.simulation.peers import PEERS
 from pipelines.rollout.simulation.study import JUDGE, Detection, FalseAlarms, Progress, detections, false_alarms
 
+__all__ = ["alarms_table", "detection_table", "experiments_table", "read_plan", "simulate_experiments"]
+__all__ += ["simulate_rollouts", "study_values"]
 METHODS = (JUDGE, *(peer.name for peer in PEERS))
 
 
@@ -36,9 +39,23 @@ def simulate_rollouts(
     return false_alarms(plan, rollouts, requests_per_s, look_s, seed, progress), found
 
 
-def study_values(alarms: Sequence[FalseAlarms], found: Sequence[Detection]) -> dict[str, Any]:
-    """Both tables as JSON values."""
+def simulate_experiments(
+    plan: Plan, rollouts: int, requests_per_s: float, look_s: float, seed: int
+) -> list[Experiments]:
+    """A quarter as many experiments of three challengers in each case; none where the plan is not for several."""
+    try:
+        plan.among(2)
+    except ValueError:
+        return []
+    return experiments(plan, max(5, rollouts // 4), requests_per_s, look_s, seed)
+
+
+def study_values(
+    alarms: Sequence[FalseAlarms], found: Sequence[Detection], beside: Sequence[Experiments]
+) -> dict[str, Any]:
+    """All tables as JSON values."""
     return {
+        "experiments": [{**each._asdict(), "interval": each.interval} for each in beside],
         "false_rollbacks": [
             {
                 "failure_rate": each.world.failure_rate,
