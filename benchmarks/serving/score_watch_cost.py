@@ -5,7 +5,7 @@
 
 One server, and many short turns (A B, B A, A B …), so that the noise of the machine falls on both alike: neighbours are
 compared, by a paired bootstrap of their sums. CPU time is what says something on a machine that has other work. A
-look a second is sixty times as many as `paceline watch-scores` takes, so its cost is a sixtieth of this.
+look a turn is sixty times as many as `paceline watch-scores` takes, so its cost is a sixtieth of this.
 The looks are those of a process of its own, beside the clients. The histogram itself is what a server keeps anyway.
 """
 
@@ -30,13 +30,13 @@ from pipelines.statistics.bootstrap import Blocks, Interval, interval
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- score watch: written by score_watch_cost.py --readme -->", "<!-- end of score watch -->"
-LOOKS_A_MINUTE = 60
+MINUTE_S = 60
 LOOKS = (
-    "import sys, time, httpx\n"
+    "import sys, httpx\n"
     "with httpx.Client(trust_env=False, headers={'x-api-key': sys.argv[2]} if sys.argv[2] else {}) as client:\n"
-    "    print(flush=True); time.sleep(0.5)\n"
-    "    while True:\n"
-    "        client.get(sys.argv[1] + '/metrics').raise_for_status(); time.sleep(1)\n"
+    "    for line in sys.stdin:\n"
+    "        client.get(sys.argv[1] + '/metrics').raise_for_status()\n"
+    "        print(flush=True)\n"
 )
 
 
@@ -48,22 +48,36 @@ class Found:
     wall_us: list[float] = field(default_factory=list)
 
 
+class Looker:
+    """A process that reads the server's metrics whenever it is told to."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """One look while the block runs. Raises RuntimeError when there was none."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        yield
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"the looks ended with {self._process.wait(30)}: nothing was measured")
+
+
 @contextlib.contextmanager
-def watched(server: Running, key: str, is_on: bool) -> Iterator[None]:
-    """A process that reads the server's metrics once a second, while the block runs."""
-    if not is_on:
-        yield
-        return
-    looking = subprocess.Popen([sys.executable, "-c", LOOKS, server.target.url, key], stdout=subprocess.PIPE)
-    assert looking.stdout is not None
-    try:
-        looking.stdout.readline()  # it is ready, and looks within the turn, half a second from now
-        yield
-        if looking.poll() is not None:
-            raise RuntimeError(f"the looks ended with {looking.returncode}: nothing was measured")
-    finally:
-        looking.terminate()
-        looking.wait(30)
+def looker(server: Running, key: str) -> Iterator[Looker]:
+    """A `Looker` at this server, which has looked once."""
+    command = [sys.executable, "-c", LOOKS, server.target.url, key]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            found = Looker(process)
+            with found.looking():
+                pass
+            yield found
+        finally:
+            process.terminate()
 
 
 def measure(server: Running, requests: Sequence[bytes], found: Found, effort: measures.Effort) -> None:
@@ -84,18 +98,16 @@ def dearer(mine: Sequence[float], usual: Sequence[float]) -> Interval:
     return Interval(*(round(value - 1, 6) for value in found))
 
 
-def table(off: Found, on: Found) -> str:
-    """As Markdown: both settings, what a look a second costs, and what `paceline watch-scores` does."""
-    lines = [
-        "| | no watch | a look a second | it costs | a look a minute costs |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+def table(off: Found, on: Found, seconds: float) -> str:
+    """As Markdown: both settings, what a look in `seconds` costs, and what `paceline watch-scores` does."""
+    head = f"| | no watch | a look in {seconds:g} s | it costs | a look a minute costs |"
+    lines = [head, "| --- | ---: | ---: | ---: | ---: |"]
     for name, usual, mine in (
         ("CPU time a request, µs", off.cpu_us, on.cpu_us),
         ("time by the clock a request, µs", off.wall_us, on.wall_us),
     ):
         share = dearer(mine, usual)
-        a_minute = Interval(*(value / LOOKS_A_MINUTE for value in share))
+        a_minute = Interval(*(value * seconds / MINUTE_S for value in share))
         medians = f"{statistics.median(usual):.1f} | {statistics.median(mine):.1f}"
         lines.append(f"| {name} | {medians} | {shown(share, 2)} | {shown(a_minute, 3)} |")
     return "\n".join(lines)
@@ -121,12 +133,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         work = contenders.Workload(*build(Path(name)), Path(name))
         key = contenders.make_key(work)
-        with running(contender, work, key) as server:
+        with running(contender, work, key) as server, looker(server, key) as watch:
             requests = server.one_row()
             measure(server, requests, Found(), effort)  # warms up
             for number in range(options.rounds):
                 for is_on in (False, True) if number % 2 else (True, False):
-                    with watched(server, key, is_on):
+                    with watch.looking() if is_on else contextlib.nullcontext():
                         measure(server, requests, on if is_on else off, effort)
     about = (
         f"{options.rounds} pairs of turns of {options.seconds:g} s, {os.cpu_count()} cores, load of the machine before "
@@ -134,7 +146,7 @@ def main() -> int:
     )
     if load > 0.5 * (os.cpu_count() or 1):
         about += " The machine had other work: the CPU time says something, the time by the clock little."
-    text = f"{about}\n\n{table(off, on)}"
+    text = f"{about}\n\n{table(off, on, options.seconds)}"
     print(text)  # noqa: T201
     if options.readme:
         head, _, rest = README.read_text().partition(BEGIN)
