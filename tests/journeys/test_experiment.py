@@ -139,7 +139,8 @@ def gain(version: str) -> float:
 
 
 def answered(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """What the clients saw so far; the line that is being written is left out."""
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def status(stack: Stack) -> dict[str, Any]:
