@@ -20,6 +20,7 @@ COPY pipelines pipelines
 COPY plugins plugins
 COPY dags dags
 COPY projects projects
+COPY great_expectations great_expectations
 RUN PIP_OPTIONS="${PIP_OPTIONS}" ./install-code /opt/paceline --editable \
  && rm install-code requirements-build.txt
 

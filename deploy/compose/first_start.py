@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.rollout.platforms.envoy.group import read_group
 from pipelines.rollout.platforms.envoy.routes_file import RoutesFile
-from pipelines.wiring import all_projects, find_project, home, open_ledger
+from pipelines.wiring import REPOSITORY, all_projects, expectations_folder, find_project, home, open_ledger
 
 SERVERS = Path("/etc/paceline/servers/envoy.yaml")
 KEYS = Path("/run/secrets/api_keys")
@@ -19,6 +19,7 @@ KEYS = Path("/run/secrets/api_keys")
 def main(project: str) -> None:
     """Makes what `project` and Airflow need; safe to repeat."""
     folders(project)
+    expectations()
     open_ledger()
     _airflow("db", "migrate")
     for name in all_projects():
@@ -38,6 +39,12 @@ def folders(project: str, servers: Path = SERVERS, keys: Path = KEYS) -> None:
     if not known.exists():
         shutil.copyfile(keys, known)
         known.chmod(0o600)
+
+
+def expectations() -> None:
+    """The context of Great Expectations, which validations write to, as the image has it."""
+    if not expectations_folder().exists():
+        shutil.copytree(REPOSITORY / "great_expectations", expectations_folder())
 
 
 def _airflow(*arguments: str) -> None:

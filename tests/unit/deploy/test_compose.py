@@ -219,6 +219,21 @@ def test_the_first_start_makes_every_part_of_the_volume_that_a_service_mounts(
     assert key.scopes == ("metrics",)
 
 
+def test_the_first_start_lays_out_the_context_of_expectations_and_leaves_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACELINE_EXPECTATIONS", str(tmp_path / "context"))
+    first_start = script("deploy/compose/first_start.py")
+    first_start.expectations()
+    (tmp_path / "context" / "uncommitted" / "kept").mkdir(parents=True)
+    first_start.expectations()
+    assert (tmp_path / "context" / "great_expectations.yml").is_file()
+    assert (tmp_path / "context" / "uncommitted" / "kept").is_dir()
+    dockerfile, ignored = ((ROOT / path).read_text() for path in ("docker/pipelines.Dockerfile", ".dockerignore"))
+    assert "COPY great_expectations great_expectations\n" in dockerfile
+    assert "!great_expectations\n" in ignored
+
+
 def test_what_prometheus_scrapes_is_a_service(composed: Composed, services: dict[str, Any]) -> None:
     file = composed.prepared / "observability" / "prometheus.yml"
     jobs = {job["job_name"]: job for job in yaml.safe_load(file.read_text())["scrape_configs"]}
