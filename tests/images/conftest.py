@@ -39,9 +39,11 @@ def bundle(tree: Path, bundles: ModuleType) -> Bundle:
     return found
 
 
-def _built(containers: Containers, tree: Path, *arguments: str, bundle: Path | None = None) -> Iterator[Built]:
+def _built(
+    containers: Containers, tree: Path, *arguments: str, bundle: Path | None = None, may_lack: bool = False
+) -> Iterator[Built]:
     source = engine.source_of(tree, bundle)
-    containers.build(tree, *arguments)
+    containers.build(tree, *arguments, may_lack=may_lack)
     names = [f"localhost/paceline-{arguments[0]}:{tag}" for tag in source.tags]
     assert all(containers.has(name) for name in names)
     yield Built(names[-1], source)
@@ -64,4 +66,5 @@ def bundled(containers: Containers, tree: Path, bundle: Bundle, serving: Built) 
 @pytest.fixture(scope="session")
 def others(containers: Containers, tree: Path, request: pytest.FixtureRequest) -> Iterator[Built]:
     """The image that the test names."""
-    yield from _built(containers, tree, request.param)
+    # an index that cannot be reached is asked once more for each of hundreds of packages, and not five times
+    yield from _built(containers, tree, request.param, "--build-arg", "PIP_OPTIONS=--retries=1", may_lack=True)
