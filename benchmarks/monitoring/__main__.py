@@ -99,10 +99,20 @@ def _draw(flights: Flights, nights: Sequence[Night]) -> None:
         label = "alarm, and since when" if number == 0 else None
         axes.axvspan(alarm.since, named(night.day), color="#be123c", alpha=0.12)
         axes.axvline(named(night.day), color="#be123c", linewidth=1.5, label=label)
+        offset, side = (-3, "right") if number % 2 == 0 else (3, "left")
+        axes.annotate(
+            f"{named(night.day):%-d %b}",
+            (named(night.day), 84),
+            xytext=(offset, 0),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            color="#be123c",
+        )
     axes.axvspan(days[0], days[tables.SEASON_STARTS - 1] + timedelta(days=1), color="#64748b", alpha=0.15)
     axes.set_ylabel("15 minutes late or more, %")
     axes.set_ylim(0, 85)
-    axes.legend(frameon=False, loc="upper left", ncols=3)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     figure.savefig(FOLDER / "season.svg", metadata={"Date": None})
 
 

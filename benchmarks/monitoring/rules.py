@@ -90,8 +90,8 @@ def never(layout: Layout, reference: Days, day: Days, limits: DriftLimits) -> bo
 
 
 RULES: dict[str, Simple] = {
-    "p < 0.05 of any feature": any_p_value,
-    "p < 0.05 of half of the features (Evidently's data set drift)": half_of_p_values,
+    "p < 0.05 of any feature (chi-square)": any_p_value,
+    "p < 0.05 of half of the features": half_of_p_values,
     "PSI > 0.2 of any feature": any_index,
     "always fire (weekly)": always,
     "never fire": never,

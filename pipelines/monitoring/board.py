@@ -6,6 +6,7 @@ gives, and the change is large enough to matter.
 """
 
 from datetime import date, timedelta
+from functools import cached_property
 from math import exp
 from typing import Literal
 
@@ -82,10 +83,7 @@ def read_board(
         known_before: outcomes of events before this day have matured.
     """
     units = blocks(live, reference.unit_days)
-    values = measured(reference, units)
-    standardised = reference.limits.tails.standardised(values)
-    recent = pooled_effects(reference, live)
-    course = _Course(reference, state, recent)
+    course = _Course(reference, state, live)
     looked_at = labelled = 0
     is_label = np.array([each.what == "outcomes" for each in reference.statistics])
     for place in range(len(units)):
@@ -93,16 +91,15 @@ def read_board(
         if seen.any():
             looked_at += int(seen[~is_label].any())
             labelled += int(seen[is_label].any())
-            sizes = effects(reference, units.take([place]))
-            course.step(_date(units.days[place]), np.where(seen, standardised[place], np.nan), sizes)
+            course.step(units.take([place]), seen)
     return course.reading(looked_at, labelled, _last(units, state, reference, known_before, limits))
 
 
 class _Course:
     """The cumulative sums through the units of one watch."""
 
-    def __init__(self, reference: Reference, state: BoardState, recent: Floats) -> None:
-        self._reference, self._state, self._recent = reference, state, recent
+    def __init__(self, reference: Reference, state: BoardState, live: Days) -> None:
+        self._reference, self._state, self._live = reference, state, live
         self._names = [each.name for each in reference.statistics]
         self._sums = np.array([state.sums.get(name, 0.0) for name in self._names])
         self._since = dict(state.since)
@@ -110,10 +107,15 @@ class _Course:
         self._largest: tuple[float, str] | None = None
         self._highest: tuple[float, str] | None = None
 
-    def step(self, day: date, standardised: Floats, sizes: Floats) -> None:
-        """One unit; what is not known of it is NaN, and leaves its sum as it is."""
-        known = ~np.isnan(standardised)
-        z = np.nan_to_num(standardised, nan=0.0)
+    @cached_property
+    def _recent(self) -> Floats:
+        """The effects of all days of the watch together; most watches never ask."""
+        return pooled_effects(self._reference, self._live)
+
+    def step(self, unit: Days, known: NDArray[np.bool_]) -> None:
+        """One unit; a statistic that is not `known` of it leaves its sum as it is."""
+        day = _date(unit.days[0])
+        z = np.where(known, self._reference.limits.tails.standardised(measured(self._reference, unit)[0]), 0.0)
         self._sums = np.where(known, accumulate(self._sums, z, self._reference.limits.slack), self._sums)
         first = day - timedelta(days=self._reference.unit_days - 1)
         for name, total in zip(self._names, self._sums.tolist(), strict=True):
@@ -124,10 +126,17 @@ class _Course:
         limits = self._reference.limits
         surprise = limits.tails.surprise(z)
         self._note(known, surprise / limits.sudden)
-        found = False
-        for place, statistic in enumerate(self._reference.statistics):
-            if not known[place]:
-                continue
+        is_beyond = known & ((surprise > limits.sudden) | (self._sums > limits.lasting))
+        if is_beyond.any() and self._alarms_of(unit, day, surprise, np.flatnonzero(is_beyond)):
+            self._sums = np.zeros_like(self._sums)
+            self._since = {}
+
+    def _alarms_of(self, unit: Days, day: date, surprise: Floats, places: NDArray[np.int64]) -> bool:
+        """Notes the alarms of the statistics at `places`: those whose change is large enough. Whether there are any."""
+        limits, before = self._reference.limits, len(self._alarms)
+        sizes = effects(self._reference, unit)
+        for place in places.tolist():
+            statistic = self._reference.statistics[place]
             lasting = max(float(self._recent[place]), float(sizes[place]))
             charts: tuple[tuple[Chart, float, float, float], ...] = (
                 ("sudden", float(surprise[place]), float(limits.sudden[place]), float(sizes[place])),
@@ -135,12 +144,9 @@ class _Course:
             )
             for chart, value, limit, effect in charts:
                 if value > limit and effect > statistic.minimum:
-                    found = True
                     p_value = exp(-float(surprise[place]))
                     self._alarms.append(self._alarm(statistic, chart, day, value, limit, effect, p_value))
-        if found:
-            self._sums = np.zeros_like(self._sums)
-            self._since = {}
+        return len(self._alarms) > before
 
     def _alarm(
         self, statistic: Statistic, chart: Chart, day: date, value: float, limit: float, effect: float, p_value: float

@@ -87,11 +87,10 @@ def make_reference(
         unit_days=length,
         statistics=statistics,
         limits=alarm_limits(
-            lambda weights: _against_itself(layout, units, statistics, weights),
+            _against_itself(layout, units, statistics),
             [_GROUPS[each.what] for each in statistics],
             _PARTS,
             np.array([each.minimum / 2 if each.what == "outcomes" else _SMALLEST_SPREAD for each in statistics]),
-            len(units),
             DAYS_PER_YEAR / length,
             limits.false_alarms_per_year,
             seed,
@@ -157,14 +156,14 @@ def _sizes(layout: Layout, statistic: Statistic, before: Ints | Floats, now: Int
     return stability_indices(before, now)
 
 
-def _against_itself(layout: Layout, units: Days, statistics: Sequence[Statistic], weights: Floats) -> Floats:
-    """All units of the reference against the weighted sum of it, less those that are near themselves."""
+def _against_itself(layout: Layout, units: Days, statistics: Sequence[Statistic]) -> Floats:
+    """All units of the reference against the sum of it, less those that are near themselves."""
     places = np.arange(len(units))
     low, high = np.maximum(0, places - NEAR_UNITS), np.minimum(len(units), places + NEAR_UNITS + 1)
     columns = []
     for statistic in statistics:
         counts = _cells_of(units, statistic)
-        summed = np.vstack([np.zeros(counts.shape[1]), np.cumsum(counts * weights[:, None], axis=0)])
+        summed = np.vstack([np.zeros(counts.shape[1]), np.cumsum(counts, axis=0)])
         before = summed[-1] - (summed[high] - summed[low])
         columns.append(_compared(layout, statistic, before, counts))
     return np.column_stack(columns)

@@ -32,6 +32,18 @@ def test_columns_that_no_longer_go_together_are_told_though_each_is_as_before() 
     assert "by " in str(found)
 
 
+def test_three_days_suffice_to_tell_a_carrier_that_takes_over_from_days_of_the_same_world() -> None:
+    same, changed = made_rows(3, seed=3), made_rows(3, seed=3)
+    takes_over = np.arange(len(changed.days)) % 3 > 0
+    changed.column("carrier")[takes_over] = 2
+    before, after = _told(same), _told(changed)
+    assert before.high is not None
+    assert after.low is not None
+    assert after.low > before.high
+    assert "carrier" in after.columns
+    assert "carrier" not in before.columns
+
+
 def test_an_ignored_column_tells_nothing_and_one_day_has_no_interval() -> None:
     rows = made_rows(1, seed=3)
     rows.column("temperature")[:] += 100

@@ -23,10 +23,7 @@ def _alarms(values: Floats, reference: Floats, budget: float) -> int:
     alarms = start = 0
     while start < len(values):
         seen = np.concatenate([reference, values[:start]])
-        limits = alarm_limits(
-            lambda weights, seen=seen: seen, ["a", "a", "b", "c"], PARTS, ORDINARY, len(seen), 365.0, budget
-        )  # type: ignore[misc]
-        found = _first_alarm(limits, values[start:])
+        found = _first_alarm(_limits(seen, budget), values[start:])
         if found is None:
             break
         alarms, start = alarms + 1, start + found + 1
@@ -34,7 +31,7 @@ def _alarms(values: Floats, reference: Floats, budget: float) -> int:
 
 
 def _limits(seen: Floats, budget: float) -> AlarmLimits:
-    return alarm_limits(lambda weights: seen, ["a", "a", "b", "c"], PARTS, ORDINARY, len(seen), 365.0, budget)
+    return alarm_limits(seen, ["a", "a", "b", "c"], PARTS, ORDINARY, 365.0, budget)
 
 
 def _first_alarm(limits: AlarmLimits, values: Floats) -> int | None:
@@ -48,9 +45,7 @@ def _first_alarm(limits: AlarmLimits, values: Floats) -> int | None:
 
 def test_dependent_units_without_a_change_keep_the_budget_over_many_years() -> None:
     found = [_alarms(_walk(365, 1000 + seed), _walk(UNITS, seed), 2.0) for seed in range(16)]
-    error = np.std(found, ddof=1) / np.sqrt(len(found))
-    assert np.mean(found) - error <= 2.0  # without the effect that the board asks for as well
-    assert np.mean(found) <= 3.0
+    assert np.mean(found) <= 2.0  # without the effect that the board asks for as well
 
 
 def test_a_change_of_one_unit_and_one_that_lasts_are_found() -> None:
@@ -63,22 +58,19 @@ def test_a_change_of_one_unit_and_one_that_lasts_are_found() -> None:
 
 def test_a_smaller_budget_gives_higher_limits() -> None:
     reference = _walk(UNITS, 1)
-    few, many = (
-        alarm_limits(lambda weights: reference, ["a"] * STATISTICS, PARTS, ORDINARY, UNITS, 365.0, budget)
-        for budget in (0.5, 12.0)
-    )
+    few, many = (alarm_limits(reference, ["a"] * STATISTICS, PARTS, ORDINARY, 365.0, budget) for budget in (0.5, 12.0))
     assert (few.sudden > many.sudden).all()
     assert (few.lasting > many.lasting).all()
 
 
 def test_a_statistic_that_never_changes_has_the_spread_that_is_believed() -> None:
-    limits = alarm_limits(lambda weights: np.ones((UNITS, 1)), ["a"], PARTS, np.array([0.25]), UNITS, 365.0, 2.0)
+    limits = alarm_limits(np.ones((UNITS, 1)), ["a"], PARTS, np.array([0.25]), 365.0, 2.0)
     assert limits.tails.standardised(np.array([[1.5]])).tolist() == [[2.0]]
     assert limits.tails.standardised(np.array([[np.nan]])).tolist() == [[0.0]]
 
 
 def test_too_few_units_and_no_budget_are_refused() -> None:
     with pytest.raises(TooFewUnitsError, match=f"{MINIMUM_UNITS} are needed"):
-        alarm_limits(lambda weights: np.ones((5, 1)), ["a"], PARTS, np.ones(1), 5, 365.0, 2.0)
+        alarm_limits(np.ones((5, 1)), ["a"], PARTS, np.ones(1), 365.0, 2.0)
     with pytest.raises(ValueError, match="above 0 a year, found 0"):
-        alarm_limits(lambda weights: np.ones((UNITS, 1)), ["a"], PARTS, np.ones(1), UNITS, 365.0, 0)
+        alarm_limits(np.ones((UNITS, 1)), ["a"], PARTS, np.ones(1), 365.0, 0)
