@@ -21,7 +21,7 @@ from delivery.rollout import RolloutOperator
 from delivery.settings import MANY_RETRIES, NO_RETRY, options
 
 from pipelines.projects import Project
-from pipelines.views import projects
+from pipelines.views import plan_of, projects
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def start_next(project: Project, settled: Any) -> None:
 
 def ask_people(project: Project, offer: Any) -> None:
     """Beside the rollout, for each question of its plan: wait for it, ask, and write what the person said."""
-    approvals = project.rollout.approvals
+    approvals = plan_of(project).approvals
     asked = {"first_step": approvals.before_first_step, "full": approvals.before_full}
     for name in (name for name, is_asked in asked.items() if is_asked):
         question = WaitForQuestion(task_id=f"wait_for_{name}", project=project.name, offer=offer, question=name)

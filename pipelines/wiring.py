@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pipelines.ledger import Ledger
     from pipelines.projects import Project
     from pipelines.registry.port import Registry
+    from pipelines.rollout.plan import Plan
     from pipelines.rollout.platforms.envoy.group import Group
     from pipelines.rollout.platforms.local import LocalPlatform
     from pipelines.rollout.platforms.separate.platform import SeparateServers
@@ -219,6 +220,11 @@ def namespace() -> str:
         return NAMESPACE_FILE.read_text().strip() or "default"
     except OSError:
         return "default"
+
+
+def plan_of(project: "Project") -> "Plan":
+    """The plan of the project's rollouts on the platform that is in use."""
+    return project.plan_on(platform_name())
 
 
 def open_platform(project: "Project", rollout: str | None = None) -> "LocalPlatform | SeparateServers":

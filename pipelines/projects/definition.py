@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import msgspec
 
@@ -33,6 +33,7 @@ from pipelines.training.pods import TrainingPod
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 _CRON_FIELD = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?(,(\*|\d+(-\d+)?)(/\d+)?)*")
 _CRON_FIELDS = 5
+ServersApart = Literal["kubernetes", "kserve", "envoy"]
 
 
 class Schedules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,7 +67,8 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     `sensitive` says that it must not be found out from the model whose records it was trained on: then membership
     inference is tried on every challenger, and gated by `gates.privacy`. `signed_bundles` says that what is registered
-    is signed, and that its model server refuses what is not.
+    is signed, and that its model server refuses what is not. `rollout_on` has the plans of other platforms: in the file
+    only what differs from `rollout` there.
     """
 
     name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,62}$")]
@@ -90,6 +92,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     slices: SliceLimits = SliceLimits()
     fairness: FairnessLimits = FairnessLimits()
     rollout: Plan = Plan()
+    rollout_on: dict[ServersApart, Plan] = {}
     staging: Staging | None = None
     monitoring: MonitoringPolicy = MonitoringPolicy()
     schedules: Schedules = Schedules()
@@ -101,16 +104,9 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __post_init__(self) -> None:
         names = self.schema.names
-        if self.rollout.challengers != 1:
-            raise ValueError(
-                f"rollout.challengers is {self.rollout.challengers}: leave it out, a release is started with so many"
-            )
-        held = self.rollout.holdout
-        if held is not None and held.maximum_days <= self.label.delay_days:
-            raise ValueError(
-                f"rollout.holdout: maximum_days is {held.maximum_days}, and the first outcome is known after "
-                f"{self.label.delay_days} days (label.delay_days): give it more"
-            )
+        self._check_plan("rollout", self.rollout)
+        for platform, plan in self.rollout_on.items():
+            self._check_plan(f"rollout_on.{platform}", plan)
         categories = [field.name for field in self.schema.fields if field.kind == "category"]
         if self.label.column in names:
             raise ValueError(f"label.column: {self.label.column!r} is also a field; what is predicted is no input")
@@ -133,13 +129,6 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError(
                 f"gates.sanity.planned: {', '.join(sorted(unknown))} is no timestamp among {', '.join(moments)}"
             )
-        segment = self.rollout.coverage.segment
-        if segment is not None and segment not in [
-            field.name for field in self.schema.fields if field.kind in ("category", "boolean") and not field.personal
-        ]:
-            raise ValueError(
-                f"rollout.coverage.segment: found {segment!r}, expected a category or boolean that is not personal"
-            )
         columns = {column for field in self.schema.fields for column in field.columns}
         if unknown := set(self.monitoring.drift.ignored) - columns - set(names):
             raise ValueError(f"monitoring.drift.ignored: {', '.join(sorted(unknown))} is not among {', '.join(names)}")
@@ -159,11 +148,34 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             if group.edges and kind not in ("number", "identifier"):
                 raise ValueError(f"fairness.groups: {group.field} is a {kind}; edges belong to numbers")
 
+    def _check_plan(self, key: str, plan: Plan) -> None:
+        if plan.challengers != 1:
+            raise ValueError(
+                f"{key}.challengers is {plan.challengers}: leave it out, a release is started with so many"
+            )
+        held = plan.holdout
+        if held is not None and held.maximum_days <= self.label.delay_days:
+            raise ValueError(
+                f"{key}.holdout: maximum_days is {held.maximum_days}, and the first outcome is known after "
+                f"{self.label.delay_days} days (label.delay_days): give it more"
+            )
+        segment = plan.coverage.segment
+        if segment is not None and segment not in [
+            field.name for field in self.schema.fields if field.kind in ("category", "boolean") and not field.personal
+        ]:
+            raise ValueError(
+                f"{key}.coverage.segment: found {segment!r}, expected a category or boolean that is not personal"
+            )
+
 
 class Project(ProjectFile, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A project: its configuration, and the folder that it came from."""
 
     folder: Path
+
+    def plan_on(self, platform: str) -> Plan:
+        """The plan of a rollout on `platform`, a name of `pipelines.wiring.PLATFORMS`."""
+        return self.rollout_on.get(cast(ServersApart, platform), self.rollout)
 
     @property
     def file(self) -> Path:

@@ -54,6 +54,7 @@ def load_project(folder: Path) -> Project:
     file = folder / FILE
     raw = _read(file)
     _refuse_unknown_keys(file, raw, _allowed(), "")
+    raw = _with_plans(raw)
     try:
         parsed = msgspec.convert(raw, ProjectFile)
     except msgspec.ValidationError as error:
@@ -64,6 +65,21 @@ def load_project(folder: Path) -> Project:
     _refuse_trials_without_their_files(file, parsed)
     values = {name: getattr(parsed, name) for name in parsed.__struct_fields__}
     return Project(**values, folder=folder)
+
+
+def _with_plans(raw: dict[str, Any]) -> dict[str, Any]:
+    """Each plan of `rollout_on` whole: `rollout`, changed by what the file says of that platform."""
+    if not isinstance(changes := raw.get("rollout_on"), dict):
+        return raw
+    usual = raw.get("rollout", {})
+    return raw | {"rollout_on": {platform: _merged(usual, change) for platform, change in changes.items()}}
+
+
+def _merged(value: Any, change: Any) -> Any:
+    """Mappings are changed key by key, all else is replaced."""
+    if not isinstance(value, dict) or not isinstance(change, dict):
+        return change
+    return value | {key: _merged(value.get(key), new) for key, new in change.items()}
 
 
 def _refuse_trials_without_their_files(file: Path, project: ProjectFile) -> None:

@@ -24,7 +24,7 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("shadow.sample", SAMPLE, lambda plan: plan.shadow is not None and plan.shadow.sample < 1),
     ("shadow.slice_by", SLICES, lambda plan: plan.shadow is not None and plan.shadow.slice_by is not None),
     ("shadow.maximum_flip_share", PAIRS, lambda plan: plan.shadow is not None and plan.alpha_shares.flips),
-    ("shadow.maximum_shift", PAIRS, lambda plan: plan.shadow is not None and plan.alpha_shares.scores),
+    ("shadow.maximum_shift", PAIRS, lambda plan: _compares_scores(plan)),
     ("steps", SHARE, lambda plan: any(step.share < 1 for step in plan.steps)),
     ("steps.coverage", COVERAGE, lambda plan: any(step.coverage is not None for step in plan.steps)),
     ("challengers", CHALLENGERS, lambda plan: plan.challengers > 1),
@@ -48,6 +48,10 @@ _HELD_HERE = frozenset(
     }
 )  # fmt: skip
 _OF_FEATURES = frozenset(field.split(".")[0] for field, _, _ in _NEEDS)
+
+
+def _compares_scores(plan: Plan) -> bool:
+    return plan.shadow is not None and plan.shadow.maximum_shift is not None and plan.alpha_shares.scores > 0
 
 
 def needs(plan: Plan) -> dict[str, str]:

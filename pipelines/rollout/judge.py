@@ -334,6 +334,7 @@ def _slices(memory: Memory, shadow: ShadowStep, plan: Plan) -> Finding:
 
 def _slice_log_e_value(pairs: SlicePairs, shadow: ShadowStep) -> float:
     """Of flips and of shifts in both directions, a third each."""
+    assert shadow.maximum_shift is not None  # a plan with slices has one
     logs = [
         single_rate.log_e_value(pairs.flips, pairs.pairs, shadow.maximum_flip_share),
         paired_shift.log_e_value(pairs.differences, shadow.maximum_shift),
@@ -342,15 +343,17 @@ def _slice_log_e_value(pairs: SlicePairs, shadow: ShadowStep) -> float:
     return float(np.logaddexp.reduce(logs)) - log(len(logs))
 
 
-def _shifts(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, Finding]:
+def _shifts(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, ...]:
     """Scores of the same requests, in both directions, with the part of the scores' alpha that is this phase's."""
+    if (maximum := shadow.maximum_shift) is None:
+        return ()
     counts = memory.discordant.differences
     limit = limit_of(_pairs_alpha(plan) / 4)
     shift, n = paired_shift.mean_of(counts), sum(counts)
 
     def found(name: str, differences: tuple[int, ...]) -> Finding:
-        what = f"scores of the same {n:,} requests differ by {shift:+.3f}, more than {shadow.maximum_shift:g} {name}"
-        return finding(f"pairs {name}", what, paired_shift.log_e_value(differences, shadow.maximum_shift), limit)
+        what = f"scores of the same {n:,} requests differ by {shift:+.3f}, more than {maximum:g} {name}"
+        return finding(f"pairs {name}", what, paired_shift.log_e_value(differences, maximum), limit)
 
     return found("higher", counts), found("lower", counts[::-1])
 

@@ -27,15 +27,16 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Seconds are counted from the phase's start. More than `maximum_flip_share` of the decisions turned
     over, a mean score more than `maximum_shift` above or below the champion's for the same requests, or `maximum_s`
-    without the pairs, ends the rollout. Both are also asked within each value of the category field `slice_by`. The
-    challenger gets a copy of the share `sample` of the requests, which bounds what it costs; pairs come as slowly.
+    without the pairs, ends the rollout. Both are also asked within each value of the category field `slice_by`.
+    Without a `maximum_shift` scores are not compared in pairs: the steps compare them. The challenger gets a copy of
+    the share `sample` of the requests, which bounds what it costs; pairs come as slowly.
     """
 
     minimum_pairs: int = 200
     minimum_s: float = 10.0
     maximum_s: float = 3600.0
     maximum_flip_share: float = 0.35
-    maximum_shift: float = 0.2
+    maximum_shift: float | None = 0.2
     slice_by: str | None = None
     sample: float = 1.0
 
@@ -46,8 +47,10 @@ class ShadowStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _at_least("shadow.minimum_pairs", self.minimum_pairs, 1)
         if not 0 < self.maximum_flip_share <= 1:
             raise ValueError(f"shadow.maximum_flip_share lies in (0, 1], found {self.maximum_flip_share}")
-        if not 0 < self.maximum_shift < 1:
+        if self.maximum_shift is not None and not 0 < self.maximum_shift < 1:
             raise ValueError(f"shadow.maximum_shift is a difference of means in (0, 1), found {self.maximum_shift}")
+        if self.maximum_shift is None and self.slice_by is not None:
+            raise ValueError(f"shadow.slice_by is {self.slice_by!r}: slices need a shadow.maximum_shift as well")
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

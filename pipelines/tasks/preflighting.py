@@ -15,7 +15,7 @@ from pipelines.rollout.plan import Plan
 from pipelines.rollout.preflight import DAY_S, HARM, Forecast, Traffic, duration
 from pipelines.tasks.covering import usual_pattern
 from pipelines.tasks.sites import Site
-from pipelines.wiring import find_project, home, open_platform
+from pipelines.wiring import find_project, home, open_platform, plan_of
 
 DAYS = 7
 PREFLIGHT = "release.preflight"
@@ -30,8 +30,9 @@ def check(project: str, days: int = DAYS, harm: float = HARM, at: datetime | Non
     not begin, None where it would.
     """
     found = find_project(project)
-    checked = _check(project, found.rollout, home().predictions(project), days, harm, at or datetime.now(UTC))
-    if (reason := _unsupported(found.rollout, open_platform(found).supports)) is not None:
+    plan = plan_of(found)
+    checked = _check(project, plan, home().predictions(project), days, harm, at or datetime.now(UTC))
+    if (reason := _unsupported(plan, open_platform(found).supports)) is not None:
         checked |= {"problems": [reason, *checked["problems"]], "refused": reason}
     return checked
 

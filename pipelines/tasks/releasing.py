@@ -26,7 +26,7 @@ from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.offering import Opened
 from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site, open_site
-from pipelines.wiring import find_project, home, open_ledger, open_platform, open_turn
+from pipelines.wiring import find_project, home, open_ledger, open_platform, open_turn, plan_of
 
 __all__ = ["Opened", "next_offer", "open_experiment", "open_rollout", "roll_back", "roll_out", "settle", "settle_at"]
 
@@ -102,7 +102,7 @@ async def _roll_out(
     parsed = [_parsed(each) for each in offer.get("challengers", [offer])]
     contenders = [msgspec.convert(each, Contender) for each in offer.get("contenders", [])]
     contest = Contest(ledger, project, offer["rollout"], contenders) if contenders else None
-    plan = found.rollout if contest is None else found.rollout.among(len(parsed))
+    plan = plan_of(found) if contest is None else plan_of(found).among(len(parsed))
 
     async def run(each: Offer) -> Outcome:
         async with open_platform(found, each.rollout) as platform:

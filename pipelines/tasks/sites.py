@@ -12,7 +12,7 @@ from pipelines.rollout.plan import Plan
 from pipelines.rollout.platforms.port import Platform
 from pipelines.rollout.staging import Staging
 from pipelines.tasks.archiving import ensure_at_hand
-from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry
+from pipelines.wiring import find_project, home, open_ledger, open_platform, open_registry, plan_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def open_site(project: str) -> Site:
     found = find_project(project)
     return Site(
         project=project,
-        plan=found.rollout,
+        plan=plan_of(found),
         ledger=open_ledger(creates=False),  # whatever a release or a rollback goes on with is in it
         registry=open_registry(),
         platform=lambda: open_platform(found),

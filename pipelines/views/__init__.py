@@ -14,7 +14,7 @@ from pipelines.views.tracing import (
     trace_text,
     write_trace_page,
 )
-from pipelines.wiring import all_projects, find_project, open_ledger, open_registry
+from pipelines.wiring import all_projects, find_project, open_ledger, open_registry, plan_of
 
 if TYPE_CHECKING:
     from pipelines.projects import Project
@@ -29,6 +29,7 @@ __all__ = [
     "lineage",
     "lineage_links",
     "lineage_text",
+    "plan_of",
     "projects",
     "rollouts",
     "rollouts_text",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.views.experiments import experiment_lines, experiment_of, share_of_all
 from pipelines.views.open_work import open_holdout, open_investigations, open_work_lines
-from pipelines.wiring import all_projects, find_project, open_ledger
+from pipelines.wiring import all_projects, find_project, open_ledger, plan_of
 
 if TYPE_CHECKING:
     from pipelines.ledger import Entry
@@ -53,6 +53,7 @@ class RolloutWatch:
             LookupError: there is no such project, or no such rollout of it.
         """
         definition, champion = find_project(project), self._ledger.champion(project)
+        plan = plan_of(definition)
         past = self._past(project)
         all_running = self._follower.all_running(project)
         running = next(iter(all_running), None)
@@ -68,7 +69,7 @@ class RolloutWatch:
             "queued": self._queued(project),
             "holdout": open_holdout(self._ledger, project),
             "investigations": open_investigations(self._ledger, project),
-            "plan": {"identity": definition.rollout.identity, **_plain(definition.rollout)},
+            "plan": {"identity": plan.identity, **_plain(plan)},
             "rollout": told,
             "past": past,
         }

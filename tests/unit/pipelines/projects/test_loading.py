@@ -221,6 +221,37 @@ def test_the_demonstration_rolls_out_in_five_growing_steps() -> None:
     assert [trial.trainer for trial in project.training.trials] == ["boosted_trees", "neural_net"]
 
 
+def test_a_plan_on_another_platform_says_only_what_differs_there(folder: Path) -> None:
+    change(folder, "rollout_on", {"kubernetes": {"lease_s": 20, "shadow": {"slice_by": None}, "holdout": None}})
+    project = load_project(folder)
+    usual, there = project.rollout, project.plan_on("kubernetes")
+    assert usual.shadow is not None
+    assert there.shadow is not None
+    assert (there.lease_s, there.holdout, there.shadow.slice_by) == (20, None, None)
+    assert (there.steps, there.shadow.minimum_pairs) == (usual.steps, usual.shadow.minimum_pairs)
+    assert project.plan_on("envoy") == project.plan_on("local") == usual
+
+
+@pytest.mark.parametrize(
+    ("on", "key", "problem"),
+    [
+        ({"kubernetes": {"lease": 20}}, "rollout_on.kubernetes.lease", "did you mean lease_s"),
+        ({"kubernetes": {"lease_s": "long"}}, "rollout_on", "found"),
+        ({"nomad": {}}, "rollout_on", "nomad"),
+        ({"envoy": {"challengers": 2}}, "rollout_on.envoy.challengers", "leave it out"),
+        ({"envoy": {"coverage": {"segment": "tailnum"}}}, "rollout_on.envoy.coverage.segment", "a category or boolean"),
+    ],
+)
+def test_a_wrong_plan_of_another_platform_is_refused_with_its_key(
+    folder: Path, on: dict[str, Any], key: str, problem: str
+) -> None:
+    change(folder, "rollout_on", on)
+    with pytest.raises(ProjectError) as refused:
+        load_project(folder)
+    assert key in str(refused.value)
+    assert problem in str(refused.value)
+
+
 def test_a_project_says_on_what_its_model_is_served(folder: Path) -> None:
     providers = [{"name": "tensorrt", "trt_fp16_enable": True}, {"name": "cuda", "gpu_mem_limit": 1 << 30}, "cpu"]
     change(folder, "serving", {"providers": providers, "require": "cuda", "maximum_batch_rows": 1024})

@@ -237,7 +237,13 @@ SHADOW = ShadowStep(minimum_pairs=100, minimum_s=5, maximum_s=50, maximum_flip_s
 
 
 def shadowed(
-    pairs: int, flips: int = 0, mine: int = 0, theirs: int = 0, seconds: float = 10, shift: float = 0
+    pairs: int,
+    flips: int = 0,
+    mine: int = 0,
+    theirs: int = 0,
+    seconds: float = 10,
+    shift: float = 0,
+    shadow: ShadowStep = SHADOW,
 ) -> Judgement:
     traffic = Traffic()
     memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
@@ -249,7 +255,7 @@ def shadowed(
     observation = traffic.observe(pairs=found)
     counts = ShadowCounts(pairs=pairs, flips=flips, errors=mine)
     memory = learn(memory, msgspec.structs.replace(observation, shadowed=counts), PLAN)
-    return judge_shadow(memory, SHADOW, PLAN, seconds)
+    return judge_shadow(memory, shadow, PLAN, seconds)
 
 
 def test_the_shadow_advances_after_its_pairs_and_waits_before() -> None:
@@ -276,6 +282,12 @@ def test_scores_of_the_same_requests_that_shift_roll_back_after_a_few_pairs(shif
     assert bad.verdict == "rollback"
     assert re.fullmatch(rf"scores of the same 40 requests differ by .0.\d+, more than 0.2 {name}: .*", bad.reason)
     assert shadowed(400, shift=shift / 4).verdict == "advance"
+
+
+def test_a_shadow_without_a_maximum_shift_leaves_scores_to_the_steps() -> None:
+    unpaired = msgspec.structs.replace(SHADOW, maximum_shift=None)
+    assert shadowed(400, shift=0.4, shadow=unpaired).verdict == "advance"
+    assert shadowed(400, shift=0.4, mine=40, shadow=unpaired).verdict == "rollback"
 
 
 def sliced(**slices: SlicePairs) -> Judgement:

@@ -12,6 +12,7 @@ from pipelines.rollout.platforms.cluster.deployments import champion_of
 from pipelines.rollout.platforms.cluster.guarding import Guard
 from pipelines.rollout.platforms.cluster.watching import WatchedRoutes
 from pipelines.rollout.platforms.port import PlatformUnreachableError, SlotRefusedError
+from pipelines.wiring import find_project
 from tests.fixtures.cluster_rollouts import OFFER, PLAN, PROJECT, ClusterSite
 from tests.fixtures.kubernetes_cluster import DEPLOYMENTS, stable_deployment
 
@@ -92,6 +93,15 @@ def test_a_plan_that_asks_for_pairs_or_a_holdout_is_refused_before_anything_is_s
     assert outcome.state == "refused"
     assert "shadow.maximum_flip_share needs the feature 'pairs of answers'" in outcome.reason
     assert site.cluster.challenger is None
+
+
+@pytest.mark.parametrize("project", ["flight_delay", "credit_risk"])
+def test_the_projects_here_are_rolled_out_by_the_plan_of_their_own_files(project: str, tmp_path: Path) -> None:
+    site = ClusterSite()
+    plan = find_project(project).plan_on("kubernetes")
+    outcome = asyncio.run(site.roll_out(tmp_path, plan))
+    assert outcome.state == "promoted", outcome.reason
+    assert [step.name for step in outcome.steps] == ["shadow", *(f"{step.share * 100:g} %" for step in plan.steps)]
 
 
 def test_no_share_is_given_before_all_pods_of_the_challenger_are_ready(tmp_path: Path) -> None:

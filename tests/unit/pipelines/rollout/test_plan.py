@@ -35,6 +35,7 @@ def test_a_plan_is_read_as_people_write_it() -> None:
         ("{coverage: {minimum_per_cell: 0}}", "coverage.minimum_per_cell is at least 1, found 0"),
         ("{coverage: {reference_days: 3}}", "coverage.reference_days is at least 7, found 3"),
         ("{shadow: {maximum_flip_share: 0}}", "maximum_flip_share lies"),
+        ("{shadow: {maximum_shift: null, slice_by: carrier}}", "need a shadow.maximum_shift"),
         ("{shadow: {sample: 0}}", r"shadow.sample is a share of the requests in \(0, 1\], found 0"),
         ("{shadow: {minimum_pairs: 0}}", "minimum_pairs is at least 1"),
         ("{alpha: 1}", "alpha lies in"),
