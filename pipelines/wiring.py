@@ -27,6 +27,7 @@
 | `PACELINE_PRICE_PER_CPU_HOUR` | for the cost of training, in the currency of your choice | none: no cost is shown |
 """
 
+import logging
 import os
 import platform
 import socket
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from pipelines.rollout.platforms.separate.platform import SeparateServers
     from pipelines.rollout.platforms.turns import Turn
 
+logger = logging.getLogger("paceline")
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOCK = REPOSITORY / "requirements.txt"
 MADE_OF = ("contracts", "pipelines", "projects", LOCK.name)  # what the bytes of a bundle depend on, below a clone
@@ -94,6 +96,12 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def has_been_used(self) -> bool:
+        """Whether anything was ingested, trained or served."""
+        made = ("warehouse", "snapshots", "artifacts", "bundles", "archive", "predictions")
+        return any((self.root / folder).exists() for folder in made)
 
     def warehouse(self, project: str) -> Path:
         return self.root / "warehouse" / project
@@ -148,10 +156,32 @@ def find_project(name: str) -> "Project":
 
 
 def open_ledger(*, creates: bool = True) -> "Ledger":
-    """The ledger; without `creates` only one that is there: for whoever goes on with what it has."""
+    """The ledger; without `creates` only one that is there: for whoever reads, or goes on with what it has."""
     from pipelines.ledger import Ledger
 
     return Ledger.open(ledger_url(), creates=creates)
+
+
+def read_ledger() -> "Ledger":
+    """The ledger for whoever only reads: it is never made. Before anything has run an empty one, and the log says so.
+
+    Raises:
+        LedgerMissingError: it is gone: what runs have made is there, and it is not.
+    """
+    from pipelines.ledger import Ledger, LedgerMissingError
+
+    try:
+        return open_ledger(creates=False)
+    except LedgerMissingError as missing:
+        if home().has_been_used:
+            raise
+        _say_once(str(missing))
+        return Ledger.empty()
+
+
+@cache
+def _say_once(text: str) -> None:
+    logger.warning("%s", text)
 
 
 def ledger_url() -> str:

@@ -4,6 +4,6 @@ SQL by SQLAlchemy, its schema by Alembic: SQLite embedded, PostgreSQL by URL.
 """
 
 from pipelines.ledger.evidence import Evidence
-from pipelines.ledger.ledger import Champion, Entry, Ledger, LedgerError, LedgerUnavailableError
+from pipelines.ledger.ledger import Champion, Entry, Ledger, LedgerError, LedgerMissingError, LedgerUnavailableError
 
-__all__ = ["Champion", "Entry", "Evidence", "Ledger", "LedgerError", "LedgerUnavailableError"]
+__all__ = ["Champion", "Entry", "Evidence", "Ledger", "LedgerError", "LedgerMissingError", "LedgerUnavailableError"]

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
 from contracts.hashing import canonical_json
-from pipelines.ledger.tables import ENTRIES, REVISION
+from pipelines.ledger.tables import ENTRIES, METADATA, REVISION
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30
@@ -27,6 +27,10 @@ class LedgerUnavailableError(LedgerError):
     """The ledger takes or gives nothing now: locked, its disk full, its folder or its server away. Later it may."""
 
 
+class LedgerMissingError(LedgerUnavailableError):
+    """Where the ledger is to be is no file, and none was to be made."""
+
+
 def open_engine(url: str, *, creates: bool = True) -> sa.Engine:
     """An engine on the database at `url`, migrated; safe to call from many processes at once.
 
@@ -35,7 +39,8 @@ def open_engine(url: str, *, creates: bool = True) -> sa.Engine:
 
     Raises:
         LedgerError: the URL is of a database that is not supported, or the database is newer than this code.
-        LedgerUnavailableError: it cannot be reached now, or is not there and is not to be made.
+        LedgerMissingError: it is not there, and is not to be made.
+        LedgerUnavailableError: it cannot be reached now.
     """
     try:
         parsed = sa.engine.make_url(url)
@@ -56,6 +61,13 @@ def open_engine(url: str, *, creates: bool = True) -> sa.Engine:
     if _revision(engine) != REVISION:
         with _migrating(engine, parsed):
             _migrate(engine)
+    return engine
+
+
+def empty_engine() -> sa.Engine:
+    """A database with the schema and no row, in the memory of this process."""
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False})
+    METADATA.create_all(engine)
     return engine
 
 
@@ -91,8 +103,12 @@ def _require_file(path: Path, creates: bool) -> None:
         if creates:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        elif not path.exists():
-            raise LedgerUnavailableError(f"there is no ledger at {path}: is its folder mounted?")
+        path.stat()
+    except FileNotFoundError as error:
+        raise LedgerMissingError(
+            f"there is no ledger at {path}: is its folder mounted? One that is lost comes back from a backup; "
+            "where nothing has run yet, `paceline ingest PROJECT` makes the first"
+        ) from error
     except OSError as error:
         raise LedgerUnavailableError(f"the ledger at {path} cannot be opened: {error}") from error
 

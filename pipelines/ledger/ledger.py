@@ -8,13 +8,30 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pipelines.ledger.database import LedgerError, LedgerUnavailableError, open_engine, reading, writing
+from pipelines.ledger.database import (
+    LedgerError,
+    LedgerMissingError,
+    LedgerUnavailableError,
+    empty_engine,
+    open_engine,
+    reading,
+    writing,
+)
 from pipelines.ledger.evidence import COMMAND, COMMAND_REFUSED, ENDING_COMMANDS, ENDS, EVENT, Evidence
 from pipelines.ledger.tables import CHAMPIONS, ENTRIES
 
 SWAPPED, RESTORED = "champion.swapped", "champion.restored"
 
-__all__ = ["RESTORED", "SWAPPED", "Champion", "Entry", "Ledger", "LedgerError", "LedgerUnavailableError"]
+__all__ = [
+    "RESTORED",
+    "SWAPPED",
+    "Champion",
+    "Entry",
+    "Ledger",
+    "LedgerError",
+    "LedgerMissingError",
+    "LedgerUnavailableError",
+]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,9 +75,15 @@ class Ledger:
 
         Raises:
             LedgerError: another kind of database, or one that a newer version of this code has written.
-            LedgerUnavailableError: it cannot be reached now, or is not there and `creates` is False.
+            LedgerMissingError: it is not there, and `creates` is False.
+            LedgerUnavailableError: it cannot be reached now.
         """
         return cls(open_engine(url, creates=creates), clock)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A ledger without entries that is kept nowhere: what there is to read before anything has run."""
+        return cls(empty_engine())
 
     def close(self) -> None:
         """Gives the connections back; the ledger must not be used afterwards."""

@@ -55,7 +55,7 @@ def command(
     """
     find_project(project)
     _check(name, by, reason, wait_s)
-    ledger = open_ledger()
+    ledger = open_ledger(creates=False)
     follower = Follower(ledger)
     running = follower.all_running(project)
     if not running:
@@ -80,7 +80,7 @@ def command_all(project: str, name: str, *, by: str, reason: str, wait_s: float 
     Each is told, or the list says with `refused` and `why` why that cannot be asked of it. Raises as `command`.
     """
     find_project(project)
-    running = Follower(open_ledger()).all_running(project)
+    running = Follower(open_ledger(creates=False)).all_running(project)
     if not running:
         raise LookupError(f"no rollout of {project} runs, nothing to {name}: see paceline rollout show {project}")
     told = []

@@ -14,7 +14,7 @@ from pipelines.views.tracing import (
     trace_text,
     write_trace_page,
 )
-from pipelines.wiring import all_projects, find_project, open_ledger, open_registry, plan_of
+from pipelines.wiring import all_projects, find_project, open_registry, plan_of, read_ledger
 
 if TYPE_CHECKING:
     from pipelines.projects import Project
@@ -52,7 +52,7 @@ def projects() -> "dict[str, Project]":
 def status(project: str) -> dict[str, Any]:
     """Who leads and since when, what the registry keeps, open investigations, and the last of all that happened."""
     find_project(project)
-    ledger = open_ledger()
+    ledger = read_ledger()
     champion = ledger.champion(project)
 
     def last(*kinds: str) -> list[dict[str, Any]]:

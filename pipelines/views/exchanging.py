@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.wiring import home, open_ledger
+from pipelines.wiring import home, read_ledger
 
 
 def exchange(project: str, workflow: str, task: str, result: Any) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def _known(project: str, result: Any) -> Any:
     from pipelines.data.snapshots import SnapshotError, read_manifest
     from pipelines.governance.exchanges import Known, snapshot_of
 
-    ledger, snapshot = open_ledger(), snapshot_of(result)
+    ledger, snapshot = read_ledger(), snapshot_of(result)
     ingested = ledger.entries(project=project, kinds=("ingested",))
     taken = [] if snapshot is None else ledger.entries(project=project, kinds=("snapshot",), subject=snapshot)
     manifest: dict[str, Any] = {}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines.wiring import all_projects, find_project, home, open_ledger, open_registry
+from pipelines.wiring import all_projects, find_project, home, open_registry, read_ledger
 
 if TYPE_CHECKING:
     from pipelines.governance.lineage_trace import RootKind
@@ -72,7 +72,7 @@ def _only(wanted: str, candidates: list[Found], absent: Callable[[], LookupError
 
 def _versions(wanted: str, project: str | None) -> Iterator[Found]:
     """By the registry, and by number also what only the ledger remembers."""
-    registry, ledger = open_registry(), open_ledger()
+    ledger, registry = read_ledger(), open_registry()
     for name in [project] if project else all_projects():
         find_project(name)
         version = registry.version(name, wanted)
@@ -116,7 +116,7 @@ def _contents(wanted: str, projects: Iterable[str]) -> Iterator[Found]:
 
 
 def _told(wanted: str) -> Iterator[Found]:
-    for entry in open_ledger().entries(kinds=("gates", "snapshot", "validation", "registered")):
+    for entry in read_ledger().entries(kinds=("gates", "snapshot", "validation", "registered")):
         body = entry.body
         bundle = entry.subject if entry.kind == "gates" else body.get("bundle", "")
         snapshot = entry.subject if entry.kind in ("snapshot", "validation") else body.get("snapshot", "")

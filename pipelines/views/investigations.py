@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.wiring import find_project, home, open_ledger
+from pipelines.wiring import find_project, home, read_ledger
 
 
 def investigations(project: str, *, only_open: bool = False) -> list[dict[str, Any]]:
@@ -10,7 +10,7 @@ def investigations(project: str, *, only_open: bool = False) -> list[dict[str, A
     from pipelines.governance.investigation import CLOSED, OPENED
 
     find_project(project)
-    entries = open_ledger().entries(project, (OPENED, CLOSED))
+    entries = read_ledger().entries(project, (OPENED, CLOSED))
     closed = {entry.subject: entry for entry in entries if entry.kind == CLOSED}
     found = [
         {
@@ -47,7 +47,7 @@ def investigation(project: str, rollout: str) -> dict[str, Any]:
     state = "gone" if not evidence.is_file() else "as it was"
     if evidence.is_file() and file_id(evidence) != found["evidence"]:
         state = "altered"
-    told = open_ledger().entries(project, (SENT,), rollout)
+    told = read_ledger().entries(project, (SENT,), rollout)
     return {
         **found,
         "files": state,

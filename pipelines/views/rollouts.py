@@ -28,7 +28,7 @@ class RolloutWatch:
     def __init__(self) -> None:
         from pipelines.rollout.following import Follower
 
-        self._ledger = open_ledger()
+        self._ledger = open_ledger(creates=False)
         self._follower = Follower(self._ledger)
 
     def overview(self) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.views.finding import find
-from pipelines.wiring import all_projects, home, open_ledger, open_registry
+from pipelines.wiring import all_projects, home, open_registry, read_ledger
 
 if TYPE_CHECKING:
     from pipelines.governance.lineage_evidence import Evidence
@@ -77,7 +77,7 @@ def _evidence(found: "Found") -> "Evidence":
         prediction=find_prediction(log, found.id) if is_prediction else None,
         versions={version.version: version for version in open_registry().versions(found.project)},
         bundles=_manifests(),
-        entries=tuple(open_ledger().entries(project=found.project, kinds=KINDS_READ)),
+        entries=tuple(read_ledger().entries(project=found.project, kinds=KINDS_READ)),
         tallies=() if is_prediction else count_by_version(log),
     )
     within = scope(found.kind, found.id, known)
@@ -174,7 +174,7 @@ def _lineage(project: str, prediction: dict[str, Any]) -> dict[str, Any]:
         bundle=bundle,
         snapshot=snapshot,
         tags=None if registered is None else registered.tags,
-        entries=open_ledger().entries(project=project),
+        entries=read_ledger().entries(project=project),
     )
     return dict(msgspec.to_builtins(found))
 

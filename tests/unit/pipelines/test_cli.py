@@ -67,6 +67,33 @@ def test_a_project_without_a_champion_says_so(tmp_path: Path) -> None:
     assert json.loads(paceline(tmp_path, "status", "flight_delay", "--json").stdout)["champion"] is None
 
 
+def test_before_anything_has_run_a_ledger_is_not_made_by_reading(tmp_path: Path) -> None:
+    for words in (("status", "flight_delay"), ("investigation", "list", "flight_delay")):
+        ended = paceline(tmp_path, *words)
+        assert (ended.returncode, ended.stderr.count("there is no ledger at")) == (0, 1), ended.stderr
+        assert "paceline ingest PROJECT" in ended.stderr.replace("\n", " ")
+    assert not list(tmp_path.glob("ledger*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "flight_delay"),
+        ("rollout", "show", "flight_delay"),
+        ("rollout", "pause", "flight_delay", "--reason", "looks odd"),
+        ("investigation", "list", "flight_delay"),
+        ("lineage", "flight_delay:1"),
+    ],
+)
+def test_a_ledger_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "bundles").mkdir()
+    ended = paceline(tmp_path, *words)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"there is no ledger at {tmp_path}/ledger.db: is its folder mounted?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.glob("ledger*"))
+
+
 def test_a_snapshot_before_the_ingest_says_what_to_do(tmp_path: Path) -> None:
     ended = paceline(tmp_path, "snapshot", "flight_delay", "--as-of", "2013-04-01")
     assert ended.returncode == 1
