@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from serving.starting import end_when_told
+from contracts.starting import end_when_told
 
 if TYPE_CHECKING:
     from serving.settings import Settings
