@@ -6,6 +6,7 @@ not called broken.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import combinations
 from math import log
 from typing import Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.monitoring.day_summaries import Days, Layout, cells
 from pipelines.monitoring.drift_limits import DriftLimits
-from pipelines.statistics.distances import stability_indices
+from pipelines.statistics.distances import jensen_shannon_divergences, stability_indices
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,6 +29,7 @@ _STEADY_FACTOR = 1.1  # between the quartiles' factors: a scale moves all of the
 _QUARTILES = (0.25, 0.5, 0.75)
 _SAME_SHAPE = 0.1  # PSI between the values, put right, and the reference
 _ALIKE = 0.5  # PSI of nine in ten days to the whole reference
+_EFFECT, _LARGE_EFFECT = 0.05, 0.2  # bits of Jensen–Shannon divergence
 _FEWEST_VALUES = 50
 _UNSEEN_MAXIMUM = 5
 _ANY_SCALE = "another scale"
@@ -200,26 +202,34 @@ def _numeric(layout: Layout, unit: Days) -> list[int]:
 
 
 def _swapped_numbers(layout: Layout, reference: Days, unit: Days) -> Iterator[DataQuality]:
-    """Two columns each of which looks like the other one's reference, and not like its own."""
-    numeric = _numeric(layout, unit)
-    usual = {place: _own_distances(reference, place) for place in numeric}
-    own = {place: _distance(unit.counts[place][0], reference.counts[place].sum(axis=0)) for place in numeric}
-    moved = [place for place in numeric if own[place] > max(2 * _SAME_SHAPE, float(usual[place].max()) * 1.2)]
-    for number, one in enumerate(moved):
-        for other in moved[number + 1 :]:
-            crossed = [
-                _distance(_counted(unit.values(theirs), layout.edges[mine]), reference.counts[mine].sum(axis=0))
-                for mine, theirs in ((one, other), (other, one))
-            ]
-            limits = [max(_SAME_SHAPE, float(usual[place].max())) for place in (one, other)]
-            if all(found <= limit for found, limit in zip(crossed, limits, strict=True)):
-                yield DataQuality(
-                    kind="swapped",
-                    columns=(layout.columns[one], layout.columns[other]),
-                    severity="critical",
-                    reason=f"each has the other one's values: PSI {own[one]:.2f} and {own[other]:.2f} to their own "
-                    f"reference, {crossed[0]:.2f} and {crossed[1]:.2f} when exchanged",
-                )
+    """Two columns each of which looks much more like the other one's reference than like its own.
+
+    By a divergence that has a bound: a stability index grows with the rows of a day, whose empty cells become ever less
+    likely, until any other column is "as near" as the strangest reference day, and the weather is swapped each week.
+    """
+    values = {place: unit.values(place) for place in _numeric(layout, unit)}
+    places = [place for place, known in values.items() if len(known) >= _FEWEST_VALUES]
+    own = {place: float(_divergences(reference, place, unit.counts[place])[0]) for place in places}
+    worst = {place: float(_divergences(reference, place, reference.counts[place]).max()) for place in places}
+    for one, other in combinations([place for place in places if own[place] > worst[place]], 2):
+        crossed = {
+            mine: float(_divergences(reference, mine, _counted(values[theirs], layout.edges[mine])[None])[0])
+            for mine, theirs in ((one, other), (other, one))
+        }
+        if all(_is_nearer(found, own[mine], worst[mine]) for mine, found in crossed.items()):
+            yield DataQuality(
+                kind="swapped",
+                columns=(layout.columns[one], layout.columns[other]),
+                severity="critical",
+                reason=f"each has the other one's values: {own[one]:.2f} and {own[other]:.2f} bits from their own "
+                f"reference (Jensen–Shannon), {crossed[one]:.2f} and {crossed[other]:.2f} when exchanged",
+            )
+
+
+def _is_nearer(crossed: float, own: float, worst: float) -> bool:
+    """Whether exchanged values are such as on a reference day, and much nearer than those that are there (bits)."""
+    less = own - crossed
+    return crossed <= max(_EFFECT, worst) and (less > _LARGE_EFFECT or (less > _EFFECT and crossed < own / 3))
 
 
 def _swapped_words(
@@ -303,6 +313,12 @@ def _counted(values: Floats, edges: Floats | None) -> Ints:
 
 def _distance(now: Ints, before: Ints) -> float:
     return float(np.nan_to_num(stability_indices(before[None], now[None])[0], nan=0.0))
+
+
+def _divergences(reference: Days, place: int, counts: Ints) -> Floats:
+    """How far each row of counts lies from the whole reference, in bits (0 to 1)."""
+    whole = np.repeat(reference.counts[place].sum(axis=0)[None], len(counts), axis=0)
+    return np.nan_to_num(jensen_shannon_divergences(whole, counts), nan=0.0)
 
 
 def _own_distances(reference: Days, place: int) -> Floats:

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipelines.monitoring.data_quality import DataQuality, find_faults
+from pipelines.monitoring.day_summaries import Days
 from pipelines.monitoring.drift_limits import DriftLimits
 from tests.fixtures.drifting_days import COLUMNS, MadeRows, made_layout, made_rows, summaries
 
@@ -94,6 +97,45 @@ def test_two_columns_that_were_exchanged_are_named_together() -> None:
     rows.features[:, places] = rows.features[:, places[::-1]]
     (fault,) = _found(rows)
     assert (fault.kind, fault.columns) == ("swapped", ("distance", "minutes"))
+
+
+def _repeated(unit: Days, times: int) -> Days:
+    """A day on which each row was seen so many times."""
+    counts = {"rows": unit.rows, "missing": unit.missing, "joint_missing": unit.joint_missing}
+    many = {name: value * times for name, value in counts.items()}
+    return replace(unit, counts=tuple(each * times for each in unit.counts), **many)  # type: ignore[arg-type]
+
+
+def _humid(days: int, seed: int) -> MadeRows:
+    """The pressure is a dew point: some degrees below the temperature, and as changeable."""
+    rows = made_rows(days, seed=seed)
+    below = np.random.default_rng(seed).uniform(2, 12, days)[rows.days - rows.days[0]]
+    rows.column("pressure")[:] = rows.column("temperature") - below
+    return rows
+
+
+@pytest.mark.parametrize("times", [1, 10_000])
+def test_columns_that_are_like_each_other_on_strange_days_are_not_swapped_however_many_rows_there_are(
+    times: int,
+) -> None:
+    history, later = _humid(60, seed=0), _humid(120, seed=4)
+    layout = made_layout(history)
+    reference = summaries(layout, history)
+    days = summaries(layout, later)
+    units = [_repeated(days.take([place]), times) for place in range(len(days))]
+    assert [fault for unit in units for fault in find_faults(layout, reference, unit, LIMITS)] == []
+
+
+@pytest.mark.parametrize("names", [("distance", "minutes"), ("minutes", "age"), ("age", "pressure")])
+def test_exchanged_columns_are_found_on_every_day_however_many_rows_there_are(names: tuple[str, str]) -> None:
+    rows = made_rows(30, seed=5)
+    places = [COLUMNS.index(name) for name in names]
+    rows.features[:, places] = rows.features[:, places[::-1]]
+    days = summaries(LAYOUT, rows)
+    for place in range(len(days)):
+        for times in (1, 10_000):
+            faults = find_faults(LAYOUT, REFERENCE, _repeated(days.take([place]), times), LIMITS)
+            assert [(fault.kind, fault.columns) for fault in faults if fault.kind == "swapped"] == [("swapped", names)]
 
 
 def test_words_of_another_column_are_a_swap_and_new_words_are_unseen() -> None:
