@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 from pipelines.monitoring.relation import Relation, tell_apart
@@ -6,6 +10,15 @@ from tests.fixtures.drifting_days import COLUMNS, MadeRows, made_layout, made_ro
 HISTORY = made_rows(30)
 LAYOUT = made_layout(HISTORY)
 WEATHER = frozenset({"temperature", "pressure"})
+_FIRST_IN_A_PROCESS = """
+import psutil
+from pipelines.monitoring.relation import tell_apart
+from tests.fixtures.drifting_days import COLUMNS, made_layout, made_rows, summaries
+rows = made_rows(6)
+days = summaries(made_layout(rows), rows)
+tell_apart(days.take([0, 1, 2]), days.take([3, 4, 5]), COLUMNS, (0, 1), frozenset())
+print(psutil.Process().num_threads())
+"""
 
 
 def _told(rows: MadeRows, ignored: frozenset[str] = WEATHER) -> Relation:
@@ -57,3 +70,17 @@ def test_an_ignored_column_tells_nothing_and_one_day_has_no_interval() -> None:
 def test_a_side_without_rows_is_not_known() -> None:
     nothing = summaries(LAYOUT, made_rows(1, seed=3)).take([])
     assert tell_apart(summaries(LAYOUT, HISTORY), nothing, COLUMNS, (0, 1), WEATHER) is None
+
+
+def test_the_first_comparison_of_a_process_starts_no_threads_however_many_it_may() -> None:
+    threads = [
+        subprocess.run(
+            [sys.executable, "-c", _FIRST_IN_A_PROCESS],
+            env={**os.environ, "OMP_NUM_THREADS": allowed, "OPENBLAS_NUM_THREADS": "1"},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for allowed in ("1", "4")
+    ]
+    assert threads[0] == threads[1]
