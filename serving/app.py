@@ -300,12 +300,18 @@ def _mask_key(settings: Settings) -> bytes:
     if settings.mask_key is not None:
         return settings.mask_key.encode()
     path = settings.state / MASK_KEY_FILE
-    settings.state.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(_MASK_KEY_BYTES))
-    key = path.read_bytes()
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(_MASK_KEY_BYTES))
+        key = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"{PREFIX}STATE is {settings.state}, which cannot be used: {error}; let the server's user write there, or "
+            "name another folder (`paceline serve` takes one below PACELINE_HOME)"
+        ) from error
     if len(key) != _MASK_KEY_BYTES:
         raise SettingsError(
             f"{path} has {len(key)} bytes, expected {_MASK_KEY_BYTES}: remove it, or set {PREFIX}MASK_KEY"

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,17 @@ def test_the_files_of_access_and_tls_are_settings_and_the_password_of_redis_is_n
     with pytest.raises(SettingsError) as refused:
         read_settings(environment(KEYS="k", REDIS_URL="http://:secret-word@x"))
     assert "secret-word" not in str(refused.value)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_state_folder_that_cannot_be_written_is_a_settings_error_that_says_what_to_do(
+    tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "file").touch()  # nothing can be made below it, by root neither
+    told = environment(STATE=str(tmp_path / "file" / "state"), PREDICTIONS=str(tmp_path / "p"), PORT="0")
+    told = {**os.environ, **told, f"{PREFIX}WORKERS": workers}
+    ended = subprocess.run([sys.executable, "-m", "serving"], env=told, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2, ended.stderr
+    assert f"{PREFIX}STATE is {tmp_path}/file/state, which cannot be used: [Errno 20]" in ended.stderr
+    assert "let the server's user write there, or name another folder" in ended.stderr
+    assert "Traceback" not in ended.stderr
