@@ -38,7 +38,8 @@ def open_engine(url: str, *, creates: bool = True) -> sa.Engine:
     has would go on in an empty one.
 
     Raises:
-        LedgerError: the URL is of a database that is not supported, or the database is newer than this code.
+        LedgerError: the URL is of a database that is not supported, or without an encoding, or the database is newer
+            than this code.
         LedgerMissingError: it is not there, and is not to be made.
         LedgerUnavailableError: it cannot be reached now.
     """
@@ -53,9 +54,7 @@ def open_engine(url: str, *, creates: bool = True) -> sa.Engine:
         _require_file(Path(parsed.database), creates)
         engine = _sqlite_engine(parsed)
     elif dialect == "postgresql":
-        engine = sa.create_engine(
-            parsed, pool_pre_ping=True, json_serializer=_to_json, json_deserializer=msgspec.json.decode
-        )
+        engine = _postgresql_engine(parsed)
     else:
         raise LedgerError(f"the ledger is kept in sqlite or postgresql, found {dialect}")
     if _revision(engine) != REVISION:
@@ -115,6 +114,21 @@ def _require_file(path: Path, creates: bool) -> None:
 
 def _to_json(value: Any) -> str:
     return canonical_json(value).decode()
+
+
+def _postgresql_engine(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url, pool_pre_ping=True, json_serializer=_to_json, json_deserializer=msgspec.json.decode)
+
+    @sa.event.listens_for(engine, "connect", insert=True)  # before SQLAlchemy asks for the version, and gets bytes
+    def require_text(connection: Any, _record: Any) -> None:
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding == "SQL_ASCII":
+            raise LedgerError(
+                f"the database of the ledger at {url.render_as_string()} has the encoding {encoding}, which knows no "
+                f"text: CREATE DATABASE {url.database} TEMPLATE template0 ENCODING 'UTF8', and name that one"
+            )
+
+    return engine
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:

@@ -29,10 +29,21 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/below/ledger.db"
         return
-    server = sa.make_url(request.getfixturevalue("postgresql_url"))
+    yield new_database(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+def url_without_encoding(postgresql_url: str) -> str:
+    """Of a PostgreSQL database of bytes in no encoding, as `initdb` makes them in the locale C."""
+    return new_database(postgresql_url, "TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+
+
+def new_database(server_url: str, options: str = "") -> str:
+    """Makes a database on the PostgreSQL at `server_url`; returns its own URL."""
+    server = sa.make_url(server_url)
     name = f"ledger_{uuid.uuid4().hex}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} {options}"))
     engine.dispose()
-    yield server.set(database=name).render_as_string(hide_password=False)
+    return server.set(database=name).render_as_string(hide_password=False)

@@ -223,3 +223,10 @@ def test_a_time_without_a_zone_is_refused(url: str) -> None:
         pytest.raises(sa.exc.StatementError, match="without one"),
     ):
         naive.append("a", "gate", "run", {})
+
+
+def test_a_database_without_an_encoding_is_refused_with_its_remedy(url_without_encoding: str) -> None:
+    name = sa.make_url(url_without_encoding).database
+    remedy = f"has the encoding SQL_ASCII, .* CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"
+    with pytest.raises(LedgerError, match=remedy):
+        Ledger.open(url_without_encoding)
