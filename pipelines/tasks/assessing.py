@@ -14,7 +14,7 @@ from pipelines.monitoring.quality_parts import measure_parts
 from pipelines.pages import write_whole
 from pipelines.projects import Project
 from pipelines.tasks import labelling
-from pipelines.wiring import find_project, home, open_ledger
+from pipelines.wiring import find_project, home, read_ledger
 
 
 def assess(project: str, as_of: str, days: int = 14) -> Assessed:
@@ -24,7 +24,7 @@ def assess(project: str, as_of: str, days: int = 14) -> Assessed:
         LookupError: the project has no champion, whose schema says how events are identified.
     """
     found, today = find_project(project), date.fromisoformat(as_of)
-    champion = open_ledger().champion(project)
+    champion = read_ledger().champion(project)
     if champion is None:
         raise LookupError(f"{project} has no champion: release one first")
     schema = read_bundle(home().bundles / champion.bundle, champion.bundle).schema

@@ -13,7 +13,7 @@ from pipelines.pages import write_whole
 from pipelines.projects import Project
 from pipelines.registry.port import Version
 from pipelines.tasks import artifacts
-from pipelines.wiring import commit, find_project, home, open_ledger, open_registry
+from pipelines.wiring import commit, find_project, home, open_registry, read_ledger
 
 
 def write_report(project: str, evaluation: dict[str, Any]) -> Path:
@@ -119,7 +119,7 @@ def find_report(project: str, version: str = "") -> dict[str, Any]:
         LookupError: there is no such version, it was never judged, or its report is not kept here any more.
     """
     found = _version(project, version)
-    judged = open_ledger().entries(project=project, kinds=("gates",), subject=found.bundle)
+    judged = read_ledger().entries(project=project, kinds=("gates",), subject=found.bundle)
     if not judged:
         raise LookupError(f"the ledger has no evaluation of {project} version {found.version}")
     champion = judged[-1].body["champion"]
@@ -134,7 +134,7 @@ def find_report(project: str, version: str = "") -> dict[str, Any]:
 
 def _version(project: str, version: str) -> Version:
     find_project(project)
-    registry, leader = open_registry(), open_ledger().champion(project)
+    leader, registry = read_ledger().champion(project), open_registry()
     # who leads is the ledger's to say: the registry's alias follows it
     champion = "champion" if leader is None else leader.version
     for wanted in [champion, "challenger"] if not version else [champion if version == "champion" else version]:

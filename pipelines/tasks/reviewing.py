@@ -24,7 +24,7 @@ from pipelines.pages import write_whole
 from pipelines.projects import Project
 from pipelines.tasks import labelling
 from pipelines.tasks.features import encoded
-from pipelines.wiring import find_project, home, open_ledger
+from pipelines.wiring import find_project, home, open_ledger, read_ledger
 
 LABELLED = "review.labelled"
 NEIGHBOURS = 5
@@ -64,7 +64,7 @@ def collect(project: str, as_of: str, days: int = 7, at_most: int = 200) -> dict
 def list_queue(project: str, *, only_open: bool = False) -> list[dict[str, Any]]:
     """The queue, the newest first, each with the label that somebody has given, or None."""
     find_project(project)
-    given = {entry.subject: entry.body for entry in open_ledger().entries(project=project, kinds=(LABELLED,))}
+    given = {entry.subject: entry.body for entry in read_ledger().entries(project=project, kinds=(LABELLED,))}
     rows = []
     for row in _queue(project).rows():
         label = given.get(row["prediction_id"])

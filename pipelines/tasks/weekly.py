@@ -14,7 +14,7 @@ from pipelines.monitoring.week_traffic import count_week, days_of
 from pipelines.pages import write_whole
 from pipelines.tasks.assessing import assess
 from pipelines.tasks.skewing import COMPARED
-from pipelines.wiring import find_project, home, open_ledger
+from pipelines.wiring import find_project, home, open_ledger, read_ledger
 
 REPORTED = "report.weekly"
 _DAYS = 7
@@ -111,7 +111,7 @@ def find_weekly_report(project: str, week: str = "") -> dict[str, Any]:
         LookupError: there is no such project, or no such page.
     """
     find_project(project)
-    entries = open_ledger().entries(project=project, kinds=(REPORTED,), subject=week or None)
+    entries = read_ledger().entries(project=project, kinds=(REPORTED,), subject=week or None)
     if not entries:
         of = f"week {week}" if week else "any week"
         raise LookupError(f"{project} has no report of {of}: paceline report weekly {project} writes one")

@@ -83,6 +83,10 @@ def test_before_anything_has_run_a_ledger_is_not_made_by_reading(tmp_path: Path)
         ("rollout", "pause", "flight_delay", "--reason", "looks odd"),
         ("investigation", "list", "flight_delay"),
         ("lineage", "flight_delay:1"),
+        ("card", "flight_delay"),
+        ("report", "evaluation", "flight_delay"),
+        ("review", "list", "flight_delay"),
+        ("quality", "flight_delay"),
     ],
 )
 def test_a_ledger_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path, words: tuple[str, ...]) -> None:
