@@ -37,7 +37,10 @@ def _challenger(follower: "Follower", project: str, offer: dict[str, Any], shown
     followed = follower.follow(project, offer["rollout"])
     state, judgement = followed.state, followed.judgement
     errors = None if state.memory is None else state.memory.errors
-    worst = None if judgement is None else max(judgement.findings, key=nearness, default=None)
+    findings = () if judgement is None else judgement.findings
+    worst = max(((nearness(each), each.name) for each in findings), default=None)
+    if state.tripped is not None:  # at once, by the server: the judge need not have looked
+        worst = (1.0, "hard limit")
     return {
         "rollout": offer["rollout"],
         "version": offer["version"],
@@ -46,7 +49,7 @@ def _challenger(follower: "Follower", project: str, offer: dict[str, Any], shown
         "share": share_of_all(state),
         "entities": 0 if errors is None else errors.n,
         "failed": 0 if errors is None else errors.happened,
-        "worst": None if worst is None else {"name": worst.name, "nearness": round(nearness(worst), 4)},
+        "worst": None if worst is None else {"name": worst[1], "nearness": round(worst[0], 4)},
         "reason": state.reason,
         "is_shown": offer["rollout"] == shown,
     }

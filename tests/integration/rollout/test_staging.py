@@ -66,7 +66,7 @@ def staged(ledger: Ledger) -> list[dict[str, Any]]:
 
 def slow_bundle(root: Path) -> Bundle:
     """The tiny model, which multiplies large matrices besides: its scores are right, and late."""
-    width, size, times = Encoder(TINY_SCHEMA).width, 1024, 24
+    width, size, times = Encoder(TINY_SCHEMA).width, 1024, 120
     model = onnx.load_from_string(tiny_graph(width, distance_column=TINY_SCHEMA.columns.index("distance")))
     graph = model.graph
     random = np.random.default_rng(1)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -39,13 +39,11 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     opened.close()
 
 
-def roll_out(ledger: Ledger, looks: int) -> None:
-    """Version 4 fails always; whoever runs it dies after so many looks."""
-    seen = []
+def roll_out(ledger: Ledger, until: Callable[[LaneServer], bool] = lambda _: False) -> None:
+    """Version 4 fails always; whoever runs it dies when `until` says so of the server."""
 
-    def look(observation: Observation) -> None:
-        seen.append(observation)
-        if len(seen) > looks:
+    def look(_: Observation) -> None:
+        if until(server):
             raise CrashedError
 
     server = LaneServer({"4": 1.0})
@@ -63,7 +61,7 @@ def drawn(html: str) -> dict[str, float]:
 
 
 def test_the_bar_divides_all_entities_among_champion_and_challengers(ledger: Ledger) -> None:
-    roll_out(ledger, looks=21)
+    roll_out(ledger, until=lambda server: sum(each.share > 0 for each in server.slots.challengers) > 1)
     found = RolloutWatch().rollouts(PROJECT)
     experiment = found["experiment"]
     shares = {each["version"]: each["share"] for each in experiment["challengers"]}
@@ -75,13 +73,13 @@ def test_the_bar_divides_all_entities_among_champion_and_challengers(ledger: Led
 
 
 def test_each_challenger_is_told_with_how_it_ended_and_what_came_nearest_to_its_limit(ledger: Ledger) -> None:
-    roll_out(ledger, looks=1000)
+    roll_out(ledger)
     found = RolloutWatch().rollouts(PROJECT)
     two, three, four = found["experiment"]["challengers"]
     assert [each["state"] for each in (two, three, four)] == ["not_chosen", "promoted", "rolled_back"]
     assert [each["share"] for each in (two, three, four)] == [0.0, 1.0, 0.0]
-    assert four["worst"]["name"] == "errors"
-    assert four["worst"]["nearness"] > three["worst"]["nearness"]
+    assert four["worst"]["name"] in ("errors", "hard limit"), "whichever saw it first"
+    assert four["worst"]["nearness"] >= 1 > three["worst"]["nearness"]
     assert two["reason"].startswith("version 3 goes on before 2; by failures they are alike; log loss gained")
     html = live_parts(found, 0.0)["top"]
     assert drawn(html)["3"] == 1.0
