@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from contracts.durable_files import write_whole
 from contracts.input_schema import InputSchema
 from pipelines.monitoring.day_summaries import Layout, concatenate
 from pipelines.monitoring.forgotten import read_forgotten
@@ -69,10 +70,8 @@ def _read(path: Path) -> LoggedDays | None:
 
 
 def _write(path: Path, kept: LoggedDays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside, draft = path.with_suffix(".json"), path.with_suffix(f".{os.getpid()}.draft")
-    draft.write_bytes(msgspec.json.encode(_Beside(kept.unseen, kept.refused, kept.first_refusal)))
-    draft.replace(beside)
+    beside = msgspec.json.encode(_Beside(kept.unseen, kept.refused, kept.first_refusal))
+    write_whole(path.with_suffix(".json"), beside)
     write_days(path, kept.days)  # last: a summary without its arrays is none
 
 

@@ -6,7 +6,6 @@ segment that is being written grows; without it they are found out anew. A file 
 """
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from contracts.durable_files import write_whole
 from contracts.hashing import content_id
 from contracts.prediction_row import SYNTHETIC
 from pipelines.monitoring.forgotten import read_forgotten
@@ -74,7 +74,7 @@ def files_within(root: Path, cache: Path, start: datetime, end: datetime) -> Win
     files = list_files(root)
     known, spans, damaged = _read(cache), Spans(), list(files.damaged)
     has_hidden = bool(read_forgotten(root))
-    chosen: list[Path] = []
+    chosen: dict[Path, None] = {}
     undated = 0
     for path in files.all:
         name, found = path.relative_to(root).as_posix(), path.stat()
@@ -87,9 +87,9 @@ def files_within(root: Path, cache: Path, start: datetime, end: datetime) -> Win
         elif path.suffix == ".parquet":
             damaged.append(span)
         if path.suffix == ".arrows" if isinstance(span, DamagedSegment) else span.meets(start, end):
-            chosen.append(path)
+            chosen[path] = None
     if spans != known:
-        _write(cache, spans)
+        write_whole(cache, msgspec.json.encode(spans))
     window = Files(
         streams=tuple(path for path in files.streams if path in chosen),
         tables=tuple(path for path in files.tables if path in chosen),
@@ -126,15 +126,3 @@ def _read(cache: Path) -> Spans:
         return msgspec.json.decode(cache.read_bytes(), type=Spans)
     except (FileNotFoundError, msgspec.DecodeError):
         return {}
-
-
-def _write(cache: Path, spans: Spans) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=".draft-", suffix=".json", delete=False) as draft:
-        try:
-            draft.write(msgspec.json.encode(spans))
-            draft.flush()
-            os.replace(draft.name, cache)
-        except BaseException:
-            os.unlink(draft.name)
-            raise

@@ -29,7 +29,7 @@ def quiet_years(standardised: Floats, later: int, replays: int, random: np.rando
     units, statistics = standardised.shape
     before, after = standardised[:-1], standardised[1:]
     found = (before * after).sum(axis=0) / np.maximum(np.square(standardised).sum(axis=0), 1e-9)
-    centre = np.clip(found + (1 + 3 * np.maximum(0.0, found)) / units, 0.0, 0.9)
+    centre = np.clip(found + (1 + 3 * np.maximum(0.0, found)) / units, 0.0, _MOST_DEPENDENT)
     error = np.sqrt((1 - centre**2) / units)
     dependence = np.clip(centre + error * random.normal(size=(replays, 1)), 0.0, _MOST_DEPENDENT)
     innovations = _of_unit_size(after - centre * before) * standardised.std(axis=0)

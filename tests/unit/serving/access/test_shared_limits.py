@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -53,13 +54,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-HAS_REDIS = shutil.which("redis-server") is not None
+IS_LACKING = shutil.which("redis-server") is None and "PACELINE_REQUIRE_REDIS" not in os.environ
 SERVERS = [
     pytest.param(fake_server, id="fakeredis"),
     pytest.param(
         real_server,
         id="redis-server",
-        marks=pytest.mark.skipif(not HAS_REDIS, reason="redis-server is not installed"),
+        marks=pytest.mark.skipif(IS_LACKING, reason="redis-server is not installed"),
     ),
 ]
 Server = Callable[..., "contextmanager[int]"]  # type: ignore[type-arg]
