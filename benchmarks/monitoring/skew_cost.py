@@ -11,14 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import date, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 from benchmarks.monitoring.installation import PROJECT, install
-from benchmarks.monitoring.watch_cost import DAY, fill
+from benchmarks.monitoring.watch_cost import DAY, fill, tell
 from contracts.bundle import Bundle
 
-README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- skew: written by skew_cost.py --readme -->", "<!-- end of skew -->"
 SIZES = (50_000, 1_000_000)
 HEAD = ("sampled rows", "seconds", "CPU seconds", "CPU µs a row", "peak memory, MB")
@@ -44,14 +42,7 @@ def main() -> int:
         os.environ["PACELINE_HOME"] = folder
         os.environ.pop("PACELINE_LEDGER_URL", None)
         rows = table(install(), options.rows)
-    loads = f"{before:.1f} before it and {os.getloadavg()[0]:.1f} at its end"
-    lines = [f"Run on {date.today()}, {os.cpu_count()} cores, whose load was {loads}.", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in (HEAD, ["---:"] * len(HEAD), *rows)]
-    text = "\n".join(lines) + "\n"
-    sys.stdout.write(text)
-    if options.readme:
-        start, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{start}{BEGIN}\n{text}{END}{rest.partition(END)[2]}")
+    tell(HEAD, rows, before, (BEGIN, END) if options.readme else None)
     return 0
 
 

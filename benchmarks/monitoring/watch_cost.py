@@ -69,15 +69,21 @@ def main() -> int:
         os.environ["PACELINE_HOME"] = folder
         os.environ.pop("PACELINE_LEDGER_URL", None)
         head, *rows = table(install(), options.rows)
-    loads = f"{before:.1f} before it and {os.getloadavg()[0]:.1f} at its end"
-    about = f"Run on {date.today()}, {os.cpu_count()} cores, whose load was {loads}."
-    lines = [about, "", *("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))]
+    tell(head, rows, before, (BEGIN, END) if options.readme else None)
+    return 0
+
+
+def tell(head: Sequence[str], rows: Sequence[Sequence[str]], load: float, section: tuple[str, str] | None) -> None:
+    """Prints the table, with the machine's `load` before the run, and writes it between the README's two markers."""
+    loads = f"{load:.1f} before it and {os.getloadavg()[0]:.1f} at its end"
+    lines = [f"Run on {date.today()}, {os.cpu_count()} cores, whose load was {loads}.", ""]
+    lines += ["| " + " | ".join(row) + " |" for row in (head, ["---:"] * len(head), *rows)]
     text = "\n".join(lines) + "\n"
     sys.stdout.write(text)
-    if options.readme:
-        start, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{start}{BEGIN}\n{text}{END}{rest.partition(END)[2]}")
-    return 0
+    if section is not None:
+        begin, end = section
+        start, _, rest = README.read_text().partition(begin)
+        README.write_text(f"{start}{begin}\n{text}{end}{rest.partition(end)[2]}")
 
 
 def table(bundle: Bundle, sizes: Sequence[int]) -> list[list[str]]:

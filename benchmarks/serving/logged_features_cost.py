@@ -23,8 +23,8 @@ import measures
 from model import build
 from running import running
 from score_watch_cost import Found, dearer, measure, shown
+from sections import about_turns, write_section
 
-README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- features: written by logged_features_cost.py --readme -->", "<!-- end of features -->"
 SHARES = (0.0, 0.05, 1.0)
 
@@ -96,17 +96,11 @@ def main() -> int:
                 for share in (*SHARES[turn:], *SHARES[:turn]):
                     measure(asked[share], requests, found[share], effort)
         sizes = {share: bytes_a_row(Path(name) / f"features-{share}") for share in SHARES}
-    about = (
-        f"{options.rounds} rounds of turns of {options.seconds:g} s, {os.cpu_count()} cores, load of the machine before"
-        f" them {load:.1f}; 95 % intervals."
-    )
-    if load > 0.5 * (os.cpu_count() or 1):
-        about += " The machine had other work: the CPU time says something, the time by the clock little."
+    about = about_turns(f"{options.rounds} rounds", options.seconds, load)
     text = f"{about}\n\n{table(found, sizes)}"
     print(text)  # noqa: T201
     if options.readme:
-        head, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        write_section(BEGIN, END, text)
     return 0
 
 

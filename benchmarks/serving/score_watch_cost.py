@@ -25,10 +25,10 @@ import measures
 import numpy as np
 from model import build
 from running import Running, running
+from sections import about_turns, write_section
 
 from pipelines.statistics.bootstrap import Blocks, Interval, interval
 
-README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- score watch: written by score_watch_cost.py --readme -->", "<!-- end of score watch -->"
 MINUTE_S = 60
 LOOKS = (
@@ -140,17 +140,11 @@ def main() -> int:
                 for is_on in (False, True) if number % 2 else (True, False):
                     with watch.looking() if is_on else contextlib.nullcontext():
                         measure(server, requests, on if is_on else off, effort)
-    about = (
-        f"{options.rounds} pairs of turns of {options.seconds:g} s, {os.cpu_count()} cores, load of the machine before "
-        f"them {load:.1f}; 95 % intervals."
-    )
-    if load > 0.5 * (os.cpu_count() or 1):
-        about += " The machine had other work: the CPU time says something, the time by the clock little."
+    about = about_turns(f"{options.rounds} pairs", options.seconds, load)
     text = f"{about}\n\n{table(off, on, options.seconds)}"
     print(text)  # noqa: T201
     if options.readme:
-        head, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        write_section(BEGIN, END, text)
     return 0
 
 

@@ -20,8 +20,8 @@ import httpx
 import measures
 from model import build
 from running import Running, running
+from sections import write_section
 
-README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- shadow: written by shadow_cost.py --readme -->", "<!-- end of shadow -->"
 LEASE_S = 3600.0
 TURNS = ((None, "no shadow"), (0.2, "a shadow of 20 %"), (1.0, "a shadow of all requests"))
@@ -115,8 +115,7 @@ def main() -> int:
     text = f"{about}\n\n{table(results)}"
     print(text)  # noqa: T201
     if options.readme:
-        head, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        write_section(BEGIN, END, text)
     return 0
 
 

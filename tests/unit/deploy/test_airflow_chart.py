@@ -12,7 +12,7 @@ import yaml
 
 from tests.fixtures.airflow_chart import Values
 from tests.fixtures.custom_resources import check_custom, is_custom
-from tests.fixtures.manifests import DEPLOY, overlay, render
+from tests.fixtures.manifests import DEPLOY, flat, overlay, render
 from tests.fixtures.scripts import ROOT
 
 FOLDER = ROOT / "deploy" / "airflow"
@@ -130,18 +130,8 @@ def test_pods_are_not_root_and_write_to_volumes_alone() -> None:
     }
 
 
-def _flat(value: Any, path: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        parts = [(f"{path}.{key}" if path else key, each) for key, each in value.items()]
-    elif isinstance(value, list):
-        parts = [(f"{path}[{number}]", each) for number, each in enumerate(value)]
-    else:
-        return {path: str(value)}
-    return {name: text for sub, each in parts for name, text in _flat(each, sub).items()}
-
-
 def test_staging_and_production_differ_only_where_the_table_says_so() -> None:
-    staging, production = (_flat(_values(environment)) for environment in ENVIRONMENTS)
+    staging, production = (flat(_values(environment)) for environment in ENVIRONMENTS)
     differing = {path for path in staging.keys() | production.keys() if staging.get(path) != production.get(path)}
     page = (ROOT / "docs" / "airflow_on_kubernetes.md").read_text()
     rows = dict(re.findall(r"^\| `([^`|]+)` \| (`[^`|]+` \| `[^`|]+`) \|$", page, re.MULTILINE))

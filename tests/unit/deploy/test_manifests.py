@@ -13,7 +13,7 @@ import yaml
 
 from pipelines.rollout.platforms.cluster import names
 from tests.fixtures.custom_resources import check_custom, is_custom
-from tests.fixtures.manifests import DEPLOY, Object, find, findings, overlay, pod_of, render, with_component
+from tests.fixtures.manifests import DEPLOY, Object, find, findings, flat, overlay, pod_of, render, with_component
 from tests.fixtures.scripts import ROOT, linter
 
 COMPONENTS = ("keda", "gpu", "mtls")
@@ -116,16 +116,6 @@ def test_each_rule_finds_what_breaks_it(breaks: Callable[[Any], Any], rule: str)
     assert any(rule in found for found in findings([broken])), findings([broken])
 
 
-def _flat(value: Any, path: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        parts = [(f"{path}.{key}" if path else key, each) for key, each in value.items()]
-    elif isinstance(value, list):
-        parts = [(f"{path}[{number}]", each) for number, each in enumerate(value)]
-    else:
-        return {path: str(value)}
-    return {name: text for sub, each in parts for name, text in _flat(each, sub).items()}
-
-
 def _values(name: str) -> dict[str, str]:
     found = {}
     for each in overlay(name):
@@ -133,7 +123,7 @@ def _values(name: str) -> dict[str, str]:
         metadata = own["metadata"]
         metadata.pop("namespace", None)
         title = "Namespace" if each["kind"] == "Namespace" else f"{each['kind']}/{metadata['name']}"
-        found |= {f"{title} {path}": value for path, value in _flat(own).items()}
+        found |= {f"{title} {path}": value for path, value in flat(own).items()}
     return {
         path: value
         for path, value in found.items()
