@@ -1,6 +1,7 @@
 """Opens an investigation for a rollout that did not end well or a champion that was taken back, and closes it."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from contracts.bundle import SCHEMA, BundleError, read_manifest
+from contracts.prediction_row import LOGGED_WITHIN_S
 from pipelines.data import snapshots
 from pipelines.governance.investigation import (
     CLOSED,
@@ -38,6 +40,7 @@ from pipelines.wiring import find_project, home, open_ledger, open_registry
 logger = logging.getLogger("paceline")
 
 _MARGIN = timedelta(seconds=5)  # clocks of the ledger, the controller and the server differ by less
+_LATE_LOOKS = 10  # for the failures that ended a rollout, in a log that is late
 _BY_HAND = timedelta(hours=1)  # of the log before a rollback by hand
 _HOLDOUT = timedelta(days=7)  # of the log before a rollback by a holdout, whose outcomes come late
 _BY_HOLDOUT = "holdout/"  # how the request of a rollback begins that nobody asked for
@@ -343,13 +346,27 @@ def _rows(
         until=datetime.fromtimestamp(found.ended_s, UTC) + _MARGIN,
         fields=fields,
     )
-    root = home().predictions(project)
-    rows = read_rollout_rows(root, wanted)
+    rows = _read_when_logged(home().predictions(project), wanted, found)
     if not rows.rows and found.counted:
         gaps.append(f"The prediction log has no row of this rollout; the judge counted {found.counted:,} requests.")
     gaps += [f"A file of the prediction log could not be read: {each}" for each in rows.damaged]
     failures = tuple(msgspec.structs.replace(each, inputs=masked(each.inputs, personal)) for each in rows.failures)
     return msgspec.structs.replace(rows, failures=failures)
+
+
+def _read_when_logged(root: Path, wanted: Wanted, found: Investigation) -> RolloutRows:
+    """The rows, once the servers have had time to commit the last of them, which are those that matter most."""
+    is_logged = any(root.glob("day=*"))
+    if is_logged:
+        time.sleep(max(0.0, min(LOGGED_WITHIN_S, found.ended_s + LOGGED_WITHIN_S - time.time())))
+    rows = read_rollout_rows(root, wanted)
+    failed = found.cause.name in ("hard_limit", "errors")
+    for _ in range(_LATE_LOOKS):
+        if rows.failures or not failed or not is_logged:
+            break
+        time.sleep(LOGGED_WITHIN_S)
+        rows = read_rollout_rows(root, wanted)
+    return rows
 
 
 def masked(inputs: str | None, personal: Sequence[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,7 +175,31 @@ def test_a_promoted_version_is_not_investigated(challenger: Bundle) -> None:
     assert investigating.investigate(PROJECT, "flight_delay-v9-1") is None
 
 
-def test_a_log_without_the_rollouts_rows_is_named_as_a_gap(challenger: Bundle) -> None:
+@pytest.mark.parametrize("commits", [1, 4])
+def test_rows_that_the_server_commits_after_the_end_are_in_the_evidence(
+    challenger: Bundle, monkeypatch: pytest.MonkeyPatch, commits: int
+) -> None:
+    name = f"{PROJECT}-v2-late-{commits}"
+    outcome = rolled_back(challenger, FAILING, name=name, bad_from_share=0.05)
+    log, kept = home().predictions(PROJECT), home().root / f"kept-{commits}"
+    shutil.copytree(log, kept)
+    for path in log.glob("day=*/*"):
+        path.unlink()
+    waited: list[float] = []
+
+    def commit(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == commits:
+            shutil.copytree(kept, log, dirs_exist_ok=True)
+
+    monkeypatch.setattr(investigating.time, "sleep", commit)
+    releasing.settle(PROJECT, outcome)
+    assert len(waited) == commits
+    assert {each["version"] for each in evidence(name)["rows"]["failures"]} >= {"2"}
+
+
+def test_a_log_without_the_rollouts_rows_is_named_as_a_gap(challenger: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(investigating.time, "sleep", lambda _: None)
     name = f"{PROJECT}-v2-unlogged"
     releasing.settle(PROJECT, rolled_back(challenger, FAILING, name=name, bad_from_share=0.05, is_logged=False))
     assert any("no row of this rollout" in gap for gap in evidence(name)["gaps"])
