@@ -97,6 +97,7 @@ def alarms_table(alarms: Sequence[FalseAlarms]) -> list[list[str]]:
 def detection_table(found: Sequence[Detection]) -> list[list[str]]:
     """How soon worse versions are rolled back, as rows of text, the head first."""
     head = ["failures become", "share", "alpha", "rolled back", "median challenger requests", "Wald's bound", "ratio"]
+    head += ["bound of a comparison", "ratio"]
     return [
         head,
         *(
@@ -108,6 +109,8 @@ def detection_table(found: Sequence[Detection]) -> list[list[str]]:
                 f"{each.requests:,.0f} ({each.seconds:.0f} s)",
                 f"{each.wald:,.0f}",
                 f"{each.ratio:.2f}",
+                f"{each.compared:,.0f}",
+                f"{each.compared_ratio:.2f}",
             ]
             for each in found
         ),

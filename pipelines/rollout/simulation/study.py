@@ -1,7 +1,11 @@
 """Many simulated rollouts: how often equal versions are rolled back, and how soon worse ones are.
 
 The bound that detection is held against is Wald's: a sequential test of level α that knows both rates needs at least
-log(1/α) / KL(p₁‖p₀) requests on average (Wald, "Sequential tests of statistical hypotheses", 1945).
+log(1/α) / KL(p₁‖p₀) requests on average (Wald, "Sequential tests of statistical hypotheses", 1945). A judge is told no
+rate: it sees on whose side each failure falls. The challenger's share s of the requests has s·p₁ / (s·p₁ + (1-s)·p₀) of
+the failures; Wald's bound of that coin against one of s, over the failures a challenger request brings, is what a
+comparison of two versions needs at least. The larger the share, the fewer the champion's requests beside each of the
+challenger's, and the further apart the two bounds.
 """
 
 from collections import Counter
@@ -57,11 +61,17 @@ class Detection(NamedTuple):
     requests: float
     seconds: float
     wald: float
+    compared: float  # Wald's bound for whoever compares the two versions, and knows neither rate
 
     @property
     def ratio(self) -> float:
         """Median challenger requests against Wald's bound."""
         return self.requests / self.wald
+
+    @property
+    def compared_ratio(self) -> float:
+        """Median challenger requests against the bound of a comparison."""
+        return self.requests / self.compared
 
 
 def worlds(requests_per_s: float) -> list[World]:
@@ -133,6 +143,7 @@ def detections(
                 median(trial.challenger_requests for trial in trials),
                 median(trial.seconds for trial in trials),
                 log(1 / plan.alpha) / _divergence(rate, USUAL),
+                log(1 / plan.alpha) / compared_information(rate, USUAL, share),
             )
         )
     return found
@@ -146,6 +157,12 @@ def _all_on_errors(plan: Plan) -> Plan:
 def _divergence(p: float, q: float) -> float:
     """The Kullback-Leibler divergence of two coins, in nats."""
     return p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))
+
+
+def compared_information(p: float, q: float, share: float) -> float:
+    """What one challenger request tells of `p` against `q`, in nats, by the side on which failures fall."""
+    failures = share * p + (1 - share) * q  # of one request of both
+    return _divergence(share * p / failures, share) * failures / share
 
 
 def _run(trial: Callable[..., Trial], seeds: Sequence[int], done: Callable[[int], None]) -> list[Trial]:

@@ -1,3 +1,5 @@
+from math import log
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -7,7 +9,14 @@ from contracts.slots import HardLimits
 from contracts.strata import UNIT_METRICS
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.simulation.peers import PEERS, ArgoRollouts, Flagger, RepeatedZTest
-from pipelines.rollout.simulation.study import FAILURE_RATES, JUDGE, detections, false_alarms, worlds
+from pipelines.rollout.simulation.study import (
+    FAILURE_RATES,
+    JUDGE,
+    compared_information,
+    detections,
+    false_alarms,
+    worlds,
+)
 from pipelines.rollout.simulation.traffic import Traffic, World
 from pipelines.rollout.simulation.trial import run_trial
 from pipelines.tasks.simulating import alarms_table, detection_table
@@ -74,6 +83,11 @@ def test_the_servers_own_limit_counts_entities() -> None:
     always = World(failure_rate=0.0, entities=20, heavy=True, failing=1)
     ends = {run_trial(always, Plan(shadow=None, error_rate_margin=None), seed, 2.0).end for seed in range(5)}
     assert "hard_limit" not in ends
+
+
+def test_a_comparison_needs_more_than_who_knows_both_rates_and_the_more_the_larger_the_share() -> None:
+    needs = [round(log(100) / compared_information(0.02, 0.005, share)) for share in (1e-6, 0.05, 0.5)]
+    assert needs == [362, 395, 956]  # who knows both needs 359: answers that are no failure tell a little, too
 
 
 @pytest.mark.slow
