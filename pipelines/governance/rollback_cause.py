@@ -162,6 +162,7 @@ _BY_EVENT = {
     "Aborted": "aborted",
 }
 _SUPERSEDED = "superseded by "  # what the queue writes as the reason of its command
+_OF_PAIRS = ("pairs higher", "pairs lower", "slices")  # scores of the same requests, in the shadow
 _BY_COMMAND = {"abort": "aborted", "rollback": "operator", "reject": "operator"}
 
 
@@ -205,4 +206,6 @@ def _by_finding(name: str) -> str:
         return name
     if name.startswith("slow"):
         return "latency"
-    return "scores" if "score" in name else "errors" if name.startswith("errors") else "unknown"
+    if name.startswith("errors"):
+        return "errors"
+    return "scores" if "score" in name or name in _OF_PAIRS else "unknown"

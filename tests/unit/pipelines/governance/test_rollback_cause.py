@@ -3,6 +3,8 @@ from typing import Any
 import pytest
 
 from pipelines.governance.rollback_cause import CAUSES, LIGHT, cause_of
+from pipelines.rollout.judge import Memory, judge_shadow, judge_step
+from pipelines.rollout.plan import Plan, ShadowStep
 
 
 def finding(name: str, e_value: float, limit: float | None = 100.0) -> dict[str, Any]:
@@ -42,6 +44,15 @@ def test_a_cause_is_read_from_what_ended_the_rollout(
     expected: str, last: dict[str, Any], tripped: str | None, findings: list[dict[str, Any]]
 ) -> None:
     assert cause_of(last, tripped, findings).name == expected
+
+
+def test_whatever_the_judge_asks_has_a_cause() -> None:
+    plan, memory = Plan(), Memory.fresh(Plan())
+    shadow = ShadowStep(slice_by="carrier")
+    judgements = (judge_shadow(memory, shadow, plan, 0), judge_step(memory, plan.steps[0], plan, 0))
+    names = [each.name for judgement in judgements for each in judgement.findings]
+    assert len(set(names)) >= 12
+    assert [name for name in names if cause_of(LOOKED, None, [finding(name, 500)]).name == "unknown"] == []
 
 
 def test_every_cause_says_what_to_do_next() -> None:
