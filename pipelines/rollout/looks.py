@@ -16,7 +16,8 @@ from pipelines.rollout.coverage import Covered
 from pipelines.rollout.judge import Judgement, Memory
 from pipelines.rollout.plan import Plan
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+MAXIMUM_COUNT = 10_000_000  # of a look: of more the exact test would take minutes, and two looks say the same
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAXIMUM_COUNT)]
 _CHAMPION, _CHALLENGER, _ROLLOUT = "champion", "challenger", "looks"
 
 

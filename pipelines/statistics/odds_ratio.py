@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 ALTERNATIVES = (1.5, 2.0, 4.0, 10.0, 30.0)
 WEIGHTS = (0.1, 0.15, 0.4, 0.2, 0.15)
 _LOG_WEIGHTS = np.log(WEIGHTS)
+_TABLE_MAX = 1 << 18  # log-factorials that are kept: a look of one server is far below, an hour of many in one is not
 _NO_EVIDENCE = (0.0,) * len(ALTERNATIVES)
 
 
@@ -75,15 +76,20 @@ def _log_probabilities(
 ) -> list[float]:
     """Of `failures`, under the margin and then under each alternative."""
     support = np.arange(lowest, highest + 1)
-    factorial = _log_factorials(_table_size(max(n, reference_n)))
-    log_weights = -(
-        factorial[support]
-        + factorial[n - support]
-        + factorial[total - support]
-        + factorial[reference_n - total + support]
-    )
+    places = np.stack((support, n - support, total - support, reference_n - total + support))
+    log_weights = -_log_factorial(places).sum(axis=0)
     terms = log_weights + np.outer(_log_odds(margin), support)
     found: list[float] = (terms[:, failures - lowest] - np.logaddexp.reduce(terms, axis=1)).tolist()
+    return found
+
+
+def _log_factorial(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    largest = int(numbers.max())
+    if largest < _TABLE_MAX:
+        return _log_factorials(_table_size(largest))[numbers]
+    from scipy.special import gammaln
+
+    found: NDArray[np.float64] = gammaln(numbers + 1)
     return found
 
 

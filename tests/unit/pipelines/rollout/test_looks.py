@@ -56,6 +56,7 @@ def test_a_share_says_in_which_step_of_the_plan_a_look_is(tmp_path: Path) -> Non
         ("{", "line 1 is no look that can be judged: Input data was truncated"),
         (look(1, slw=3), "unknown field `slw` - at `\\$.challenger`"),
         (look(1, errors=200), "errors is at most n, found 200 of 100"),
+        (look(1, n=10**9), "Expected `int` <= 10000000 - at `\\$.champion.n`"),
         (look(1, scores=[1, 2]), "scores has 10 counts, found 2"),
         (look(-1), "at `\\$.t`"),
     ],

@@ -1,8 +1,9 @@
+import tracemalloc
 from math import exp, log
 
 import numpy as np
 import pytest
-from scipy.stats import hypergeom, nchypergeom_fisher
+from scipy.stats import binom, hypergeom, nchypergeom_fisher
 
 from pipelines.statistics.odds_ratio import ALTERNATIVES, Evidence
 
@@ -21,6 +22,16 @@ def test_the_likelihood_ratios_are_those_of_fishers_noncentral_hypergeometric_di
     evidence = Evidence().after(failures=5, n=20, reference_failures=2, reference_n=60)
     expected = [log(nchypergeom_fisher.pmf(5, 80, 7, 20, odds) / hypergeom.pmf(5, 80, 7, 20)) for odds in ALTERNATIVES]
     assert evidence.log_ratios == pytest.approx(expected)
+
+
+def test_a_look_of_millions_takes_memory_for_its_failures_alone() -> None:
+    tracemalloc.start()
+    evidence = Evidence().after(failures=5, n=2_000_000, reference_failures=2, reference_n=6_000_000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 8_000_000, "less than a byte for each that was asked"
+    expected = [log(binom.pmf(5, 7, odds / (odds + 3)) / binom.pmf(5, 7, 1 / 4)) for odds in ALTERNATIVES]
+    assert evidence.log_ratios == pytest.approx(expected, abs=1e-4)
 
 
 def test_equal_arms_are_rarely_told_apart_however_often_one_looks() -> None:
