@@ -1,7 +1,7 @@
 # Roles that service accounts take, by the cluster's own tokens: each exactly one account of one namespace
 locals {
   issuer   = replace(aws_eks_cluster.this.identity[0].oidc[0].issuer, "https://", "")
-  accounts = { pipelines = "${var.namespace}:paceline-pipelines", airflow = "airflow:airflow-worker" }
+  accounts = { pipelines = "${var.namespace}:paceline-pipelines", airflow = "${var.airflow_namespace}:airflow-worker" }
 }
 
 data "aws_iam_policy_document" "account" {

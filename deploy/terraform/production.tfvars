@@ -1,3 +1,4 @@
-environment = "production"
-region      = "eu-central-1"
-namespace   = "paceline"
+environment       = "production"
+region            = "eu-central-1"
+namespace         = "paceline"
+airflow_namespace = "airflow"

@@ -42,6 +42,11 @@ variable "kubernetes_version" {
   default     = "1.34"
 }
 
+variable "airflow_namespace" {
+  description = "The namespace of deploy/airflow/cluster"
+  type        = string
+}
+
 variable "namespace" {
   description = "The namespace of deploy/kubernetes' overlay"
   type        = string

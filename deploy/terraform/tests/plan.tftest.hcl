@@ -15,6 +15,7 @@ variables {
   environment        = "production"
   region             = "eu-central-1"
   namespace          = "paceline"
+  airflow_namespace  = "airflow"
   vpc_id             = "vpc-0a1b2c3d"
   private_subnet_ids = ["subnet-0a", "subnet-0b", "subnet-0c"]
 }
@@ -54,10 +55,11 @@ run "gpu_nodes_come_when_they_are_asked_for_and_take_nothing_else" {
 run "staging_may_be_taken_down" {
   command = plan
   variables {
-    environment  = "staging"
-    namespace    = "paceline-staging"
-    is_protected = false
-    database     = { instance_class = "db.t4g.medium", storage_gb = 50, multi_az = false, backup_days = 7 }
+    environment       = "staging"
+    namespace         = "paceline-staging"
+    airflow_namespace = "airflow-staging"
+    is_protected      = false
+    database          = { instance_class = "db.t4g.medium", storage_gb = 50, multi_az = false, backup_days = 7 }
   }
   assert {
     condition     = !aws_db_instance.this.deletion_protection && !aws_db_instance.this.multi_az && aws_s3_bucket.this.force_destroy

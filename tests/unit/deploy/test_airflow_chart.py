@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 
-from tests.fixtures.airflow_chart import Values
+from tests.fixtures.airflow_chart import Values, merged
 from tests.fixtures.custom_resources import check_custom, is_custom
 from tests.fixtures.manifests import DEPLOY, flat, overlay, render
 from tests.fixtures.scripts import ROOT
@@ -24,17 +23,8 @@ def _read(name: str) -> dict[str, Any]:
     return found
 
 
-def _merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """As Helm merges value files: maps by key, all else replaced."""
-    found = deepcopy(base)
-    for key, value in more.items():
-        both = isinstance(value, dict) and isinstance(found.get(key), dict)
-        found[key] = _merged(found[key], value) if both else value
-    return found
-
-
 def _values(environment: str) -> dict[str, Any]:
-    return _merged(_read("values.yaml"), _read(f"{environment}.yaml"))
+    return merged(_read("values.yaml"), _read(f"{environment}.yaml"))
 
 
 def _checked(values: dict[str, Any]) -> Values:
@@ -44,7 +34,7 @@ def _checked(values: dict[str, Any]) -> Values:
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_chart_knows_every_value(environment: str) -> None:
     assert _checked(_values(environment)).airflow_version == _locked("apache-airflow")
-    assert _checked(_merged(_values(environment), _read("from-git.yaml")))
+    assert _checked(merged(_values(environment), _read("from-git.yaml")))
 
 
 def test_a_value_that_the_chart_does_not_know_is_found() -> None:
@@ -75,7 +65,7 @@ def test_airflow_has_the_options_that_are_set() -> None:
 
 
 def test_every_secret_and_every_claim_that_is_named_is_made() -> None:
-    made = render(FOLDER / "cluster")
+    made = render(FOLDER / "cluster" / "production")
     for each in filter(is_custom, made):
         check_custom(each)
     keys = {

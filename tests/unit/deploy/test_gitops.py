@@ -10,14 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.fixtures import airflow_chart
+from tests.fixtures.airflow_chart import checked_values
 from tests.fixtures.cluster_rollouts import CHAMPION, ClusterSite
 from tests.fixtures.gitops import Application, AppProject, Ignored, compared, parse
 from tests.fixtures.kubernetes_cluster import DEPLOYMENTS, ROUTES
-from tests.fixtures.manifests import Object, find, overlay, render
+from tests.fixtures.manifests import Object, find, flat, overlay, render
 from tests.fixtures.scripts import ROOT
 
 GITOPS = ROOT / "deploy" / "gitops"
 OVERLAYS = {"paceline-staging": "staging", "paceline-production": "production"}
+AIRFLOWS = {"airflow-staging": "staging", "airflow-production": "production"}
 COLLECTIONS = {"HTTPRoute": ROUTES, "Deployment": DEPLOYMENTS}
 
 
@@ -33,9 +36,13 @@ def applications(objects: list[Object]) -> dict[str, Application]:
 
 
 @pytest.fixture(scope="module")
-def project(objects: list[Object]) -> AppProject:
-    (found,) = [spec for _, spec in map(parse, objects) if isinstance(spec, AppProject)]
-    return found
+def projects(objects: list[Object]) -> dict[str, AppProject]:
+    return {name: spec for name, spec in map(parse, objects) if isinstance(spec, AppProject)}
+
+
+@pytest.fixture(scope="module")
+def project(projects: dict[str, AppProject]) -> AppProject:
+    return projects["paceline"]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +88,8 @@ def rolled_out(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Object, O
         lambda spec: spec["source"].pop("targetRevision"),
         lambda spec: spec["ignoreDifferences"][0].update(jqPathExpressions=[]),
         lambda spec: spec["syncPolicy"]["syncOptions"].append("ServerSideApply"),
+        lambda spec: spec["source"].pop("path"),
+        lambda spec: spec.update(sources=[spec["source"]]),
     ],
 )
 def test_a_wrong_application_is_found(objects: list[Object], breaks: Any) -> None:
@@ -95,11 +104,11 @@ def test_an_application_applies_the_overlay_of_its_environment(
     applications: dict[str, Application], project: AppProject, name: str
 ) -> None:
     found = applications[name]
-    assert (ROOT / found.source.path).resolve() == ROOT / "deploy/kubernetes/overlays" / OVERLAYS[name]
+    assert ROOT / str(found.folder.path) == ROOT / "deploy/kubernetes/overlays" / OVERLAYS[name]
     (namespace,) = [each for each in overlay(OVERLAYS[name]) if each["kind"] == "Namespace"]
     assert found.destination.namespace == namespace["metadata"]["name"]
     assert found.destination in project.destinations
-    assert found.source.repo_url in project.source_repos
+    assert found.folder.repo_url in project.source_repos
     assert "ServerSideApply=true" in found.sync_policy.sync_options
     assert "RespectIgnoreDifferences=true" in found.sync_policy.sync_options
 
@@ -113,27 +122,95 @@ def test_the_project_may_make_what_the_overlays_have_and_nothing_else(project: A
     assert {(each.group, each.kind) for each in project.namespace_resource_whitelist} == made - cluster
 
 
-def test_staging_follows_main_by_itself(applications: dict[str, Application]) -> None:
-    staging = applications["paceline-staging"]
-    assert staging.source.target_revision == "main"
+@pytest.mark.parametrize("name", AIRFLOWS)
+def test_airflow_comes_of_its_pinned_chart_with_our_values_and_what_these_name(
+    applications: dict[str, Application], projects: dict[str, AppProject], name: str
+) -> None:
+    found, environment = applications[name], AIRFLOWS[name]
+    (chart,) = found.charts
+    assert (chart.repo_url, chart.chart) == ("https://airflow.apache.org", "airflow")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", chart.target_revision), "a range is no pin"
+    assert f"--version {chart.target_revision} " in (ROOT / "docs" / "airflow_on_kubernetes.md").read_text()
+    assert chart.helm is not None
+    values = [ROOT / file.removeprefix(f"${found.folder.ref}/") for file in chart.helm.value_files]
+    assert values == [ROOT / "deploy/airflow" / file for file in ("values.yaml", f"{environment}.yaml")]
+    assert checked_values(*values, more=chart.helm.values_object).migrate_database_job.job_annotations
+    assert ROOT / str(found.folder.path) == ROOT / "deploy/airflow/cluster" / environment
+    assert {found.folder.repo_url, chart.repo_url} == set(projects[found.project].source_repos)
+
+
+@pytest.mark.parametrize("name", AIRFLOWS)
+def test_airflow_is_in_the_namespace_that_the_servers_expect_it_in(
+    applications: dict[str, Application], projects: dict[str, AppProject], name: str
+) -> None:
+    found, environment = applications[name], AIRFLOWS[name]
+    assert found.destination in projects[found.project].destinations
+    (namespace,) = [each for each in render(ROOT / str(found.folder.path)) if each["kind"] == "Namespace"]
+    assert found.destination.namespace == namespace["metadata"]["name"]
+    servers = overlay(environment)
+    accounts = {
+        each["namespace"]
+        for each in find(servers, "RoleBinding", "paceline-rollout")["subjects"]
+        if each["name"].startswith("airflow-")
+    }
+    assert accounts == {found.destination.namespace}
+    admitted = json.dumps(find(servers, "NetworkPolicy", "serving"))
+    assert f'"kubernetes.io/metadata.name": "{found.destination.namespace}"' in admitted
+    variables = (ROOT / "deploy/terraform" / f"{environment}.tfvars").read_text()
+    assert f'airflow_namespace = "{found.destination.namespace}"' in variables
+
+
+def test_the_two_airflows_share_neither_a_volume_nor_a_secret() -> None:
+    staging, production = (render(ROOT / "deploy/airflow/cluster" / environment) for environment in AIRFLOWS.values())
+    for path in (r"^spec\.volumeName$", r"^spec\.secretStoreRef\.name$"):
+        used = [
+            {text for each in objects for name, text in flat(each).items() if re.search(path, name)}
+            for objects in (staging, production)
+        ]
+        assert all(used)
+        assert used[0] & used[1] == set(), path
+
+
+def test_airflows_project_may_make_what_its_chart_and_its_folder_have_and_nothing_else(
+    projects: dict[str, AppProject],
+) -> None:
+    own = {
+        (each["apiVersion"].rpartition("/")[0], each["kind"])
+        for environment in AIRFLOWS.values()
+        for each in render(ROOT / "deploy/airflow/cluster" / environment)
+    }
+    cluster = {(each.group, each.kind) for each in projects["airflow"].cluster_resource_whitelist}
+    namespaced = {(each.group, each.kind) for each in projects["airflow"].namespace_resource_whitelist}
+    assert cluster == {("", "Namespace")}
+    assert namespaced == (own - cluster) | airflow_chart.KINDS
+
+
+@pytest.mark.parametrize("name", ["paceline-staging", "airflow-staging"])
+def test_staging_follows_main_by_itself(applications: dict[str, Application], name: str) -> None:
+    staging = applications[name]
+    assert staging.folder.target_revision == "main"
     automated = staging.sync_policy.automated
     assert automated is not None
     assert (automated.prune, automated.self_heal, automated.allow_empty) == (True, True, False)
 
 
+@pytest.mark.parametrize("name", ["paceline-production", "airflow-production"])
 def test_production_is_a_release_that_a_person_promotes_by_day(
-    applications: dict[str, Application], project: AppProject
+    applications: dict[str, Application], projects: dict[str, AppProject], name: str
 ) -> None:
-    production = applications["paceline-production"]
-    assert re.fullmatch(r"v\d+\.\d+\.\d+|[0-9a-f]{40}", production.source.target_revision)
+    production = applications[name]
+    assert re.fullmatch(r"v\d+\.\d+\.\d+|[0-9a-f]{40}", production.folder.target_revision)
     assert production.sync_policy.automated is None
-    (window,) = project.sync_windows
-    assert (window.kind, window.manual_sync, window.applications) == ("allow", False, ("paceline-production",))
+    (window,) = projects[production.project].sync_windows
+    assert (window.kind, window.manual_sync, window.applications) == ("allow", False, (name,))
 
 
-def test_the_pinned_release_is_not_newer_than_the_code(applications: dict[str, Application]) -> None:
+def test_the_pinned_release_is_the_same_for_both_and_not_newer_than_the_code(
+    applications: dict[str, Application],
+) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    revision = applications["paceline-production"].source.target_revision.removeprefix("v")
+    names = ("paceline-production", "airflow-production")
+    (revision,) = {applications[name].folder.target_revision.removeprefix("v") for name in names}
     assert tuple(map(int, revision.split("."))) <= tuple(map(int, version.split(".")))
 
 
