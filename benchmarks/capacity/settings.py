@@ -19,25 +19,15 @@ def queue_target(replica: Replica, utilisation: float) -> float:
 
 
 def autoscalers(replica: Replica) -> tuple[Autoscaler, ...]:
-    """CPU as Kubernetes has it, CPU as well as we could tune it, the queue with the defaults, and the one found.
+    """CPU as Kubernetes has it and as well as we could tune it, the queue with the defaults, and the one found.
 
     metrics-server takes 15 s by default for a CPU value; 10 s is the least that its documentation recommends.
     """
     bounds = {"fewest": FEWEST, "most": MOST}
-    eager = Behavior(stabilization_s=0, policies=(ScalingPolicy(type="Percent", value=300),))
     return (
         Autoscaler(name="CPU 65 %, defaults", signal="cpu", target=0.65, **bounds),
-        Autoscaler(
-            name="CPU 60 %, tuned",
-            signal="cpu",
-            target=0.6,
-            scrape_s=10,
-            window_s=10,
-            tolerance=0.05,
-            up=eager,
-            down=FOUND_DOWN,
-            **bounds,
-        ),
+        _tuned_cpu(0.6),
+        _tuned_cpu(0.55),  # keeps about as many replicas running as the one found, at the spike and the sawtooth
         Autoscaler(name="queue at 65 %, defaults", signal="queue", target=queue_target(replica, 0.65), **bounds),
         Autoscaler(
             name="queue at 60 %, tuned, scraped every 15 s",
@@ -49,6 +39,21 @@ def autoscalers(replica: Replica) -> tuple[Autoscaler, ...]:
             **bounds,
         ),
         found(replica),
+    )
+
+
+def _tuned_cpu(target: float) -> Autoscaler:
+    return Autoscaler(
+        name=f"CPU {target:.0%}, tuned".replace("%", " %"),
+        signal="cpu",
+        target=target,
+        scrape_s=10,
+        window_s=10,
+        tolerance=0.05,
+        up=Behavior(stabilization_s=0, policies=(ScalingPolicy(type="Percent", value=300),)),
+        down=FOUND_DOWN,
+        fewest=FEWEST,
+        most=MOST,
     )
 
 

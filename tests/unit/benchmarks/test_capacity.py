@@ -38,7 +38,7 @@ def test_a_goal_that_is_missed_is_not_reached(beyond: float, events: int, expect
 def test_the_settings_found_are_the_last_that_are_compared() -> None:
     replica = _replica(read_measured(MEASURED))
     assert autoscalers(replica)[-1] == found(replica)
-    assert [each.target for each in autoscalers(replica) if each.signal == "cpu"] == [0.65, 0.6]
+    assert [each.target for each in autoscalers(replica) if each.signal == "cpu"] == [0.65, 0.6, 0.55]
 
 
 def test_the_day_is_that_of_the_flights(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

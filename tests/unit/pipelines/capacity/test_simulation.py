@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from benchmarks.capacity.__main__ import MEASURED, REPLICAS_AT_BASE, SPIKE_FROM_S
 from benchmarks.capacity.settings import FOUND_DOWN, autoscalers, found
 from pipelines.capacity.autoscaler import Autoscaler
+from pipelines.capacity.measured import read_measured
 from pipelines.capacity.simulation import Replica, simulate
 from pipelines.capacity.traffic_shapes import day, sawtooth, spike
 
@@ -19,6 +21,31 @@ def test_at_a_threefold_spike_a_queue_leaves_at_most_a_tenth_of_cpus_late_reques
     ours = np.mean([simulate(spike(BASE), REPLICA, found(REPLICA), seed=seed).outcome.beyond for seed in range(6)])
     assert ours <= beyond("CPU 65 %") / 10
     assert ours <= beyond("CPU 60 %, tuned") / 10
+
+
+def test_for_the_same_replica_hours_a_queue_leaves_fewer_late_requests_than_tuned_cpu_and_scales_half_as_often() -> (
+    None
+):
+    measured = read_measured(MEASURED)
+    replica = Replica(
+        saturation_per_s=measured.saturation_per_s, objective_s=measured.objective_ms / 1e3, start_s=measured.start_s
+    )
+    base = REPLICAS_AT_BASE * measured.saturation_per_s
+    (cpu,) = [each for each in autoscalers(replica) if each.name == "CPU 55 %, tuned"]
+
+    def mean(autoscaler: Autoscaler, what: str) -> float:
+        played = [
+            simulate(spike(base), replica, autoscaler, seed=seed, from_s=SPIKE_FROM_S).outcome for seed in range(10)
+        ]
+        return float(np.mean([getattr(each, what) for each in played]))
+
+    assert mean(found(replica), "replica_hours") == pytest.approx(mean(cpu, "replica_hours"), rel=0.05)
+    assert mean(found(replica), "beyond") < 0.9 * mean(cpu, "beyond")
+    ours, theirs = (
+        np.mean([simulate(sawtooth(base), replica, each, seed=seed).outcome.scale_events for seed in range(4)])
+        for each in (found(replica), cpu)
+    )
+    assert ours < theirs / 2
 
 
 def test_a_sawtooth_hour_has_at_most_four_scale_events() -> None:
