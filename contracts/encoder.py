@@ -80,6 +80,21 @@ class Encoder:
             self._append(record, values.append)
         except RefusedValueError:
             raise InvalidRecordError(self._problems(record, 0)) from None
+        return self._row(values)
+
+    def encode_values(self, values: Iterable[Any]) -> NDArray[np.float32] | None:
+        """The values of one record, one for each field in the schema's order, as an array of shape (1, width).
+
+        None where one is refused: what is wrong with it `encode` tells, of the whole record.
+        """
+        columns: list[float] = []
+        try:
+            self._append_values(values, columns.append)
+        except RefusedValueError:
+            return None
+        return self._row(columns)
+
+    def _row(self, values: Sequence[float]) -> NDArray[np.float32]:
         features: NDArray[np.float32] = np.empty(self._row_shape, np.float32)
         try:
             # half the time of an array from a list; numpy's types do not say that an array is a buffer
@@ -163,6 +178,9 @@ class Encoder:
             values = self._pick(record) if len(record) == self._count else self._picked(record)
         except KeyError:  # as many as there are fields, and one of those is not there: another is unknown
             raise RefusedValueError(_NO_SUCH_FIELD) from None
+        self._append_values(values, append)
+
+    def _append_values(self, values: Iterable[Any], append: Callable[[float], None]) -> None:
         for value, low, high, encode in zip(values, *self._steps, strict=True):
             kind = value.__class__
             if (kind is float or kind is int) and low <= value <= high:

@@ -41,6 +41,7 @@ from serving.routes.openapi import docs_routes
 from serving.routes.predict import PredictionRoutes
 from serving.settings import PREFIX, Settings, SettingsError
 from serving.shadow import Shadow
+from serving.short_way import ShortWay
 from serving.slots import Slots, adopt_remembered_flags
 from serving.tracing import open_tracer
 
@@ -109,6 +110,16 @@ class ModelServer:
         )
         if self._tracer is not None:
             self.predictions.trace_by(self._tracer)
+        self.short_way = ShortWay(
+            routes=self.predictions,
+            slots=self.slots,
+            metrics=self.metrics,
+            writer=self.writer,
+            ids=ids,
+            batcher=batcher,
+            access=self._access,
+            is_open=settings.log_policy == "drop" and cache is None and self._tracer is None,
+        )
         self._api = self._build_api()
         self._timers: list[asyncio.Task[None]] = []
 

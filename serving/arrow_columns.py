@@ -30,12 +30,18 @@ class Spread:
 
     def text(self, values: Sequence[str | None]) -> pyarrow.Array:
         """Texts, or None, one for each group."""
-        first = values[0]
-        if values.count(first) == len(values):
-            return pyarrow.nulls(self.total, pyarrow.string()) if first is None else same_text_column(first, self.total)
+        if values.count(values[0]) == len(values):
+            return self.text_of_rows(values)
         return nullable_text_column(
             values if self._is_flat else list(chain.from_iterable(map(repeat, values, self.rows)))
         )
+
+    def text_of_rows(self, values: Sequence[str | None]) -> pyarrow.Array:
+        """Texts, or None, one for each row; or one for all."""
+        first = values[0]
+        if values.count(first) == len(values):
+            return pyarrow.nulls(self.total, pyarrow.string()) if first is None else same_text_column(first, self.total)
+        return nullable_text_column(values)
 
 
 def day_name(day: int) -> str:

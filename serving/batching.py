@@ -11,6 +11,7 @@ import math
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -55,12 +56,14 @@ class Waiting(Suspension[list[float]]):
 class Batcher:
     """Scores rows for all requests of one process.
 
-    `wait_s` is how long a first row waits for others: 0 for the rest of the loop's turn. The counters are for the
-    metrics: `rows` in `runs`, by size; `expired` rows whose time was over; `waits` by their length.
+    `wait_s` is how long a first row waits for others: 0 for the rest of the loop's turn. `when_resolved` is called when
+    all that a run has scored are resolved: who has gathered its own of them answers them together. The counters are for
+    the metrics: `rows` in `runs`, by size; `expired` rows whose time was over; `waits` by their length.
     """
 
     def __init__(self, *, wait_s: float = 0.0) -> None:
         self.wait_s = wait_s
+        self.when_resolved: Callable[[], None] | None = None
         self.rows = 0
         self.runs = 0
         self.expired = 0
@@ -80,12 +83,16 @@ class Batcher:
             ScoringError: the graph failed on these rows; rows of others in the same run do not matter.
             DeadlineError: the time was over before the rows had their turn.
         """
+        waiting = Waiting(features, time.perf_counter(), deadline_s)
+        self.add(model, waiting)
+        return waiting
+
+    def add(self, model: Model, waiting: Waiting) -> None:
+        """The same for rows that wait already. Raises OverloadedError as above."""
         lane = self._lanes.get(model)
         if lane is None:
             lane = self._lane_of(model)
-        waiting = Waiting(features, time.perf_counter(), deadline_s)
         lane.add(waiting)
-        return waiting
 
     def _lane_of(self, model: Model) -> "_Lane":
         if len(self._lanes) >= _KEPT_LANES:  # models of the past
@@ -252,6 +259,8 @@ class _Lane:
             end = start + len(waiting.features)
             waiting.resolve(scores[start:end])
             start = end
+        if batcher.when_resolved is not None:
+            batcher.when_resolved()
         now_s = time.perf_counter()  # with what answering cost: it is a part of how long the next ones wait
         if self._busy_since_s is not None:
             self._row_s += _SMOOTHING * ((now_s - self._busy_since_s) / size - self._row_s)

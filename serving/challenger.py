@@ -158,6 +158,19 @@ def count_answers(counts: SlotCounts, seconds: float, scores: Sequence[float]) -
         bins[place if 0 <= place < SCORE_BINS else (0 if place < 0 else -1)] += 1
 
 
+def count_each(all_counts: Sequence[SlotCounts], seconds: Sequence[float], scores: Sequence[float]) -> None:
+    """As `count_answer`, for rows of several requests, to each of `all_counts`."""
+    buckets = [bisect_left(LATENCY_EDGES_S, each) for each in seconds]
+    places = [min(max(int(score * SCORE_BINS), 0), SCORE_BINS - 1) for score in scores]
+    for counts in all_counts:
+        counts.requests += len(scores)
+        latency, bins = counts.latency, counts.scores
+        for bucket in buckets:
+            latency[bucket] += 1
+        for place in places:
+            bins[place] += 1
+
+
 def take_away(challenger: Challenger, tripped: Tripped) -> None:
     """Share, shadow and lease of a challenger that has tripped."""
     challenger.share, challenger.shadow, challenger.lease_ends_s = 0.0, False, None

@@ -49,6 +49,10 @@ class Columns(Sequence[Mapping[str, Any]]):
             self._records = [dict(zip(self.by_name, row, strict=True)) for row in zip(*self._lists(), strict=True)]
         return self._records
 
+    def values_of_row(self, row: int) -> list[Any]:
+        """The values of one row, without a record for it."""
+        return [each[row].item() if isinstance(each, np.ndarray) else each[row] for each in self.by_name.values()]
+
     def part(self, rows: Sequence[int]) -> Mapping[str, Column]:
         """The columns of `rows`, which ascend."""
         if len(rows) == self._rows:

@@ -6,7 +6,6 @@ that runs its graph (`serving.batching`).
 """
 
 import asyncio
-import logging
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_to_bytes
@@ -19,15 +18,18 @@ from uvicorn.server import ServerState
 
 from serving.access import ClientCertificate, RequestHead
 from serving.access.certificates import certificate_of
-from serving.admission import MAXIMUM_BODY_BYTES, ClientGoneError, RequestRefusedError
-from serving.routes.predict import PredictionRequest, PredictionRoutes, Response, Route, too_large
-from serving.suspension import Driven, drive
+from serving.admission import ClientGoneError, RequestRefusedError
+from serving.exchange import Exchange
+from serving.routes.predict import PredictionRoutes, Response
+from serving.short_way import KnownHead, ShortRequest, ShortWay
 
 MAXIMUM_REQUEST_S = 10.0  # for a request to come in, from its first byte to its last
 MAXIMUM_HEAD_BYTES = 64 << 10
 LINGER_S = 0.5  # when the server stops: for the request that a client is sending on a connection that was idle
 _KNOWN_TARGETS = 64
-logger = logging.getLogger(__name__)
+_KNOWN_HEADS = (
+    8  # of a connection, one after the other: a client that never sends the same one is not looked at for ever
+)
 
 
 class _Target(NamedTuple):
@@ -51,7 +53,7 @@ def _target_of(url: bytes) -> _Target:
 class PredictionConnection(HttpToolsProtocol):
     """One client's connection. `config.app.predictions` are the routes that are answered here."""
 
-    cycle: Any  # uvicorn's RequestResponseCycle or an Exchange
+    cycle: Any  # uvicorn's RequestResponseCycle, an Exchange or a ShortRequest
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class PredictionConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.routes: PredictionRoutes = config.app.predictions  # type: ignore[union-attr]  # the ModelServer
         self.certificate: ClientCertificate | None = None
-        self._answering: Exchange | None = None
+        self._answering: Exchange | ShortRequest | None = None
         self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
         self._since_s = self.loop.time()  # of the request that comes in, or of the last answer
@@ -71,6 +73,10 @@ class PredictionConnection(HttpToolsProtocol):
         self._usual: list[tuple[bytes, bytes]] = []
         self._written_usual = b""
         self._watch: asyncio.TimerHandle | None = None
+        self._short_way: ShortWay = config.app.short_way  # type: ignore[union-attr]  # the ModelServer
+        self._known: KnownHead | None = None
+        self._left_to_know = _KNOWN_HEADS
+        self._messages = 0  # that began since the connection was idle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
@@ -85,12 +91,22 @@ class PredictionConnection(HttpToolsProtocol):
         if self._watch is not None:
             self._watch.cancel()
         if self._answering is not None:
-            self._answering.abandon()
+            self._answering.abandon(ClientGoneError())
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, or of several."""
+        is_between = not self._is_receiving and self._is_idle() and not self._is_stopping
+        if is_between:
+            known = self._known
+            if known is not None and self.parser is not None:
+                body = known.body_of(data)
+                if body is not None and self._short_way.take(self, known, body):
+                    return
+            self._messages = 0
         super().data_received(data)
+        if is_between and self._left_to_know and self._messages == 1 and not self._is_receiving:
+            self._get_to_know(data)
         if self._is_receiving and self.parser is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAXIMUM_HEAD_BYTES and self._is_in_head:
@@ -100,6 +116,7 @@ class PredictionConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request; ASGI's scope is made only for routes that need one."""
+        self._messages += 1
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -116,7 +133,8 @@ class PredictionConnection(HttpToolsProtocol):
             self._give_to_asgi()
             return
         before = self.cycle
-        exchange = Exchange(self, route, target.decoded, self._head(target))
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        exchange = Exchange(self, route, target.decoded, self._head(target), keep_alive=keep_alive)
         # uvicorn looks at its cycle for what a connection is doing: this one has what it looks at
         self.cycle = exchange
         if before is None or before.response_complete:
@@ -154,6 +172,51 @@ class PredictionConnection(HttpToolsProtocol):
             peer[0] if peer else None,
         )
 
+    # -- the short way (serving.short_way) -------------------------------------------------------------------------
+
+    def _get_to_know(self, data: bytes) -> None:
+        """The head of `data`, which was one whole request: the next one may have the same."""
+        exchange = self.cycle
+        if not isinstance(exchange, Exchange) or not exchange.is_admitted or not exchange.keep_alive:
+            return
+        if self._known is None or not data.startswith(self._known.before):
+            self._left_to_know -= 1
+            self._known = self._short_way.know(data, exchange.head, exchange.route)
+
+    def begin(self, request: ShortRequest) -> None:
+        """`request` is the prediction in hand."""
+        self._unset_keepalive_if_required()
+        self.cycle = self._answering = request
+
+    def write_answer(self, request: ShortRequest, headers: bytes, body: bytes) -> None:
+        """Answers `request` with status 200; `headers` are those that not every answer has."""
+        request.response_complete = True
+        transport = self.transport
+        if not transport.is_closing():
+            if request.keep_alive:
+                transport.write(b"".join((STATUS_LINE[200], self.usual_headers(), headers, b"\r\n", body)))
+            else:
+                transport.write(
+                    b"".join((STATUS_LINE[200], self.usual_headers(), headers, b"connection: close\r\n\r\n", body))
+                )
+                transport.close()
+        self.answered()
+
+    def write_response(self, request: ShortRequest, response: Response) -> None:
+        """Answers `request` with whatever `response` is."""
+        request.response_complete = True
+        self.write(response, keep_alive=request.keep_alive, has_body=True)
+
+    def begin_again(self, request: ShortRequest) -> None:
+        """`request` goes the long way, in its place on the connection."""
+        known = request.known
+        exchange = Exchange(self, known.route, known.head.path, known.head, keep_alive=request.keep_alive)
+        exchange.body, exchange.more_body = request.body, False
+        request.response_complete = True
+        if self.cycle is request:
+            self.cycle = exchange
+        exchange.begin()
+
     def _give_to_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -183,6 +246,27 @@ class PredictionConnection(HttpToolsProtocol):
         if not self.flow.write_paused:
             self.flow.resume_reading()
 
+    def write(self, response: Response, *, keep_alive: bool, has_body: bool) -> None:
+        """Sends the answer of the prediction in hand."""
+        transport = self.transport
+        if not transport.is_closing():
+            status, body, content_type, headers = response
+            transport.write(
+                b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s"
+                % (
+                    STATUS_LINE[status],
+                    self.usual_headers(),
+                    content_type.encode(),
+                    len(body),
+                    b"".join([b"%s: %s\r\n" % header for header in headers]),
+                    b"" if keep_alive else b"connection: close\r\n",
+                    body if has_body else b"",
+                )
+            )
+            if not keep_alive:
+                transport.close()
+        self.answered()
+
     def usual_headers(self) -> bytes:
         """The headers of every answer, written out: uvicorn makes them anew once a second."""
         found = self.server_state.default_headers
@@ -191,7 +275,7 @@ class PredictionConnection(HttpToolsProtocol):
             self._written_usual = b"".join([b"%s: %s\r\n" % header for header in found])
         return self._written_usual
 
-    def answering(self, exchange: "Exchange") -> None:
+    def answering(self, exchange: Exchange) -> None:
         """`exchange` is the prediction in hand."""
         self._answering = exchange
 
@@ -266,141 +350,3 @@ class PredictionConnection(HttpToolsProtocol):
             % (STATUS_LINE[status], len(content), content)
         )
         self.transport.close()
-
-
-class Exchange:
-    """One prediction request and its answer. Has what uvicorn asks of a cycle, and no more."""
-
-    __slots__ = (
-        "_connection",
-        "_driven",
-        "_head",
-        "_is_begun",
-        "_path",
-        "_request",
-        "_route",
-        "body",
-        "disconnected",
-        "expects_100",
-        "keep_alive",
-        "message_event",
-        "more_body",
-        "response_complete",
-    )
-
-    def __init__(self, connection: PredictionConnection, route: Route, path: str, head: RequestHead) -> None:
-        parser = connection.parser
-        self._connection = connection
-        self._route = route
-        self._path = path
-        self._head = head
-        self._request: PredictionRequest | None = None
-        self._driven: Driven[Response] | None = None
-        self._is_begun = False
-        self.body: bytes | bytearray = b""
-        self.more_body = True
-        self.expects_100 = connection.expect_100_continue
-        self.keep_alive: bool = (
-            parser.should_keep_alive() and parser.get_http_version() != "1.0" and not connection.is_stopping
-        )
-        self.response_complete = False
-        self.disconnected = False
-        self.message_event = _NOBODY_WAITS
-
-    def begin(self) -> None:
-        """Its turn on the connection has come, and its headers are here."""
-        connection = self._connection
-        if connection.transport.is_closing():
-            return
-        self._is_begun = True
-        connection.answering(self)
-        try:
-            self._request = connection.routes.admit(self._route, self._path, self._head)
-        except RequestRefusedError as refused:
-            self.refuse(refused)
-            return
-        if len(self.body) > MAXIMUM_BODY_BYTES:
-            self.refuse(too_large())
-        elif not self.more_body:
-            self._answer()
-        elif self.expects_100:
-            connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def add(self, piece: bytes) -> None:
-        """A piece of the body; of one that was refused already nothing is kept."""
-        if self.response_complete:
-            return
-        if not self.body:
-            self.body = piece
-        else:
-            if not isinstance(self.body, bytearray):
-                self.body = bytearray(self.body)
-            self.body += piece
-        if len(self.body) > MAXIMUM_BODY_BYTES and self._is_begun:
-            self.refuse(too_large())
-
-    def complete(self) -> None:
-        """The last byte is here."""
-        self.more_body = False
-        if self._is_begun and not self.response_complete:
-            self._answer()
-
-    def refuse(self, refused: RequestRefusedError) -> None:
-        """Answers with a problem at once."""
-        self._send(self._connection.routes.refuse(self._route, refused, self._head.headers))
-
-    def abandon(self) -> None:
-        """The client is gone: what still waits for a graph run is dropped."""
-        self.disconnected = True
-        if self._driven is not None:
-            self._driven.abandon(ClientGoneError())
-
-    def _answer(self) -> None:
-        request = self._request
-        if request is None:
-            raise RuntimeError("a request is answered after it was admitted")
-        request.body = bytes(self.body)
-        driven = drive(self._connection.routes.answer(request), self._send, self._fail)
-        if not self.response_complete:
-            self._driven = driven
-
-    def _fail(self, error: Exception) -> None:
-        logger.error("request %s failed", self._path, exc_info=error)
-        self._connection.transport.close()
-
-    def _send(self, response: Response) -> None:
-        if self.response_complete:
-            return
-        self.response_complete = True
-        # large bodies must not wait for a garbage collection
-        self.body = b""
-        self._request = self._driven = None
-        connection = self._connection
-        transport = connection.transport
-        if not transport.is_closing():
-            status, body, content_type, headers = response
-            transport.write(
-                b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n%s"
-                % (
-                    STATUS_LINE[status],
-                    connection.usual_headers(),
-                    content_type.encode(),
-                    len(body),
-                    b"".join([b"%s: %s\r\n" % header for header in headers]),
-                    b"" if self.keep_alive else b"connection: close\r\n",
-                    b"" if self._head.method == "HEAD" else body,
-                )
-            )
-            if not self.keep_alive:
-                transport.close()
-        connection.answered()
-
-
-class _NobodyWaits:
-    """Stands where uvicorn wakes the task of a request: a prediction has none."""
-
-    def set(self) -> None:
-        """Wakes nobody."""
-
-
-_NOBODY_WAITS = _NobodyWaits()

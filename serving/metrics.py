@@ -19,7 +19,7 @@ from contracts.prediction_row import API_VERSION
 from contracts.slots import LATENCY_EDGES_S, SCORE_BINS, SlotCounts
 from serving.batching import SIZE_EDGES, WAIT_EDGES_S, Batcher
 from serving.cache import ScoreCache
-from serving.challenger import count_answer, count_answers
+from serving.challenger import count_answer, count_answers, count_each
 from serving.gpu_memory import gpu_memory
 from serving.prediction_writer import PredictionWriter
 from serving.slots import Slots
@@ -81,9 +81,18 @@ class Metrics(Collector):
                 del self.totals[next(iter(self.totals))]
         return found
 
-    def responded(self, route: str, status: int) -> None:
-        """One more response of a prediction route."""
-        self.responses[route, status] = self.responses.get((route, status), 0) + 1
+    def responded(self, route: str, status: int, count: int = 1) -> None:
+        """More responses of a prediction route."""
+        self.responses[route, status] = self.responses.get((route, status), 0) + count
+
+    def answered_each(
+        self, champion: SlotCounts, version: str, seconds: Sequence[float], scores: Sequence[float]
+    ) -> None:
+        """More answers of the champion, one a request; also in its own counts."""
+        totals = self.of(version, "champion")
+        totals.latency_sum_s += sum(seconds)
+        totals.score_sum += sum(scores)
+        count_each((champion, totals.counts), seconds, scores)
 
     async def exposition(self) -> bytes:
         """In Prometheus' text format."""

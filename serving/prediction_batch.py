@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -66,8 +66,19 @@ SEGMENT_SCHEMA: pyarrow.Schema = pyarrow.schema(
 STREAM_HEAD: bytes = SEGMENT_SCHEMA.serialize().to_pybytes()
 
 
+class OfRequests(NamedTuple):
+    """What rows of several requests do not share; parallel to the rows."""
+
+    request_ids: Sequence[str]
+    clients: Sequence[str | None]
+    latencies_us: Sequence[int]
+
+
 class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     """Rows of one request that one slot answered; the sequences are parallel. `served_at_s` is since the epoch.
+
+    Rows of several requests, one of each, that one run scored, are a group as well: then `each` has what is every
+    request's own, and `request_id` is that of the first.
 
     `features` are the rows as encoded for that version (float32, rows × columns), `baseline` its bundle's: without both
     of them inputs, without the latter also scores are not looked at for what is unusual. `client` is who got the rows,
@@ -96,6 +107,7 @@ class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
     cached: bool = False
     uncounted: str | None = None
     size_bytes: int = 0
+    each: OfRequests | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +287,7 @@ class BatchBuilder:
         decisions = np.array(list(chain.from_iterable(of["decisions"])), dtype=np.float32)
         lengths = np.concatenate([each.lengths for each in encoded])
         yield text_column(list(chain.from_iterable(of["prediction_ids"])))
-        yield spread.text(of["request_id"])
+        yield spread.text_of_rows(_own(of, "request_ids", spread, "request_id"))
         yield moment_column(of["served_at_s"], day, spread)
         yield text_column(list(chain.from_iterable([each.times for each in encoded])))
         yield same_text_column(self._project, spread.total)
@@ -287,10 +299,10 @@ class BatchBuilder:
         yield text_column(list(chain.from_iterable(self._entities(groups, of["bundle"]))))
         yield number_column(scores)
         yield boolean_column(decisions)
-        yield number_column(spread.array(np.array(of["latency_us"], dtype=np.int64)))
+        yield number_column(np.array(_own(of, "latencies_us", spread, "latency_us"), dtype=np.int64))
         yield nullable_text_column(list(chain.from_iterable(of["errors"])))
         yield joined_column(b"".join([each.content for each in encoded]), lengths)
-        yield spread.text(of["client"])
+        yield spread.text_of_rows(_own(of, "clients", spread, "client"))
         yield self._unusual(groups, of, spread.rows, scores, counted)
         yield boolean_column(spread.array(np.array(of["cached"], dtype=np.float32)))
         yield spread.text(of["uncounted"])
@@ -300,18 +312,26 @@ class BatchBuilder:
         """The column `features`: null, but for rows of the requests that are sampled."""
         contents: list[bytes | None] = []
         for group in groups:
-            features = group.features
-            if features is None or not (_has_features(group) and is_sampled(group.request_id, self._features_share)):
-                contents += [None] * len(group.records)
-                continue
-            if hidden := self._known[group.bundle].personal_columns:
-                features = features.copy()
-                features[:, hidden] = np.nan
-            contents += [
-                None if _has_infinity(record) else row.tobytes()
-                for row, record in zip(features.astype("<f4", copy=False), group.records, strict=True)
-            ]
+            found: list[bytes | None] = [None] * len(group.records)
+            features, sampled = group.features, self._sampled(group)
+            if features is not None and sampled:
+                if hidden := self._known[group.bundle].personal_columns:
+                    features = features.copy()
+                    features[:, hidden] = np.nan
+                for row in sampled:
+                    if not _has_infinity(group.records, row):
+                        found[row] = features[row].astype("<f4", copy=False).tobytes()
+            contents += found
         return nullable_bytes_column(contents)
+
+    def _sampled(self, group: LoggedGroup) -> Sequence[int]:
+        """The rows of `group` that are logged with their features."""
+        share = self._features_share
+        if not share or not _has_features(group):
+            return ()
+        if group.each is None:
+            return range(len(group.records)) if is_sampled(group.request_id, share) else ()
+        return [row for row, request_id in enumerate(group.each.request_ids) if is_sampled(request_id, share)]
 
     def _entities(self, groups: Sequence[LoggedGroup], bundles: Sequence[str]) -> list[Sequence[str]]:
         masking = {bundle for bundle in set(bundles) if self._known[bundle].masks_entity}
@@ -397,9 +417,17 @@ def _has_features(group: LoggedGroup) -> bool:
     return group.features is not None and len(group.features) == len(group.records)
 
 
-def _has_infinity(record: Mapping[str, Any]) -> bool:
+def _has_infinity(records: Sequence[Mapping[str, Any]], row: int) -> bool:
     """Whether JSON cannot tell what was encoded: it has no word for what a clipping field takes to its bound."""
-    return any(value.__class__ is float and math.isinf(value) for value in record.values())
+    values = records.values_of_row(row) if isinstance(records, Columns) else records[row].values()
+    return any(value.__class__ is float and math.isinf(value) for value in values)
+
+
+def _own(of: Mapping[str, Sequence[Any]], name: str, spread: Spread, shared: str) -> Sequence[Any]:
+    """The attribute `name` of each row's request; rows of one request have the group's attribute `shared`."""
+    parts = zip(of["each"], of[shared], spread.rows, strict=True)
+    by_group = [repeat(value, rows) if each is None else getattr(each, name) for each, value, rows in parts]
+    return list(chain.from_iterable(by_group))
 
 
 def _places(starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -23,7 +23,7 @@ from typing import Literal
 
 from contracts.masking import Mask
 from serving.arrow_columns import DAY_S
-from serving.prediction_batch import BatchBuilder, LoggedGroup
+from serving.prediction_batch import BatchBuilder, LoggedGroup, OfRequests
 from serving.prediction_segments import Segments
 from serving.suspension import Suspension
 
@@ -33,6 +33,7 @@ __all__ = [
     "LogPolicy",
     "LoggedGroup",
     "Mask",
+    "OfRequests",
     "PredictionIds",
     "PredictionWriter",
 ]

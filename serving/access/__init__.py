@@ -4,7 +4,16 @@
 head of a request can ask, before the body is read. Control routes have a token of their own.
 """
 
-from serving.access.guard import Access, open_access, scope_of
+from serving.access.guard import Access, Known, open_access, scope_of
 from serving.access.request import AccessRefusedError, Admission, ClientCertificate, RequestHead
 
-__all__ = ["Access", "AccessRefusedError", "Admission", "ClientCertificate", "RequestHead", "open_access", "scope_of"]
+__all__ = [
+    "Access",
+    "AccessRefusedError",
+    "Admission",
+    "ClientCertificate",
+    "Known",
+    "RequestHead",
+    "open_access",
+    "scope_of",
+]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -46,6 +46,13 @@ _CARRIERS = frozenset({b"x-api-key", b"authorization"})
 _KEY_PREFIX = KEY_PREFIX.encode()
 _CHALLENGE = (b"www-authenticate", REALM)
 logger = logging.getLogger(__name__)
+
+
+class Known(NamedTuple):
+    """The grant of a head's API key, by the credentials that were in force."""
+
+    in_force: InForce
+    grant: Grant
 
 
 def scope_of(path: str) -> KeyScope | None:
@@ -152,6 +159,29 @@ class Access:
         check_body = None if signed is None else self._once(head, needed, signed, headers)
         return Admission(grant.client, grant.id, headers, check_body)
 
+    def known(self, head: RequestHead, needed: KeyScope) -> Known | None:
+        """What lets `head` in again and again without a look at it; None where each request has to be looked at.
+
+        That is so for an API key alone, as long as the same credentials are in force. `head` has been let in before.
+        """
+        in_force = self.credentials.in_force
+        if head.certificate is not None or in_force.tokens is not None or in_force.signatures is not None:
+            return None
+        grant = in_force.keys.find(_given(head)[0])
+        if grant is None or needed not in grant.scopes or grant.must_sign:
+            return None
+        return Known(in_force, grant)
+
+    def admit_known(self, known: Known) -> Headers | None:
+        """The headers for the answer to a request with a `known` head; None where `admit` has to look at it."""
+        grant = known.grant
+        if known.in_force is not self.credentials.in_force or self._wall_clock() >= grant.expires_s:
+            return None
+        if grant.limit is None:
+            return ()
+        found = self._limiter.take(grant.client, grant.limit, self._clock())
+        return _headers_of(grant.limit, found) if found.is_allowed else None
+
     def reload(self) -> bool:
         """Reads the files where they have changed; whether something else is in force now."""
         is_changed = self.credentials.reload()
@@ -207,18 +237,9 @@ class Access:
         Raises:
             AccessRefusedError: there is none that is active.
         """
-        given = bearer = b""
-        for name, value in head.headers:
-            if name in _CARRIERS:
-                if name == b"x-api-key":  # comes first, since a gateway may use `Authorization` for itself
-                    given = value.strip()
-                    break
-                if not bearer and value[:7].lower() == b"bearer ":
-                    bearer = value[7:].strip()
-        else:
-            given = bearer
-            if in_force.tokens is not None and given and not given.startswith(_KEY_PREFIX):
-                return self._by_token(head, given, needed, in_force.tokens)
+        given, is_bearer = _given(head)
+        if is_bearer and in_force.tokens is not None and given and not given.startswith(_KEY_PREFIX):
+            return self._by_token(head, given, needed, in_force.tokens)
         if not given and head.certificate is not None and in_force.certificates is not None:
             found = in_force.certificates.find(head.certificate, self._wall_clock())
         else:
@@ -290,6 +311,18 @@ class Access:
             head, status=status, reason=reason, needed=needed, client=client, key_id=key_id, label=label
         )
         return AccessRefusedError(status, detail, headers)
+
+
+def _given(head: RequestHead) -> tuple[bytes, bool]:
+    """The credential in the headers, empty where there is none; and whether it is one of `Authorization`."""
+    bearer = b""
+    for name, value in head.headers:
+        if name in _CARRIERS:
+            if name == b"x-api-key":  # comes first, since a gateway may use `Authorization` for itself
+                return value.strip(), False
+            if not bearer and value[:7].lower() == b"bearer ":
+                bearer = value[7:].strip()
+    return bearer, True
 
 
 def _headers_of(limit: Limit, found: Allowance) -> Headers:

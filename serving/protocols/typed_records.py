@@ -5,6 +5,7 @@ that have each of the schema's fields, with values of the field's kind or null. 
 that goes the general way, which tells what is wrong with it, or that nothing is.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -45,9 +46,17 @@ class TypedRecords:
 
     def decode(self, body: bytes) -> Columns | None:
         """The records in `body` by column; None where they have to be read otherwise."""
+        rows = self.rows(body)
+        return None if rows is None else self.columns(rows, list(map(astuple, rows)))
+
+    def rows(self, body: bytes) -> list[msgspec.Struct] | None:
+        """The records in `body`, each a struct of its values in the order of the fields; None as above."""
         try:
-            rows = self._decoder.decode(body).records
+            found: list[msgspec.Struct] = self._decoder.decode(body).records
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        columns = zip(*map(astuple, rows), strict=True)
-        return Columns(dict(zip(self._names, columns, strict=True)), len(rows), rows)
+        return found
+
+    def columns(self, rows: Sequence[msgspec.Struct], values: Sequence[tuple[Any, ...]]) -> Columns:
+        """`rows`, whose `values` are known, by column."""
+        return Columns(dict(zip(self._names, zip(*values, strict=True), strict=True)), len(rows), rows)

@@ -128,11 +128,11 @@ class PredictionRoutes:
         self._metrics = metrics
         self._ids = ids
         self._access = access
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._tracer: Tracer | None = None
         self._typed: TypedRecords | None = None
         self._heads: KnownHeads | None = None
-        self._in_flight = 0
+        self.in_flight = 0
         self._by_path = {
             PREDICT_PATH: Route("predict", self._predict, has_error_member=False),
             INVOCATIONS_PATH: Route("invocations", self._invocations, has_error_member=False),
@@ -172,14 +172,14 @@ class PredictionRoutes:
         length = by_name.get(b"content-length")
         if length is not None and int(length) > MAXIMUM_BODY_BYTES:
             raise too_large()
-        if self._in_flight >= MAXIMUM_IN_FLIGHT:
+        if self.in_flight >= MAXIMUM_IN_FLIGHT:
             raise RequestRefusedError(503, f"{MAXIMUM_IN_FLIGHT} requests are being answered already: try again soon")
         synthetic = by_name.get(SYNTHETIC_HEADER)
         if synthetic is not None and synthetic != b"1":
             raise RequestRefusedError(400, f"{SYNTHETIC_HEADER.decode()}: found {synthetic[:40]!r}, expected 1")
         request_id = usable_request_id(by_name.get(b"x-request-id")) or self._ids.next()
         answer_headers.append((b"x-request-id", request_id.encode()))
-        deadline_s = time.perf_counter() + _timeout_s(by_name, self._timeout_s)
+        deadline_s = time.perf_counter() + timeout_of(by_name, self.timeout_s)
         return PredictionRequest(route, path, by_name, request_id, deadline_s, client, answer_headers, check_body)
 
     def answer(self, request: PredictionRequest) -> Coroutine[Any, Any, Response]:
@@ -194,7 +194,7 @@ class PredictionRoutes:
         return response
 
     async def _answer(self, request: PredictionRequest) -> Response:
-        self._in_flight += 1
+        self.in_flight += 1
         try:
             if request.check_body is not None:
                 request.check_body(request.body)
@@ -204,13 +204,17 @@ class PredictionRoutes:
                 headers.append((binary_tensors.HEADER, str(answer.head_length).encode()))
             self._metrics.responded(request.route.name, 200)
             return Response(200, answer.body, answer.content_type, headers)
-        except Exception as error:
-            refused = _refusal(error)
-            if refused.status == 500:
-                logger.exception("request %s failed", request.id)
-            return self._problem(request.route, refused, request.answer_headers)
+        except Exception as error:  # noqa: BLE001  every failure is a problem
+            return self.failed(request.route, error, request.id, request.answer_headers)
         finally:
-            self._in_flight -= 1
+            self.in_flight -= 1
+
+    def failed(self, route: Route, error: Exception, request_id: str, headers: list[tuple[bytes, bytes]]) -> Response:
+        """The answer to an admitted request that failed with `error`."""
+        refused = _refusal(error)
+        if refused.status == 500:
+            logger.error("request %s failed", request_id, exc_info=error)
+        return self._problem(route, refused, headers)
 
     def refuse(self, route: Route, refused: RequestRefusedError, headers: Sequence[tuple[bytes, bytes]]) -> Response:
         """The answer to a request with these `headers` that was not admitted, or whose body did not come."""
@@ -233,7 +237,7 @@ class PredictionRoutes:
 
     async def _predict(self, request: PredictionRequest) -> _Answer:
         headers = request.headers
-        kind, wanted = _types_of(headers.get(b"content-type"), headers.get(b"accept"))
+        kind, wanted = types_of(headers.get(b"content-type"), headers.get(b"accept"))
         found = self._records(request.body, kind)
         return _Answer(invocations.encode(await self._ask(request, found), wanted), wanted)
 
@@ -350,7 +354,7 @@ def _refusal(error: Exception) -> RequestRefusedError:
 
 
 @lru_cache(_KNOWN_TYPES)  # the same few headers come again and again
-def _types_of(content_type: bytes | None, accept: bytes | None) -> tuple[str, str]:
+def types_of(content_type: bytes | None, accept: bytes | None) -> tuple[str, str]:
     """The media types of a body of records and of its answer. Raises MalformedRequestError."""
     is_arrow = media_types.is_arrow(None if content_type is None else str(content_type, "latin-1"))
     usual = media_types.ARROW if is_arrow else media_types.JSON
@@ -362,7 +366,7 @@ def too_large() -> RequestRefusedError:
     return RequestRefusedError(413, f"the body is larger than {MAXIMUM_BODY_BYTES} bytes: send fewer records at once")
 
 
-def _timeout_s(headers: dict[bytes, bytes], usual_s: float) -> float:
+def timeout_of(headers: dict[bytes, bytes], usual_s: float) -> float:
     """The time that the client gives, in seconds; it can only shorten the usual one."""
     for name in TIMEOUT_HEADERS:
         given = headers.get(name)

@@ -1,72 +1,18 @@
 """The server's connections, over real sockets: what comes in pieces, too large, too slow or not at all."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
 from serving.admission import MAXIMUM_BODY_BYTES
-from serving.app import ModelServer
-from serving.champion_file import Remembered, State, write_state
-from serving.connection import MAXIMUM_HEAD_BYTES, PredictionConnection
-from serving.settings import Settings
-from tests.fixtures.bundles import tiny_bundle, tiny_record
-
-BODY = msgspec.json.encode({"records": [tiny_record()]})
-PREDICT = b"POST /v1/predict HTTP/1.1\r\nhost: here\r\n"
-
-
-class Running:
-    """A server with a champion that listens on a free port; `connections` are those that it has open."""
-
-    def __init__(self, root: Path, keep_alive_s: int) -> None:
-        bundle = tiny_bundle(root / "bundles")
-        write_state(root / "state", State(champion=Remembered(version="1", bundle=bundle.id, path=str(bundle.path))))
-        self.application = ModelServer(
-            Settings(project="flight_delay", state=root / "state", predictions=root / "predictions")
-        )
-        self.config = uvicorn.Config(
-            self.application,
-            http=PredictionConnection,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            timeout_keep_alive=keep_alive_s,
-        )
-        self.config.load()
-        self.state = ServerState()
-
-    @property
-    def connections(self) -> set[Any]:
-        return self.state.connections
-
-    async def __aenter__(self) -> "Running":
-        await self.application.start()
-        loop = asyncio.get_running_loop()
-        self.listener = await loop.create_server(
-            lambda: PredictionConnection(self.config, self.state, {}), "127.0.0.1", 0
-        )
-        self.port = self.listener.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.listener.close()
-        for connection in list(self.connections):
-            connection.transport.abort()
-        await self.application.stop()
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-
-Scenario = Callable[[Running], Awaitable[None]]
-Run = Callable[[Scenario], None]
+from serving.connection import MAXIMUM_HEAD_BYTES
+from tests.fixtures.bundles import tiny_record
+from tests.fixtures.connections import BODY, PREDICT, Run, Running, Scenario, answer, exchange, post
 
 
 @pytest.fixture
@@ -79,26 +25,6 @@ def run(tmp_path: Path) -> Run:
         asyncio.run(main())
 
     return running
-
-
-def post(body: bytes = BODY, *headers: bytes, path: bytes = b"/v1/predict") -> bytes:
-    lines = [b"POST %s HTTP/1.1" % path, b"host: here", b"content-length: %d" % len(body), *headers]
-    return b"\r\n".join([*lines, b"", body])
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    first, *lines = head.strip().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-    return int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
-
-
-async def exchange(server: Running, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    reader, writer = await server.connect()
-    writer.write(sent)
-    found = await answer(reader)
-    writer.close()
-    return found
 
 
 async def until(condition: Callable[[], bool]) -> None:

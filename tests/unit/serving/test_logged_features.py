@@ -13,7 +13,7 @@ from contracts.input_schema import Field
 from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, is_sampled
 from serving.arrow_columns import DAY_S
-from serving.prediction_batch import STREAM_HEAD, BatchBuilder, LoggedGroup
+from serving.prediction_batch import STREAM_HEAD, BatchBuilder, LoggedGroup, OfRequests
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_record
 from tests.fixtures.prediction_log import NOON_S, tiny_group
 
@@ -85,3 +85,14 @@ def test_a_row_whose_inputs_json_cannot_tell_has_no_features() -> None:
     records = [tiny_record(distance=math.inf), tiny_record(distance=600.0)]
     found = logged(group(*records, schema=clipping))
     assert found == [None, Encoder(clipping).encode(records[1]).tobytes()]
+
+
+def test_rows_of_several_requests_in_one_group_are_sampled_each_by_its_own_request() -> None:
+    ids = [f"{number:032x}" for number in range(40)]
+    records = [tiny_record(number) for number in range(40)]
+    together = group(*records, each=OfRequests(ids, [None] * 40, [1] * 40))
+    alone = [group(record, request_id=request_id) for record, request_id in zip(records, ids, strict=True)]
+    found = logged(together, group(tiny_record()), share=0.5)
+    assert found[:-1] == logged(*alone, share=0.5)
+    assert None in found[:-1]
+    assert any(found[:-1])

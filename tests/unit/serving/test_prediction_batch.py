@@ -17,7 +17,7 @@ from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, PredictionRow
 from serving.arrow_columns import DAY_S
 from serving.columns import _MAXIMUM_KINDS, Columns
-from serving.prediction_batch import SEGMENT_SCHEMA, STREAM_HEAD, Batch, BatchBuilder, LoggedGroup
+from serving.prediction_batch import SEGMENT_SCHEMA, STREAM_HEAD, Batch, BatchBuilder, LoggedGroup, OfRequests
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
 from tests.fixtures.prediction_log import NOON_S, tiny_group
 
@@ -52,7 +52,7 @@ def expected(group: LoggedGroup) -> list[PredictionRow]:
         rows.append(
             PredictionRow(
                 prediction_id=group.prediction_ids[row],
-                request_id=group.request_id,
+                request_id=group.each.request_ids[row] if group.each else group.request_id,
                 served_at=datetime.fromtimestamp(group.served_at_s, UTC).isoformat(timespec="microseconds"),
                 event_time=event_time,
                 project="flight_delay",
@@ -64,10 +64,10 @@ def expected(group: LoggedGroup) -> list[PredictionRow]:
                 entity=group.entities[row],
                 score=group.scores[row],
                 decision=group.decisions[row],
-                latency_us=group.latency_us,
+                latency_us=group.each.latencies_us[row] if group.each else group.latency_us,
                 error=group.errors[row],
                 inputs=msgspec.json.encode(masked).decode(),
-                client=group.client,
+                client=group.each.clients[row] if group.each else group.client,
                 cached=group.cached,
                 uncounted=group.uncounted,
             )
@@ -92,6 +92,9 @@ def groups(draw: st.DrawFn) -> LoggedGroup:
     def column(of: st.SearchStrategy[Any]) -> list[Any]:
         return draw(st.lists(of, min_size=rows, max_size=rows))
 
+    of_requests = OfRequests(
+        column(st.text(max_size=5)), column(st.none() | st.text(max_size=4)), column(st.integers(0, 2**62))
+    )
     return LoggedGroup(
         served_at_s=draw(seconds),
         request_id=draw(st.text(max_size=5)),
@@ -111,6 +114,7 @@ def groups(draw: st.DrawFn) -> LoggedGroup:
         client=draw(st.none() | st.text(max_size=4)),
         cached=draw(st.booleans()),
         uncounted=draw(st.none() | st.just("pinned")),
+        each=of_requests if draw(st.booleans()) else None,
     )
 
 
