@@ -15,8 +15,10 @@ def put_back(project: str) -> dict[str, Any]:
     from pipelines.tasks import releasing
 
     context = get_current_context()
-    params, request = context["params"], context["run_id"]  # a retry finishes this run's rollback, and begins no other
-    return releasing.roll_back(project, params["version"], reason=params["reason"], request=request)
+    params, run = context["params"], context["dag_run"]
+    by = getattr(run, "triggering_user_name", None) or str(run.run_type)
+    # a retry finishes this run's rollback, and begins no other
+    return releasing.roll_back(project, params["version"], reason=params["reason"], request=run.run_id, by=by)
 
 
 @task

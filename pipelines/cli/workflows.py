@@ -117,12 +117,13 @@ def rollback(
     project: ProjectName,
     version: Annotated[str | None, typer.Option(help="The version to put back; default: the champion before.")] = None,
     reason: Annotated[str, typer.Option(help="For the ledger.")] = "rolled back by hand",
+    by: Annotated[str, typer.Option(help="Who wants it; default: the user.")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a kept version the champion again, at once."""
     from pipelines.tasks import releasing
 
-    put_back = releasing.roll_back(project, version, reason)
+    put_back = releasing.roll_back(project, version, reason, by=by or getpass.getuser())
     show(put_back | {"told": _told(project)}, as_json)
 
 

@@ -113,7 +113,7 @@ def _carry_out(site: Site, begun: Begun, final: dict[str, Any]) -> dict[str, Any
     if not is_begun and not _leads(site, begun):
         return _ended(site, begun, "void", f"version {begun.new} leads no more, and was worse: {reason}")
     told = f"the holdout of {begun.rollout}: {reason}"
-    rollback, _ = asyncio.run(put_back(site, begun.old, told, request, reign=begun.reign))
+    rollback, _ = asyncio.run(put_back(site, begun.old, told, request, by="judge", reign=begun.reign))
     return {**_ended(site, begun, "rollback", reason), "rollback": rollback}
 
 

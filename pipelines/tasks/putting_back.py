@@ -1,8 +1,8 @@
 """Putting a kept version back, at once: intent → slot → ledger → servers → aliases → done.
 
-`rollback.begun` is the intent, written first: what is to lead again, and which reign is to end. A request that comes
-again (a task that Airflow retries, or that somebody clears) finds it and finishes that very rollback; it never takes
-the rolled-back version for "the one before", and it ends no reign but the one that its person saw.
+`rollback.begun` is the intent, written first: what is to lead again, which reign is to end, who wants it and why. A
+request that comes again (a task that Airflow retries, or that somebody clears) finds it and finishes that very rollback;
+it never takes the rolled-back version for "the one before", and it ends no reign but the one that its person saw.
 """
 
 import time
@@ -20,7 +20,7 @@ SLOT_ATTEMPTS_MAX = 5
 
 
 async def put_back(
-    site: Site, version: str | None, reason: str, request: str | None, reign: int | None = None
+    site: Site, version: str | None, reason: str, request: str | None, *, by: str, reign: int | None = None
 ) -> tuple[str | None, dict[str, Any]]:
     """Makes a kept version the champion again, and says by which rollback, and how: see `releasing.roll_back`.
 
@@ -32,7 +32,7 @@ async def put_back(
         await align_servers(site)
         same = {"version": version, "from": version, "reason": f"version {version} leads already"}
         return None, {**same, "aliases": align_aliases(site), "seconds": time.monotonic() - started}
-    intent = intent or _begin(site, version, reason, request, reign)
+    intent = intent or _begin(site, version, reason, request, by, reign)
     done = site.ledger.entries(site.project, (PUT_BACK,), limit=None)
     recorded = next((entry.body for entry in done if entry.key == intent.subject), None)
     if recorded is not None:
@@ -59,7 +59,8 @@ async def put_back(
     if unaligned is not None:
         raise PlatformUnreachableError(f"version {target} leads in the ledger, and not on the server: {unaligned}")
     seconds = time.monotonic() - started
-    outcome = {"version": target, "from": left, "reason": intent.body["reason"], "aliases": aliases, "seconds": seconds}
+    outcome = {name: intent.body.get(name) for name in ("version", "from", "by", "reason")}
+    outcome |= {"aliases": aliases, "seconds": seconds}
     return intent.subject, site.ledger.append(site.project, PUT_BACK, target, outcome, key=intent.subject).body
 
 
@@ -78,7 +79,7 @@ def _found(site: Site, version: str | None, request: str | None) -> Entry | None
     return last if leads and not is_done and version in (None, last.body["version"]) else None
 
 
-def _begin(site: Site, version: str | None, reason: str, request: str | None, only: int | None) -> Entry:
+def _begin(site: Site, version: str | None, reason: str, request: str | None, by: str, only: int | None) -> Entry:
     champion = site.ledger.champion(site.project)
     if only is not None and (champion is None or champion.since_entry != only):
         raise RuntimeError(f"the champion of {site.project} changed meanwhile: look at its status, and try again")
@@ -89,6 +90,7 @@ def _begin(site: Site, version: str | None, reason: str, request: str | None, on
         "version": target.version,
         "from": None if champion is None else champion.version,
         "reign": reign,
+        "by": by,
         "reason": reason,
         "request": request,
     }

@@ -156,18 +156,27 @@ def settle_at(site: Site, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def roll_back(
-    project: str, version: str | None = None, reason: str = "rolled back by hand", request: str | None = None
+    project: str,
+    version: str | None = None,
+    reason: str = "rolled back by hand",
+    request: str | None = None,
+    *,
+    by: str,
 ) -> dict[str, Any]:
     """Makes a kept version (by default the last champion that was not rolled back) the champion again, without steps.
 
-    An archived one is restored before. The same `request` again finishes what it began, and begins nothing else.
+    An archived one is restored before. The same `request` again finishes what it began, and begins nothing else. Who
+    wants it and why is in the ledger.
 
     Raises:
+        ValueError: nobody is named, or no reason.
         LookupError: there is no such version, or no earlier champion.
         RuntimeError: somebody else has made another champion meanwhile.
         PlatformError: the server refuses the version, or does not answer; the same request again finishes it.
     """
-    rollback, outcome = asyncio.run(put_back(open_site(project), version, reason, request))
+    if not by.strip() or not reason.strip():
+        raise ValueError("a rollback says who wants it, and why, for the ledger; found nothing")
+    rollback, outcome = asyncio.run(put_back(open_site(project), version, reason, request, by=by.strip()))
     if rollback is not None:
         try_to_investigate(project, rollback)
     return outcome

@@ -201,7 +201,7 @@ def test_a_rollback_to_an_archived_version_restores_it_and_clients_are_answered_
     server = model_servers()
     server.install(_read(champion.bundle), "6")
     monkeypatch.setenv("PACELINE_SERVER_URL", server.url)
-    assert releasing.roll_back(PROJECT, "1")["version"] == "1"
+    assert releasing.roll_back(PROJECT, "1", by="ada")["version"] == "1"
     assert server.predict(tiny_record()).json()["model_version"] == "1"
     assert _archived() == {"8"}
 

@@ -157,12 +157,12 @@ def test_a_champion_whose_holdout_showed_worse_outcomes_is_told_from_one_that_a_
     finding = {"name": "worse", "what": "mean loss 0.31 against 0.22", "e_value": 4e3, "limit": 1e3}
     for name, request in (("by-holdout", f"holdout/{rollout}"), ("by-hand", None)):
         subject = f"{PROJECT}-back-{name}"
-        ledger.append(PROJECT, "rollback.begun", subject, {"request": request})
+        ledger.append(PROJECT, "rollback.begun", subject, {"request": request, "by": "judge" if request else "ada"})
         ledger.append(PROJECT, "holdout.verdict", rollout, {"reason": "worse", "findings": [finding]})
         ledger.append(PROJECT, "rollback", "1", told, key=subject)
         opened = investigating.investigate(PROJECT, subject)
         assert opened is not None
-        assert opened["cause"] == ("quality" if request else "by_hand")
+        assert (opened["cause"], opened["by"]) == (("quality", None) if request else ("by_hand", "ada"))
         assert evidence(subject)["findings"] == ([finding] if request else [])
 
 

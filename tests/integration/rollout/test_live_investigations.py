@@ -100,12 +100,14 @@ def test_a_champion_that_a_person_takes_back_is_investigated_with_the_rows_aroun
         assert outcome["state"] == "promoted", outcome
         releasing.settle(PROJECT, outcome)
         assert open_ledger().entries(PROJECT, (OPENED,)) == []
-        releasing.roll_back(PROJECT, reason="the desk saw odd scores", request="by hand")
-        releasing.roll_back(PROJECT, reason="the desk saw odd scores", request="by hand")  # a retry opens no second
+        releasing.roll_back(PROJECT, reason="the desk saw odd scores", request="by hand", by="ada")
+        releasing.roll_back(
+            PROJECT, reason="the desk saw odd scores", request="by hand", by="ada"
+        )  # a retry opens no second
     (entry,) = open_ledger().entries(PROJECT, (OPENED,))
     assert (entry.body["version"], entry.body["champion"], entry.body["cause"]) == ("2", "1", "by_hand")
     found = evidence(entry.subject)
-    assert found["reason"] == "the desk saw odd scores"
+    assert (found["reason"], found["by"]) == ("the desk saw odd scores", "ada")
     assert {part["arm"] for part in found["rows"]["parts"]} >= {"challenger"}
     assert [moment["what"] for moment in found["timeline"]][-1] == "version 1 was put back"
     assert releasing.open_rollout(PROJECT, "2").offer is None

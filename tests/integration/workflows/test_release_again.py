@@ -116,6 +116,7 @@ def test_a_version_that_was_rolled_back_does_not_come_back_by_runs_that_come_aga
     rolled_back = run("rollback", ROLLED_BACK, reason="numbers look odd")
     assert (rolled_back["put_back"], leads(server)) == ("success", ("1", "1", "1")), rolled_back
     assert open_registry().version(PROJECT, "previous").version == "2"  # type: ignore[union-attr]
+    assert open_ledger().entries(PROJECT, ("rollback.begun",))[-1].body["by"] == "dag_test"  # Airflow's user here
 
     made = swaps()
     assert run("rollback", ROLLED_BACK, reason="numbers look odd")["put_back"] == "success"

@@ -179,7 +179,7 @@ def test_a_person_ends_it_without_a_verdict(site: Site, platform: SimulatedPlatf
 
 def test_whoever_leads_instead_makes_the_holdout_void(site: Site, platform: SimulatedPlatform) -> None:
     found = begun(site)
-    asyncio.run(put_back(site, "1", "numbers look odd", None))
+    asyncio.run(put_back(site, "1", "numbers look odd", None, by="ada"))
     assert platform.holdout is None
     assert holdouts.running(site.ledger, PROJECT) is None, "nothing waits for it"
     assert holding.judge_at(site, found, "2013-01-20", unasked)["state"] == "void"

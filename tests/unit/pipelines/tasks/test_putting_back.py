@@ -8,7 +8,7 @@ import pytest
 from pipelines.ledger import Ledger
 from pipelines.rollout.platforms.port import PlatformUnreachableError
 from pipelines.tasks.aligning import align_aliases, align_servers
-from pipelines.tasks.offering import open_rollout
+from pipelines.tasks.offering import BEGUN, open_rollout
 from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site
 from tests.fixtures.platforms import CrashedError, Fuse, SimulatedClock, SimulatedPlatform
@@ -37,7 +37,7 @@ def site(ledger: Ledger, platform: SimulatedPlatform) -> Site:
 
 
 def back(site: Site, version: str | None = None, request: str | None = None) -> dict[str, Any]:
-    return asyncio.run(put_back(site, version, "numbers look odd", request))[1]
+    return asyncio.run(put_back(site, version, "numbers look odd", request, by="ada"))[1]
 
 
 def states(site: Site, platform: SimulatedPlatform) -> tuple[str | None, ...]:
@@ -53,7 +53,9 @@ def states(site: Site, platform: SimulatedPlatform) -> tuple[str | None, ...]:
 
 def test_the_champion_before_leads_again_everywhere(site: Site, platform: SimulatedPlatform) -> None:
     done = back(site)
-    assert (done["version"], done["from"], done["reason"]) == ("1", "2", "numbers look odd")
+    assert (done["version"], done["from"], done["by"], done["reason"]) == ("1", "2", "ada", "numbers look odd")
+    (intent,) = site.ledger.entries(PROJECT, (BEGUN,))
+    assert (intent.body["by"], intent.body["reason"]) == ("ada", "numbers look odd")
     assert states(site, platform) == ("1", "1", "1", "2")
     assert platform.challenger is None
 
