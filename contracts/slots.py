@@ -159,6 +159,7 @@ class ShadowCounts(msgspec.Struct, kw_only=True):
     """Pairs of answers to the same request; `flips` is how many decisions would have been another.
 
     `dropped` rows were drawn, and left out since the server was busy; of rows that were not drawn nothing is counted.
+    `latency` is the challenger's, `champion_latency` that of the champion's answers to the same requests.
     """
 
     pairs: int = 0
@@ -167,6 +168,7 @@ class ShadowCounts(msgspec.Struct, kw_only=True):
     dropped: int = 0
     absolute_difference_sum: float = 0.0
     latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_EDGES_S) + 1))
+    champion_latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_EDGES_S) + 1))
     scores: list[int] = msgspec.field(default_factory=lambda: [0] * SCORE_BINS)
 
 

@@ -246,7 +246,7 @@ class Answerer:
                 self._count(champion, challenger or shadowing, assigned.keys, seconds, scores)
             self._metrics.of(version, "champion").answered_together(seconds, scores)
         if shadowing is not None:
-            self._shadow.offer(ShadowWork(shadowing, request_id, records, entities, scores, threshold))
+            self._shadow.offer(ShadowWork(shadowing, request_id, records, entities, scores, threshold, seconds))
         predictions = [
             Prediction(prediction_id, score, decision, version, "champion", is_cached)
             for prediction_id, score, decision in zip(ids, scores, decisions, strict=True)

@@ -199,6 +199,7 @@ class DividedAnswerer:
                         for score, error in zip(group.scores, group.errors, strict=True)
                     ],
                     threshold=champion.model.threshold,
+                    seconds=group.seconds,
                 )
             )
         failed = [row for row, error in zip(group.rows, group.errors, strict=True) if error is not None]

@@ -10,12 +10,14 @@ import contextlib
 import logging
 import random
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from contracts.encoder import InvalidRecordError
+from contracts.slots import LATENCY_EDGES_S
 from serving.challenger import Challenger, count_answer
 from serving.engine import Model, ScoringError, problem_of
 from serving.metrics import Metrics
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShadowWork:
-    """Rows that the champion answered with `scores` (None: it failed), for `challenger` to score as well."""
+    """Rows that the champion answered in `seconds` with `scores` (None: it failed), for `challenger` to score as well."""
 
     challenger: Challenger
     request_id: str
@@ -44,6 +46,7 @@ class ShadowWork:
     entities: Sequence[str]
     scores: Sequence[float | None]
     threshold: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,6 +164,7 @@ class Shadow:
             counts.absolute_difference_sum += abs(score - theirs)
             challenger.count_difference(entity, score - theirs, is_flip=is_flip, value=value)
             count_answer(counts, shadowed.seconds, score)
+            counts.champion_latency[bisect_left(LATENCY_EDGES_S, work.seconds)] += 1
             totals.answered(shadowed.seconds, score)
         group = LoggedGroup(  # without features: the champion's row has the flags of the same inputs
             served_at_s=time.time(),

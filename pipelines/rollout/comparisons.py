@@ -10,7 +10,8 @@ from math import exp, log
 import msgspec
 import numpy as np
 
-from contracts.strata import UNIT_SCORE_BINS, Exposure, Stratum, UnitCounts
+from contracts.slots import LATENCY_EDGES_S
+from contracts.strata import QUANTILES, UNIT_SCORE_BINS, Exposure, Stratum, UnitCounts
 from pipelines.statistics import rate_bounds
 from pipelines.statistics.mean_difference import MeanEvidence
 from pipelines.statistics.odds_ratio import Evidence
@@ -202,6 +203,27 @@ class SplitComparison(msgspec.Struct, frozen=True, kw_only=True):
         return finding("split", what, self.evidence.log_e_value, limit_of(alpha))
 
 
+def latency_in_pairs(mine: tuple[int, ...], theirs: tuple[int, ...]) -> Finding:
+    """How long both versions took for the same requests: told, and never a reason to roll back.
+
+    In its shadow a challenger gives way to the champion's clients, so it is slower there by itself.
+    """
+    what, n = "latency in pairs: none to compare", sum(mine)
+    if n and sum(theirs):
+        took = f"{_quantiles(mine)} against {_quantiles(theirs)}"
+        what = f"answers to the same {n:,} requests took {took} (p50, p95, p99)"
+    return finding("slower in pairs", what, 0.0, NEVER)
+
+
+def _quantiles(latency: tuple[int, ...]) -> str:
+    """The upper edges of the buckets in which the quantiles lie."""
+    running, found = np.cumsum(latency), []
+    for quantile in QUANTILES:
+        place = min(int(np.searchsorted(running, quantile * running[-1])), len(LATENCY_EDGES_S) - 1)
+        found.append(f"{LATENCY_EDGES_S[place] * 1000:.3g}")
+    return f"{', '.join(found[:-1])} and {found[-1]} ms"
+
+
 def finding(name: str, what: str, log_e_value: float, limit: float) -> Finding:
     """A finding from the logarithm of its e-value, which may be too large for a number."""
     return Finding(name=name, what=what, e_value=exp(min(log_e_value, log(1e300))), limit=limit)
@@ -210,6 +232,11 @@ def finding(name: str, what: str, log_e_value: float, limit: float) -> Finding:
 def limit_of(alpha: float) -> float:
     """What an e-value must exceed at level `alpha`; nothing does at 0."""
     return 1 / alpha if alpha > 0 else NEVER
+
+
+def asked_limit(limit: float | None) -> float | None:
+    """`limit` as people and JSON have it: None for what is not asked."""
+    return None if limit is None or limit >= NEVER else limit
 
 
 def _after(

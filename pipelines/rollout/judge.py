@@ -22,6 +22,7 @@ from pipelines.rollout.comparisons import (
     SplitComparison,
     UnitComparison,
     finding,
+    latency_in_pairs,
     limit_of,
 )
 from pipelines.rollout.coverage import Covered
@@ -105,6 +106,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     pairs: int = 0
     shadow_errors: int = 0
     flips: int = 0
+    shadow_latency: tuple[int, ...] = ()
+    shadow_champion_latency: tuple[int, ...] = ()
     discordant: PairCounts = PairCounts()
     phase_requests: int = 0
     phase_reference_requests: int = 0
@@ -243,6 +246,8 @@ def _learn_shadow(memory: Memory, shadowed: ShadowCounts | None, pairs: PairCoun
         pairs=shadowed.pairs,
         shadow_errors=shadowed.errors,
         flips=shadowed.flips,
+        shadow_latency=tuple(shadowed.latency),
+        shadow_champion_latency=tuple(shadowed.champion_latency),
         discordant=pairs or PairCounts(),
         phase_pairs=memory.phase_pairs + (new_pairs if known else 0),
     )
@@ -303,8 +308,9 @@ def _paired(memory: Memory, plan: Plan) -> Finding:
 
 
 def _shadow_findings(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, ...]:
-    found = (_paired(memory, plan), _flips(memory, shadow, plan), *_shifts(memory, shadow, plan))
-    return found if shadow.slice_by is None else (*found, _slices(memory, shadow, plan))
+    slices = () if shadow.slice_by is None else (_slices(memory, shadow, plan),)
+    latency = latency_in_pairs(memory.shadow_latency, memory.shadow_champion_latency)
+    return _paired(memory, plan), _flips(memory, shadow, plan), *_shifts(memory, shadow, plan), *slices, latency
 
 
 def _pairs_alpha(plan: Plan) -> float:

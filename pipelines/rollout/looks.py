@@ -11,7 +11,7 @@ import msgspec
 from contracts.slots import Observation, SlotCounts
 from contracts.strata import ERRORS, SLOW_P50, SLOW_P95, SLOW_P99, UNIT_SCORE_BINS, Exposure, Stratum, UnitCounts
 from pipelines.rollout import judge
-from pipelines.rollout.comparisons import NEVER
+from pipelines.rollout.comparisons import asked_limit
 from pipelines.rollout.coverage import Covered
 from pipelines.rollout.judge import Judgement, Memory
 from pipelines.rollout.plan import Plan
@@ -129,10 +129,7 @@ def ask(asked: Asked, look: Look, plan: Plan) -> tuple[Asked, Judgement]:
 
 def answer(look: Look, judgement: Judgement) -> dict[str, Any]:
     """The verdict as JSON values."""
-    findings = [
-        {**msgspec.to_builtins(found), "limit": None if found.limit == NEVER else found.limit}
-        for found in judgement.findings
-    ]
+    findings = [{**msgspec.to_builtins(found), "limit": asked_limit(found.limit)} for found in judgement.findings]
     return {"t": look.t, "share": look.share, "verdict": judgement.verdict, "reason": judgement.reason,
             "findings": findings}  # fmt: skip
 

@@ -28,7 +28,13 @@ from pipelines.rollout.state import FINAL, Asked, State
 EVENT, COMMAND = evidence.EVENT, evidence.COMMAND
 RESUMED, STEP, VERDICT, QUESTION = "rollout.resumed", "rollout.step", "rollout.verdict", "rollout.question"
 OUTCOMES = tuple(f"rollout.{phase}" for phase in sorted(FINAL))
-_HISTOGRAMS = {"latency": len(LATENCY_EDGES_S) + 1, "scores": SCORE_BINS, "differences": DIFFERENCE_BINS}
+_LATENCIES = len(LATENCY_EDGES_S) + 1
+_HISTOGRAMS = {
+    "latency": _LATENCIES,
+    "champion_latency": _LATENCIES,
+    "scores": SCORE_BINS,
+    "differences": DIFFERENCE_BINS,
+}
 _log = logging.getLogger(__name__)
 _SLOTS = ("champion", "challenger", "shadowed")
 
@@ -170,5 +176,7 @@ def lengthen(body: dict[str, Any]) -> Event:
 def _histograms(body: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     observed = body.get("observation") or {}
     found = [(observed[slot], name) for slot in _SLOTS if observed.get(slot) for name in ("latency", "scores")]
+    if "champion_latency" in (shadowed := observed.get("shadowed") or {}):  # entries of earlier releases have none
+        found.append((shadowed, "champion_latency"))
     pairs = observed.get("pairs") or {}
     return found + [(counts, "differences") for counts in (pairs, *pairs.get("slices", {}).values()) if counts]

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from pipelines.ledger import Entry, Ledger, LedgerUnavailableError
+from pipelines.rollout.comparisons import asked_limit
 from pipelines.rollout.following import ENDED, OBEYED, OPENED
 from pipelines.rollout.story import OUTCOMES, QUESTION, STEP
 from pipelines.tasks import commanding
@@ -128,7 +129,8 @@ def _went_on(entry: Entry, asked: Entry) -> str:
 def _evidence_table(evidence: dict[str, Any]) -> str:
     rows = ["| compared | so far | e-value | limit |", "| --- | --- | ---: | ---: |"]
     for finding in evidence["findings"]:
-        limit = "none" if finding["limit"] is None else f"{finding['limit']:,.0f}"
+        asked = asked_limit(finding["limit"])
+        limit = "none" if asked is None else f"{asked:,.0f}"
         rows.append(f"| {finding['name']} | {_cell(finding['what'])} | {finding['e_value']:.3g} | {limit} |")
     return "\n".join(rows)
 

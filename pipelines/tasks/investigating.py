@@ -32,6 +32,7 @@ from pipelines.monitoring.rollout_rows import RolloutRows, Wanted, read_rollout_
 from pipelines.pages import write_whole
 from pipelines.projects import Project
 from pipelines.registry.port import Registry
+from pipelines.rollout.comparisons import asked_limit
 from pipelines.rollout.course import Course, retell
 from pipelines.rollout.state import State
 from pipelines.rollout.story import EVENT, lengthen
@@ -234,7 +235,8 @@ def _put_back(project: Project, ledger: Ledger, entry: Entry) -> Investigation:
     reigned = ledger.entries(project.name, ("champion.swapped",))
     since = [each.at for each in reigned if each.body["version"] == left]
     begun = ledger.entries(project.name, ("rollback.begun",), subject)
-    request = str(begun[-1].body.get("request") or "") if begun else ""
+    intent = begun[-1].body if begun else {}
+    request = str(intent.get("request") or "")
     judged: list[Entry] = []
     if request.startswith(_BY_HOLDOUT):
         judged = ledger.entries(project.name, ("holdout.verdict",), request.removeprefix(_BY_HOLDOUT))
@@ -253,6 +255,7 @@ def _put_back(project: Project, ledger: Ledger, entry: Entry) -> Investigation:
         state="rolled_back",
         cause=CAUSES["quality" if judged else "by_hand"],
         reason=entry.body["reason"],
+        by=None if judged else intent.get("by"),
         started_s=started.timestamp(),
         ended_s=entry.at.timestamp(),
         findings=tuple(_plain(each) for each in judged[-1].body["findings"]) if judged else (),
@@ -318,13 +321,12 @@ def _plan(course: Course) -> dict[str, Any]:
 
 
 def _finite(findings: Sequence[Any]) -> tuple[Any, ...]:
-    """Without those that the plan does not ask for: their limit is infinite, which JSON cannot say."""
-    return tuple(each for each in findings if each.limit != float("inf"))
+    """Without those that the plan does not ask for, whose limit nothing exceeds."""
+    return tuple(each for each in findings if asked_limit(each.limit) is not None)
 
 
 def _plain(finding: Mapping[str, Any]) -> dict[str, Any]:
-    limit = finding["limit"]
-    return {**finding, "limit": None if limit is None or limit == float("inf") else limit}
+    return {**finding, "limit": asked_limit(finding["limit"])}
 
 
 def _rows(

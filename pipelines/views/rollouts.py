@@ -181,14 +181,15 @@ def refusals(state: "State") -> dict[str, str | None]:
 
 
 def finding_values(finding: "Finding") -> dict[str, Any]:
-    """A finding for machines: no infinities, and how near it is to its limit, from 0 to 1."""
+    """A finding for machines: no limit where nothing is asked, and how near it is to its limit, from 0 to 1."""
+    from pipelines.rollout.comparisons import asked_limit
     from pipelines.rollout.following import nearness
 
     return {
         "name": finding.name,
         "what": finding.what,
         "e_value": finding.e_value,
-        "limit": finding.limit if math.isfinite(finding.limit) else None,
+        "limit": asked_limit(finding.limit),
         "exceeded": finding.exceeded,
         "nearness": round(nearness(finding), 4),
     }

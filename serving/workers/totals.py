@@ -54,6 +54,7 @@ def add_shadow(total: ShadowCounts | None, more: ShadowCounts | None) -> ShadowC
         dropped=total.dropped + more.dropped,
         absolute_difference_sum=total.absolute_difference_sum + more.absolute_difference_sum,
         latency=_added(total.latency, more.latency),
+        champion_latency=_added(total.champion_latency, more.champion_latency),
         scores=_added(total.scores, more.scores),
     )
 

@@ -41,6 +41,7 @@ def test_a_shadow_pairs_answers_and_counts_flips_and_errors(parts: Parts, tmp_pa
     assert (shadowed.pairs, shadowed.flips, shadowed.errors) == (3, 2, 1)
     expected = sum(sigmoid(logit + 0.5) - sigmoid(logit) for logit in (0.10, 0.11))
     assert shadowed.absolute_difference_sum == pytest.approx(expected, abs=1e-6)
+    assert (sum(shadowed.latency), sum(shadowed.champion_latency)) == (2, 2), "of both for each pair"
     pairs = parts.slots.observe().pairs
     assert pairs is not None
     assert sum(pairs.differences) == 2, "of each entity the first pair in which both have a score"
@@ -164,4 +165,4 @@ def test_failures_in_the_shadow_are_told_by_slice_once_for_each_entity(parts: Pa
 def work_of(parts: Parts, number: int) -> ShadowWork:
     assert parts.slots.challenger is not None
     record = tiny_record(number)
-    return ShadowWork(parts.slots.challenger, f"request {number}", [record], [record["tailnum"]], [0.5], 0.6)
+    return ShadowWork(parts.slots.challenger, f"request {number}", [record], [record["tailnum"]], [0.5], 0.6, 0.001)

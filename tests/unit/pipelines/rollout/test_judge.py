@@ -244,6 +244,8 @@ def shadowed(
     seconds: float = 10,
     shift: float = 0,
     shadow: ShadowStep = SHADOW,
+    latency_bucket: int = 0,
+    champion_latency_bucket: int = 0,
 ) -> Judgement:
     traffic = Traffic()
     memory = learn(Memory.fresh(PLAN), traffic.observe(), PLAN)
@@ -254,6 +256,7 @@ def shadowed(
     )
     observation = traffic.observe(pairs=found)
     counts = ShadowCounts(pairs=pairs, flips=flips, errors=mine)
+    counts.latency[latency_bucket] = counts.champion_latency[champion_latency_bucket] = pairs
     memory = learn(memory, msgspec.structs.replace(observation, shadowed=counts), PLAN)
     return judge_shadow(memory, shadow, PLAN, seconds)
 
@@ -282,6 +285,16 @@ def test_scores_of_the_same_requests_that_shift_roll_back_after_a_few_pairs(shif
     assert bad.verdict == "rollback"
     assert re.fullmatch(rf"scores of the same 40 requests differ by .0.\d+, more than 0.2 {name}: .*", bad.reason)
     assert shadowed(400, shift=shift / 4).verdict == "advance"
+
+
+def test_how_long_the_same_requests_took_is_told_and_rolls_nobody_back() -> None:
+    slow = shadowed(100, latency_bucket=40, champion_latency_bucket=16)
+    told = next(each for each in slow.findings if each.name == "slower in pairs")
+    assert str(told) == (
+        "answers to the same 100 requests took 51.2, 51.2 and 51.2 ms against 0.8, 0.8 and 0.8 ms (p50, p95, p99): "
+        "not asked"
+    )
+    assert slow.verdict == "advance"
 
 
 def test_a_shadow_without_a_maximum_shift_leaves_scores_to_the_steps() -> None:

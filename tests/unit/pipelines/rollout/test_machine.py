@@ -243,6 +243,12 @@ def test_an_event_is_the_same_after_a_trip_through_the_ledger(event: Event) -> N
     assert lengthen(msgspec.json.decode(msgspec.json.encode(shorten(event)))) == event
 
 
+def test_an_event_of_an_earlier_release_is_read_without_what_it_did_not_have() -> None:
+    body = shorten(look(3, n=20, shadow=True, share=0))
+    del body["observation"]["shadowed"]["champion_latency"]
+    assert lengthen(body) == look(3, n=20, shadow=True, share=0)
+
+
 def test_a_state_is_the_same_after_a_trip_through_json() -> None:
     state = promoting()
     assert msgspec.json.decode(msgspec.json.encode(state), type=State) == state

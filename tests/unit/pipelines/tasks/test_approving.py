@@ -43,6 +43,8 @@ def test_a_question_is_told_with_the_comparison_it_rests_on(ledger: Ledger) -> N
     text = approving.question_text(PROJECT, question)
     for part in ("**shadow** went on", "| errors in pairs |", "| auc | 0.71 \\| 0.70 |", "the plan says **reject**"):
         assert part in text
+    (latency,) = (line for line in text.splitlines() if line.startswith("| slower in pairs |"))
+    assert latency.endswith("| none |"), "what is not asked has no limit"
     assert approving.find_end(PROJECT, ROLLOUT, "first_step") is None
 
 

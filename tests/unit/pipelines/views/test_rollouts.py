@@ -12,7 +12,7 @@ from pipelines import views
 from pipelines.cli import app
 from pipelines.ledger import Ledger
 from pipelines.rollout.following import Follower
-from pipelines.rollout.plan import Plan, ShadowStep, Step
+from pipelines.rollout.plan import AlphaShares, Plan, ShadowStep, Step
 from pipelines.tasks import commanding
 from pipelines.views import RolloutWatch
 from pipelines.wiring import open_ledger
@@ -157,6 +157,15 @@ def test_what_a_person_ended_still_shows_the_evidence_of_that_moment(ledger: Led
     assert (told["state"], told["reason"]) == ("rolled_back", "aborted by ann: not today")
     assert {"split", "errors"} <= {finding["name"] for finding in told["findings"]}
     assert not any(finding["exceeded"] for finding in told["findings"])
+
+
+def test_what_the_plan_does_not_ask_has_no_limit(ledger: Ledger) -> None:
+    silent = msgspec.structs.replace(PLAN, alpha_shares=AlphaShares(slow_p50=0.0))
+    run_until(ledger, looks=5, plan=silent)
+    told = views.rollouts(PROJECT)["rollout"]
+    assert [each["name"] for each in told["findings"] if each["limit"] is None] == ["slower than p50"]
+    (line,) = (line for line in paceline("show", PROJECT).stdout.splitlines() if "p50" in line)
+    assert line.endswith("limit none")
 
 
 def test_a_rollout_that_nobody_knows_is_an_error(ledger: Ledger) -> None:
