@@ -182,4 +182,6 @@ def _share(value: float | None) -> str:
 def _estimate(found: Any) -> str:
     if found is None:
         return "–"
-    return f"{found.value:.4f}" if found.low is None else f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+    if found.low is None:
+        return f"{found.value:.4f}"
+    return f"{found.value:.4f} ({found.low:.4f}\u00a0to\u00a0{found.high:.4f})"

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 _NUMBER = re.compile(r"(?!\d{4}-\d\d-\d\d)[+\-−]?\d")  # no date
 _LONG_HEAD = 24
 _LONG_CELL = 44  # characters: longer text is a sentence, and is broken into lines
+_LONG_ROW = 100  # characters in all columns together: a longer row fits a page only if its cells are broken too
 
 
 class Table(NamedTuple):
@@ -95,6 +96,8 @@ def _sheet(table: Table) -> Markup:
     )
     first = Markup("<tr>{}</tr>").format(head) if any(table.head) else ""
     look = "words" if first else "words facts"
+    if sum(_width(row[place] for row in (table.head, *table.rows)) for place in columns) > _LONG_ROW:
+        look += " dense"
     return Markup('<div class="sheet"><table class="{}">{}{}</table></div>').format(look, first, rows)
 
 
@@ -102,6 +105,11 @@ def _is_numeric(cells: Iterable[str]) -> bool:
     """Whether a column is of numbers, perhaps with units, intervals and gaps; an empty column is of words."""
     told = [cell for cell in cells if cell not in ("", "–")]
     return bool(told) and all(_NUMBER.match(cell) and len(cell) <= _LONG_CELL for cell in told)
+
+
+def _width(column: Iterable[str]) -> int:
+    """Of its longest cell that is not broken, in characters."""
+    return max((len(cell) for cell in column if len(cell) <= _LONG_CELL), default=0)
 
 
 def _data_cell(kind: str, text: str) -> Markup:

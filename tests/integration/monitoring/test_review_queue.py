@@ -15,6 +15,7 @@ from contracts.encoder import Encoder
 from pipelines.cli import app
 from pipelines.tasks import forgetting, reviewing
 from pipelines.wiring import home, open_ledger
+from tests.fixtures.browsers import PageBrowser
 from tests.fixtures.prediction_log import tiny_group, write_segment
 from tests.fixtures.watched_flights import PROJECT, SCHEMA, flights, serve
 
@@ -125,6 +126,17 @@ def test_the_queue_is_exported_and_a_text_of_a_client_is_no_formula(unusual: lis
     assert set(table["input.carrier"].to_pylist()) == {"UA", "=ZZ"}
     with pytest.raises(ValueError, match=r"ends with '\.xlsx'"):
         reviewing.export(PROJECT, tmp_path / "queue.xlsx")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_opens_without_a_complaint_and_fits(
+    browser: PageBrowser, unusual: list[str], tmp_path: Path, dark: bool
+) -> None:
+    reviewing.collect(PROJECT, AS_OF)
+    reviewing.label(PROJECT, unusual[0], "1", by="mia", reason="the crew says so")
+    seen = browser.look(reviewing.write_page(PROJECT).as_uri(), dark=dark, picture=tmp_path / "page.png")
+    assert seen.complaints == []
+    assert (seen.wide, seen.beyond, seen.cut, seen.scrolled) == (0, [], [], [])
 
 
 def test_the_page_shows_each_prediction_beside_its_neighbours_and_no_person(unusual: list[str]) -> None:

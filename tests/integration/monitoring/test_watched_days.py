@@ -13,6 +13,7 @@ import pytest
 from pipelines.monitoring.pipeline_metrics import Leading, Record, samples_of
 from pipelines.tasks import assessing, labelling, watching
 from pipelines.wiring import home, open_ledger
+from tests.fixtures.browsers import PageBrowser
 from tests.fixtures.watched_flights import PROJECT, flights, serve
 
 SPRING, AUTUMN = date(2013, 3, 10), date(2013, 11, 3)
@@ -118,6 +119,22 @@ def test_quality_is_told_by_version_slot_slice_and_day_and_what_is_not_known_is_
     assert "2013-03-12: version 7, champion: not known yet: no outcome is due" in page
     text = assessing.assessed_text(assessed)
     assert "2013-03-12 version 7, champion: 0 of 0 due; not known yet" in text
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_of_quality_opens_without_a_complaint_and_fits(
+    browser: PageBrowser, watched: Path, tmp_path: Path, dark: bool
+) -> None:
+    records = flights(date(2013, 3, 9), date(2013, 3, 13))
+    serve(records)
+    serve(records[::3], version="8", slot="shadow")
+    page = assessing.write_page(assessing.assess(PROJECT, "2013-03-13", 4))
+    seen = browser.look(page.as_uri(), dark=dark, picture=tmp_path / "page.png")
+    assert seen.complaints == []
+    assert (seen.wide, seen.beyond, seen.cut, seen.scrolled) == (0, [], [], [])
+    assert seen.drawings
+    assert [each for each in seen.drawings if min(each.width, each.height) < 60 or not each.shown] == []
+    assert [each for each in seen.drawings if not each.name] == []  # said to those who do not see it
 
 
 def test_what_is_told_later_corrects_the_warehouse_in_the_watches_after_it_and_in_none_before(watched: Path) -> None:

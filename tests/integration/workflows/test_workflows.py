@@ -200,6 +200,11 @@ def test_a_watch_measures_quality_and_drift_and_writes_its_report(
     assert seen["coverage"]["labelled"] > 100
     assert any(quality["auc"] is not None for quality in seen["quality"])
     assert list(home().reports(PROJECT).glob("drift-2013-04-20-*.html"))
+    assert states(watched)["compare_features"] == "success", states(watched)
+    compared = open_ledger().entries(project=PROJECT, kinds=("skew",))[-1].body
+    assert compared["sampled"] == compared["encoding"]["rows"] > 5, compared
+    assert compared["source"]["rows"] > 5, compared
+    assert compared["encoding"]["differing"] == compared["source"]["differing"] == 0, compared
 
 
 def test_a_due_retrain_starts_the_retrain_workflow_with_its_trigger_and_reason(
@@ -270,9 +275,7 @@ def _failures(answers: Path) -> list[dict[str, Any]]:
 def _wait_for_predictions() -> None:
     import time
 
-    deadline = time.monotonic() + 60
-    while True:
-        if len(logged_rows(home().predictions(PROJECT))) > 500:
-            return
+    deadline = time.monotonic() + 300
+    while len(logged_rows(home().predictions(PROJECT))) <= 500:
         assert time.monotonic() < deadline, "the prediction log stays small"
         time.sleep(0.2)
