@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShadowWork:
-    """Rows that the champion answered in `seconds` with `scores` (None: it failed), for `challenger` to score as well."""
+    """Rows that the champion answered in `seconds` with `scores` (None: it failed), for `challenger` to score too."""
 
     challenger: Challenger
     request_id: str

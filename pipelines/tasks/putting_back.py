@@ -1,8 +1,9 @@
 """Putting a kept version back, at once: intent → slot → ledger → servers → aliases → done.
 
 `rollback.begun` is the intent, written first: what is to lead again, which reign is to end, who wants it and why. A
-request that comes again (a task that Airflow retries, or that somebody clears) finds it and finishes that very rollback;
-it never takes the rolled-back version for "the one before", and it ends no reign but the one that its person saw.
+request that comes again (a task that Airflow retries, or that somebody clears) finds it and finishes that very
+rollback; it never takes the rolled-back version for "the one before", and it ends no reign but the one that its person
+saw.
 """
 
 import time
