@@ -22,7 +22,7 @@ from serving.challenger import CHAMPION, Challenger, Slot, count_answers
 from serving.columns import Columns
 from serving.divided import ChampionFailedError, DividedRequest
 from serving.encoding import Record, encode, taken
-from serving.engine import Model, ScoringError, problem_of
+from serving.engine import Model, ScoringError, are_sound
 from serving.holdout import HoldoutAnswerer
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
@@ -205,7 +205,7 @@ class Answerer:
                 scores = await (self._batcher.score if fits else self._score_pieces)(model, features, deadline_s)
         except ScoringError:
             return None
-        if any(map(problem_of, scores)):
+        if not are_sound(scores):
             return None
         seconds = time.perf_counter() - started
         if marks is not None:

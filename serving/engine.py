@@ -1,7 +1,9 @@
 """A bundle made ready to answer: its encoder, and its graph in ONNX Runtime."""
 
+import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,6 +78,12 @@ def problem_of(score: float) -> str | None:
     if -_SCORE_SLACK <= score <= 1 + _SCORE_SLACK:  # NaN compares false
         return None
     return f"the score is {score}, expected 0 to 1"
+
+
+def are_sound(scores: Sequence[float]) -> bool:
+    """Whether `problem_of` has nothing to say of any of `scores`, of which there is one at least."""
+    # a NaN may hide from the least and the greatest, and never from the sum
+    return min(scores) >= -_SCORE_SLACK and max(scores) <= 1 + _SCORE_SLACK and not math.isnan(sum(scores))
 
 
 def load_model(

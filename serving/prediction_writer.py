@@ -50,6 +50,7 @@ RETRY_AFTER_S = 1.0
 _PAUSE_S = 2e-5  # sleep(0) would take the interpreter back before anybody else has woken up
 _STOP_TIMEOUT_S = 10.0
 _MAXIMUM_SEQUENCE = 0xFFF
+_SEQUENCES = tuple(f"{sequence:03x}" for sequence in range(_MAXIMUM_SEQUENCE + 1))
 _RENEWED_EVERY_MS = 1000
 _KEPT_FAILURES = 64
 _NODE = (1 << 48) - 1  # the last 48 bits of a UUID
@@ -97,7 +98,7 @@ class PredictionIds:
             first = self._sequence + 1
             last = min(self._sequence + count - len(ids), _MAXIMUM_SEQUENCE)
             head, tail = self._head, self._tail
-            ids += [f"{head}{sequence:03x}{tail}" for sequence in range(first, last + 1)]
+            ids += [head + sequence + tail for sequence in _SEQUENCES[first : last + 1]]
             self._sequence = last
             if len(ids) < count:
                 ids.append(self.next())

@@ -88,11 +88,11 @@ def _texts(name: str, data: memoryview) -> list[str]:
     # where all is ASCII, lengths too, the text is made once and cut; else each element by itself
     whole = raw.decode("ascii") if raw.isascii() else None
     if whole is not None and size >= head:
-        step = head + unpack(raw)[0]
-        count = size // step
-        # all of one length, as codes and times mostly are
-        if count * step == size and all(raw[each::step] == raw[each : each + 1] * count for each in range(head)):
-            return [whole[begin : begin + step - head] for begin in range(head, size + 1, step)]
+        # all of one length, as codes and times mostly are: then their length stands between them, and nowhere else
+        length = unpack(raw)[0]
+        _, *others = whole.split(whole[:head])
+        if len(others) * (head + length) == size and set(map(len, others)) == {length}:
+            return others
     texts: list[str] = []
     start = 0
     while start < size:

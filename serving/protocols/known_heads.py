@@ -55,14 +55,16 @@ class KnownHeads:
         if plan is None or len(body) != length + plan.end:
             return None
         columns: dict[str, Column] = {}
+        rows = plan.rows
         try:
             for run in plan.runs:
-                columns.update(zip(run.names, _read(run, body, length, plan.rows), strict=True))
+                read = _read(run, body, length, rows)
+                if len(read[0]) != rows:
+                    return None
+                columns.update(zip(run.names, read, strict=True))
         except MalformedRequestError:
             return None
-        if any(len(column) != plan.rows for column in columns.values()):
-            return None
-        return plan.request, Columns(columns, plan.rows)
+        return plan.request, Columns(columns, rows)
 
     def keep(self, body: bytes, head_length: str, decoded: Decoded, rows: int) -> None:
         """Remembers the head of `body`, which the general way has read as `decoded`, of `rows` rows."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from serving import engine
 from serving.bound_runs import BoundRuns
-from serving.engine import CPU_ROWS, ModelRefusedError, ScoringError, load_model, problem_of
+from serving.engine import CPU_ROWS, ModelRefusedError, ScoringError, are_sound, load_model, problem_of
 from serving.providers import Opened
 
 
@@ -62,6 +62,11 @@ def test_only_scores_between_0_and_1_are_usable() -> None:
     assert [problem_of(score) for score in (0.0, 1.0, 0.5, 1.0000001)] == [None] * 4
     for score in (math.nan, math.inf, -math.inf, -0.1, 1.1):
         assert problem_of(score) == f"the score is {score}, expected 0 to 1"
+        for place in range(3):
+            scores = [0.0, 0.5, 1.0000001]
+            assert are_sound(scores)
+            scores[place] = score
+            assert not are_sound(scores), f"{score} at {place}"
 
 
 def test_a_model_says_on_what_it_runs_how_many_rows_it_takes_and_how_long_it_took_to_load(
