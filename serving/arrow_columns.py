@@ -7,6 +7,7 @@ summed by numpy; what is the same for all rows is repeated as bytes, and compres
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import chain, repeat
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,12 @@ class Spread:
         """Texts, or None, one for each group."""
         if values.count(values[0]) == len(values):
             return self.text_of_rows(values)
-        return nullable_text_column(
-            values if self._is_flat else list(chain.from_iterable(map(repeat, values, self.rows)))
-        )
+        if self._is_flat:
+            return nullable_text_column(values)
+        if None in values:
+            return nullable_text_column(list(chain.from_iterable(map(repeat, values, self.rows))))
+        encoded = [value.encode(errors="backslashreplace") for value in values if value is not None]
+        return joined_column(b"".join(map(mul, encoded, self.rows)), np.repeat(list(map(len, encoded)), self.rows))
 
     def text_of_rows(self, values: Sequence[str | None]) -> pyarrow.Array:
         """Texts, or None, one for each row; or one for all."""
@@ -101,19 +105,14 @@ def nullable_text_column(values: Sequence[str | None]) -> pyarrow.Array:
     return _strings(b"".join(encoded), _offsets(encoded), _bitmap(valid))
 
 
-def nullable_bytes_column(values: Sequence[bytes | None]) -> pyarrow.Array:
-    """Bytes, or None."""
-    missing = values.count(None)
-    if missing == len(values):
-        return pyarrow.nulls(len(values), pyarrow.binary())
-    there = [value or b"" for value in values]
-    valid = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
-    buffers = [
-        _bitmap(valid) if missing else None,
-        pyarrow.py_buffer(_offsets(there)),
-        pyarrow.py_buffer(b"".join(there)),
-    ]
-    return pyarrow.Array.from_buffers(pyarrow.binary(), len(values), buffers)
+def sparse_bytes_column(places: Sequence[int], contents: Sequence[bytes], rows: int) -> pyarrow.Array:
+    """`contents` at the `places`, which ascend, of `rows`; null everywhere else."""
+    if not places:
+        return pyarrow.nulls(rows, pyarrow.binary())
+    lengths, valid = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.bool_)
+    lengths[places], valid[places] = list(map(len, contents)), True
+    buffers = [_bitmap(valid), pyarrow.py_buffer(_summed(lengths)), pyarrow.py_buffer(b"".join(contents))]
+    return pyarrow.Array.from_buffers(pyarrow.binary(), rows, buffers)
 
 
 def number_column(values: NDArray[np.float64] | NDArray[np.int64]) -> pyarrow.Array:

@@ -7,9 +7,9 @@ dict and a list for each row would cost more than everything else that the log d
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,10 +27,10 @@ from serving.arrow_columns import (
     boolean_column,
     joined_column,
     moment_column,
-    nullable_bytes_column,
     nullable_text_column,
     number_column,
     same_text_column,
+    sparse_bytes_column,
     text_column,
 )
 from serving.columns import Columns
@@ -287,7 +287,7 @@ class BatchBuilder:
         decisions = np.array(list(chain.from_iterable(of["decisions"])), dtype=np.float32)
         lengths = np.concatenate([each.lengths for each in encoded])
         yield text_column(list(chain.from_iterable(of["prediction_ids"])))
-        yield spread.text_of_rows(_own(of, "request_ids", spread, "request_id"))
+        yield _own_texts(of, "request_ids", spread, "request_id")
         yield moment_column(of["served_at_s"], day, spread)
         yield text_column(list(chain.from_iterable([each.times for each in encoded])))
         yield same_text_column(self._project, spread.total)
@@ -302,27 +302,27 @@ class BatchBuilder:
         yield number_column(np.array(_own(of, "latencies_us", spread, "latency_us"), dtype=np.int64))
         yield nullable_text_column(list(chain.from_iterable(of["errors"])))
         yield joined_column(b"".join([each.content for each in encoded]), lengths)
-        yield spread.text_of_rows(_own(of, "clients", spread, "client"))
+        yield _own_texts(of, "clients", spread, "client")
         yield self._unusual(groups, of, spread.rows, scores, counted)
         yield boolean_column(spread.array(np.array(of["cached"], dtype=np.float32)))
         yield spread.text(of["uncounted"])
-        yield self._sampled_features(groups)
+        yield self._sampled_features(groups, spread)
 
-    def _sampled_features(self, groups: Sequence[LoggedGroup]) -> pyarrow.Array:
+    def _sampled_features(self, groups: Sequence[LoggedGroup], spread: Spread) -> pyarrow.Array:
         """The column `features`: null, but for rows of the requests that are sampled."""
-        contents: list[bytes | None] = []
-        for group in groups:
-            found: list[bytes | None] = [None] * len(group.records)
+        places: list[int] = []
+        contents: list[bytes] = []
+        for start, group in zip(accumulate(spread.rows, initial=0), groups, strict=False):
             features, sampled = group.features, self._sampled(group)
-            if features is not None and sampled:
-                if hidden := self._known[group.bundle].personal_columns:
-                    features = features.copy()
-                    features[:, hidden] = np.nan
-                for row in sampled:
-                    if not _has_infinity(group.records, row):
-                        found[row] = features[row].astype("<f4", copy=False).tobytes()
-            contents += found
-        return nullable_bytes_column(contents)
+            if features is None or not sampled:
+                continue
+            if hidden := self._known[group.bundle].personal_columns:
+                features = features.copy()
+                features[:, hidden] = np.nan
+            told = _told_by_json(group.records, sampled)
+            places += [start + row for row in told]
+            contents += [features[row].astype("<f4", copy=False).tobytes() for row in told]
+        return sparse_bytes_column(places, contents, spread.total)
 
     def _sampled(self, group: LoggedGroup) -> Sequence[int]:
         """The rows of `group` that are logged with their features."""
@@ -417,9 +417,18 @@ def _has_features(group: LoggedGroup) -> bool:
     return group.features is not None and len(group.features) == len(group.records)
 
 
-def _has_infinity(records: Sequence[Mapping[str, Any]], row: int) -> bool:
-    """Whether JSON cannot tell what was encoded: it has no word for what a clipping field takes to its bound."""
-    values = records.values_of_row(row) if isinstance(records, Columns) else records[row].values()
+def _told_by_json(records: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> Sequence[int]:
+    """Those of `rows` that JSON can tell: it has no word for an infinity, which a clipping field takes to its bound."""
+    if not isinstance(records, Columns):
+        return [row for row in rows if not _has_infinity(records[row].values())]
+    if len(rows) == len(records) and not any(map(_has_infinity, records.by_name.values())):
+        return rows
+    return [row for row in rows if not _has_infinity(records.values_of_row(row))]
+
+
+def _has_infinity(values: Iterable[Any]) -> bool:
+    if isinstance(values, np.ndarray):
+        return bool(values.dtype.kind == "f" and np.isinf(values).any())
     return any(value.__class__ is float and math.isinf(value) for value in values)
 
 
@@ -428,6 +437,12 @@ def _own(of: Mapping[str, Sequence[Any]], name: str, spread: Spread, shared: str
     parts = zip(of["each"], of[shared], spread.rows, strict=True)
     by_group = [repeat(value, rows) if each is None else getattr(each, name) for each, value, rows in parts]
     return list(chain.from_iterable(by_group))
+
+
+def _own_texts(of: Mapping[str, Sequence[Any]], name: str, spread: Spread, shared: str) -> pyarrow.Array:
+    if not any(of["each"]):
+        return spread.text(of[shared])
+    return spread.text_of_rows(_own(of, name, spread, shared))
 
 
 def _places(starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
