@@ -27,7 +27,7 @@ from serving.holdout import HoldoutAnswerer
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
-from serving.shadow import Shadow, ShadowWork
+from serving.shadow import Shadow, work_of_request
 from serving.slots import Slots
 from serving.tracing import Marks
 
@@ -246,7 +246,7 @@ class Answerer:
                 self._count(champion, challenger or shadowing, assigned.keys, seconds, scores)
             self._metrics.of(version, "champion").answered_together(seconds, scores)
         if shadowing is not None:
-            self._shadow.offer(ShadowWork(shadowing, request_id, records, entities, scores, threshold, seconds))
+            self._shadow.offer(work_of_request(shadowing, request_id, records, entities, scores, seconds, threshold))
         predictions = [
             Prediction(prediction_id, score, decision, version, "champion", is_cached)
             for prediction_id, score, decision in zip(ids, scores, decisions, strict=True)

@@ -115,6 +115,7 @@ class ModelServer:
             slots=self.slots,
             metrics=self.metrics,
             writer=self.writer,
+            shadow=self._shadow,
             ids=ids,
             batcher=batcher,
             access=self._access,

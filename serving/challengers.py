@@ -136,6 +136,17 @@ class Challengers:
         self, challenger: Challenger, arm: int, entities: Sequence[str], seconds: float, scores: Sequence[float]
     ) -> None:
         """Rows that `arm` (0: champion, 1: challenger) answered in `seconds` while `challenger` is tried."""
+        self.gather_each(challenger, arm, entities, [seconds] * len(scores), scores)
+
+    def gather_each(
+        self,
+        challenger: Challenger,
+        arm: int,
+        entities: Sequence[str],
+        seconds: Sequence[float],
+        scores: Sequence[float],
+    ) -> None:
+        """The same for rows that took each its own time."""
         salt = challenger.position_salt
         units = [unit(salt, entity) for entity in entities]
         challenger.gathered.answered(arm, units, seconds, scores, self._stratum(challenger))

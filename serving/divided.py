@@ -19,7 +19,7 @@ from serving.engine import ScoringError, problem_of
 from serving.metrics import Metrics, Totals
 from serving.prediction_writer import LoggedGroup, PredictionIds, PredictionWriter
 from serving.protocols.records import Prediction, PredictResponse
-from serving.shadow import Shadow, ShadowWork
+from serving.shadow import Shadow, work_of_request
 from serving.slots import Slots
 
 MAXIMUM_CHALLENGER_S = 1.0
@@ -189,17 +189,14 @@ class DividedAnswerer:
         shadowing = request.assigned.shadow if request.is_counted else None
         if shadowing is not None:
             self._shadow.offer(
-                ShadowWork(
-                    challenger=shadowing,
-                    request_id=request.request_id,
-                    records=[request.records[row] for row in group.rows],
-                    entities=[request.entities[row] for row in group.rows],
-                    scores=[
-                        score if error is None else None
-                        for score, error in zip(group.scores, group.errors, strict=True)
-                    ],
-                    threshold=champion.model.threshold,
-                    seconds=group.seconds,
+                work_of_request(
+                    shadowing,
+                    request.request_id,
+                    [request.records[row] for row in group.rows],
+                    [request.entities[row] for row in group.rows],
+                    [score if error is None else None for score, error in zip(group.scores, group.errors, strict=True)],
+                    group.seconds,
+                    champion.model.threshold,
                 )
             )
         failed = [row for row, error in zip(group.rows, group.errors, strict=True) if error is not None]

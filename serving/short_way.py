@@ -22,7 +22,8 @@ from serving.admission import JSON_TYPE, MAXIMUM_IN_FLIGHT
 from serving.answering import entities_of
 from serving.assigned import SYNTHETIC_HEADER
 from serving.batching import Batcher, OverloadedError, Waiting
-from serving.challenger import Slot
+from serving.challenger import CHAMPION, Slot
+from serving.columns import Columns
 from serving.engine import ScoringError, problem_of
 from serving.metrics import Metrics
 from serving.prediction_writer import LoggedGroup, OfRequests, PredictionIds, PredictionWriter
@@ -30,6 +31,7 @@ from serving.protocols import media_types, records
 from serving.protocols.records import MalformedRequestError, Prediction, PredictResponse
 from serving.protocols.typed_records import TypedRecords
 from serving.routes.predict import PREDICT_PATH, PredictionRoutes, Response, Route, timeout_of, types_of
+from serving.shadow import Shadow, ShadowWork
 from serving.slots import Slots
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
@@ -174,6 +176,7 @@ class ShortWay:
         slots: Slots,
         metrics: Metrics,
         writer: PredictionWriter,
+        shadow: Shadow,
         ids: PredictionIds,
         batcher: Batcher,
         access: Access | None,
@@ -184,6 +187,7 @@ class ShortWay:
         self._slots = slots
         self._metrics = metrics
         self._writer = writer
+        self._shadow = shadow
         self._ids = ids
         self._batcher = batcher
         self._access = access
@@ -231,7 +235,7 @@ class ShortWay:
         if (
             champion is None
             or not self.is_open
-            or slots.challengers
+            or (slots.challengers and (slots.lanes is not None or slots.sharing() is not None))
             or slots.holdout is not None
             or self._routes.in_flight >= MAXIMUM_IN_FLIGHT
             or body.count(b"{") != 2
@@ -305,7 +309,13 @@ class ShortWay:
         seconds = [now_s - request.began_s for request in turn]
         ids = self._ids.take(2 * count)
         request_ids, ids = ids[:count], ids[count:]
-        self._log(turn, request_ids, ids, scores, decisions, seconds)
+        columns = turn[0].typed.columns([request.row for request in turn], [request.values for request in turn])
+        entities = entities_of(model.schema, columns)
+        self._log(turn, columns, entities, request_ids, ids, scores, decisions, seconds)
+        shadowing = self._slots.shadowing() if self._slots.challengers else None
+        if shadowing is not None:
+            self._slots.gather_each(shadowing, CHAMPION, entities, seconds, scores)
+            self._shadow.offer_each(ShadowWork(shadowing, request_ids, columns, entities, scores, seconds, threshold))
         self._metrics.answered_each(champion.counts, model.version, seconds, scores)
         self._metrics.responded(turn[0].known.route.name, 200, count)
         template = self._template
@@ -335,6 +345,8 @@ class ShortWay:
     def _log(
         self,
         turn: Sequence[ShortRequest],
+        columns: Columns,
+        entities: Sequence[str],
         request_ids: Sequence[str],
         ids: Sequence[str],
         scores: Sequence[float],
@@ -342,7 +354,6 @@ class ShortWay:
         seconds: Sequence[float],
     ) -> None:
         model = turn[0].champion.model
-        columns = turn[0].typed.columns([request.row for request in turn], [request.values for request in turn])
         clients = [None if (access := request.known.access) is None else access.grant.client for request in turn]
         self._writer.append(
             LoggedGroup(
@@ -356,7 +367,7 @@ class ShortWay:
                 share=0.0,
                 latency_us=0,
                 records=columns,
-                entities=entities_of(model.schema, columns),
+                entities=entities,
                 prediction_ids=ids,
                 scores=scores,
                 decisions=decisions,

@@ -77,12 +77,17 @@ class Gathered:
         self._open: dict[tuple[int, int], OpenStratum] = {}
 
     def answered(
-        self, arm: int, units: Sequence[int], seconds: float, scores: Sequence[float], key: tuple[int, int, float]
+        self,
+        arm: int,
+        units: Sequence[int],
+        seconds: Sequence[float],
+        scores: Sequence[float],
+        key: tuple[int, int, float],
     ) -> None:
-        """Rows that `arm` answered in `seconds`; `key` is the stratum's index, phase and share."""
-        stratum, bucket = self._at(key), bisect_left(LATENCY_EDGES_S, seconds)
-        for unit, score in zip(units, scores, strict=True):
-            stratum.add(arm, unit, failed=False, bucket=bucket, score=score)
+        """Rows that `arm` answered, each in its `seconds`; `key` is the stratum's index, phase and share."""
+        stratum = self._at(key)
+        for unit, took_s, score in zip(units, seconds, scores, strict=True):
+            stratum.add(arm, unit, failed=False, bucket=bisect_left(LATENCY_EDGES_S, took_s), score=score)
 
     def failed(self, arm: int, unit: int, key: tuple[int, int, float]) -> None:
         """A row that `arm` failed on."""

@@ -1,6 +1,6 @@
 """What a request costs inside the server, without sockets: CPU time on the event loop's thread and in the log's.
 
-    .venv/bin/python benchmarks/serving/inside.py [--rounds 7] [--requests 2000]
+    .venv/bin/python benchmarks/serving/inside.py [--rounds 7] [--requests 2000] [--shadow]
 
 Whole requests are given to the server's own connections by a transport that goes nowhere: HTTP parsing, the API key,
 decoding, validation, encoding, the graph, the answer and the prediction log are all real. It is CPU time, so it says
@@ -24,11 +24,13 @@ import model
 import uvicorn
 from uvicorn.server import ServerState
 
+from contracts.slots import LoadSlot, SetShare
 from pipelines.benchmarking.bodies import request
 from pipelines.benchmarking.connections import Target
 from pipelines.tasks.benching import event_loop
 from serving.app import ModelServer
 from serving.connection import PredictionConnection
+from serving.engine import load_model
 from serving.garbage import settle
 from serving.process import configuration
 from serving.settings import read_settings
@@ -43,6 +45,7 @@ class Size(NamedTuple):
     rounds: int
     requests: int
     only: str
+    has_shadow: bool
 
 
 def _ours() -> contenders.Contender:
@@ -152,6 +155,13 @@ async def measure(server: ModelServer, config: uvicorn.Config, work: dict[str, l
         print(f"| {name} | {' | '.join(cells)} |")  # noqa: T201
 
 
+def _begin_shadow(server: ModelServer, work: contenders.Workload) -> None:
+    """A challenger of the champion's own bundle, which shadows all requests."""
+    bundle, model = work.bundle, load_model(work.bundle.path, work.bundle.id, "2", contenders.PROJECT)
+    server.slots.place(LoadSlot(version="2", bundle=bundle.id, path=str(bundle.path), rollout="benchmark"), model)
+    server.slots.set_share(SetShare(rollout="benchmark", share=0.0, shadow=True, lease_s=3600.0))
+
+
 async def run(work: contenders.Workload, size: Size, profile: Path | None) -> None:
     """A server through its whole life."""
     api_key = contenders.make_key(work)
@@ -160,6 +170,8 @@ async def run(work: contenders.Workload, size: Size, profile: Path | None) -> No
     config = configuration(settings, server)
     config.load()
     await server.start()
+    if size.has_shadow:
+        _begin_shadow(server, work)
     settle()
     try:
         requests = requests_of(work, api_key)
@@ -183,10 +195,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4000, help="of one record; of batches an eighth")
     parser.add_argument("--profile", type=Path, help="write what cProfile saw of `--form` to this file instead")
     parser.add_argument("--form", choices=tuple(CONNECTIONS), default=ONE)
+    parser.add_argument("--shadow", action="store_true", help="a challenger shadows all requests")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, event_loop() as runner:
         work = contenders.Workload(*model.build(Path(name)), Path(name))
-        size = Size(options.rounds, options.requests, options.form)
+        size = Size(options.rounds, options.requests, options.form, options.shadow)
         runner.run(run(work, size, options.profile))
 
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.bundle import Bundle
+from contracts.slots import LoadSlot, SetShare
 from pipelines.tasks import keys
 from serving.access import RequestHead
+from serving.engine import load_model
 from serving.routes.predict import PREDICT_PATH, Route
 from serving.short_way import KnownHead, ShortWay
 from tests.fixtures.bundles import tiny_bundle, tiny_record
@@ -200,6 +202,32 @@ def test_a_client_that_is_gone_and_a_server_that_stops_end_a_request_on_the_shor
         assert server.application.predictions.in_flight == 0
 
     served(scenario)
+
+
+def test_what_goes_the_short_way_is_shadowed_and_a_challenger_with_a_share_ends_it(
+    served: Callable[..., None], taken: Taken, tmp_path: Path
+) -> None:
+    other = tiny_bundle(tmp_path / "bundles", bias=0.5)
+
+    async def scenario(server: Running, ask: Client) -> None:
+        slots, metrics = server.application.slots, server.application.metrics
+        model = load_model(other.path, other.id, "2", "flight_delay")
+        slots.place(LoadSlot(version="2", bundle=other.id, path=str(other.path), rollout="r1"), model)
+        slots.set_share(SetShare(rollout="r1", share=0, shadow=True, lease_s=60))
+        for number in range(3):
+            assert (await ask(post(body(tiny_record(number)))))[0] == 200
+        assert taken == [True, True]
+        while metrics.shadow_pairs < 3:
+            await asyncio.sleep(0.01)
+        slots.set_share(SetShare(rollout="r1", share=1.0, lease_s=60))
+        _, _, content = await ask(post())
+        assert msgspec.json.decode(content)["predictions"][0]["slot"] == "challenger"
+        assert taken == [True, True, False]
+
+    served(scenario)
+    rows = logged_rows(tmp_path / "predictions")
+    asked = [row["request_id"] for row in rows if row["slot"] == "champion"]
+    assert [row["request_id"] for row in rows if row["slot"] == "shadow"] == asked
 
 
 KNOWN = KnownHead(

@@ -90,7 +90,7 @@ def test_the_shadow_gets_a_sample_of_the_requests(parts: Parts, tmp_path: Path) 
     shadowed = parts.slots.observe().shadowed
     assert shadowed is not None
     assert (shadowed.pairs, shadowed.dropped) == (2, 0), "what is not drawn is not missed"
-    assert [group.request_id for group in parts.log.groups] == ["request 0", "request 3"]
+    assert [group.each.request_ids for group in parts.log.groups if group.each] == [["request 0", "request 3"]]
 
 
 @pytest.mark.parametrize("is_in_loop", [True, False])
@@ -99,6 +99,7 @@ def test_the_shadow_gives_way_while_clients_keep_the_server_busy_and_not_for_eve
 ) -> None:
     parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
     parts.share(0, shadow=True)
+    shadow = Shadow(slots=parts.slots, metrics=parts.metrics, writer=parts.log, ids=PredictionIds())
 
     async def run() -> float:
         loop = asyncio.get_running_loop()
@@ -116,12 +117,12 @@ def test_the_shadow_gives_way_while_clients_keep_the_server_busy_and_not_for_eve
         else:
             parts.metrics.batcher.waiting_rows = BUSY_ROWS
         started_s = time.perf_counter()
-        parts.shadow.start()
-        for number in range(6):
-            parts.shadow.offer(work_of(parts, number))
-        await until(lambda: parts.metrics.shadow_pairs == 6)
+        shadow.start()
+        for number in range(6 * PIECE_ROWS):
+            shadow.offer(work_of(parts, number % 30))
+        await until(lambda: parts.metrics.shadow_pairs == 6 * PIECE_ROWS)
         is_over = True
-        await parts.shadow.stop()
+        await shadow.stop()
         return time.perf_counter() - started_s
 
     assert parts.run(run()) >= 6 * GIVE_WAY_S
@@ -165,4 +166,39 @@ def test_failures_in_the_shadow_are_told_by_slice_once_for_each_entity(parts: Pa
 def work_of(parts: Parts, number: int) -> ShadowWork:
     assert parts.slots.challenger is not None
     record = tiny_record(number)
-    return ShadowWork(parts.slots.challenger, f"request {number}", [record], [record["tailnum"]], [0.5], 0.6, 0.001)
+    return ShadowWork(parts.slots.challenger, [f"request {number}"], [record], [record["tailnum"]], [0.5], [0.001], 0.6)
+
+
+def test_rows_of_a_request_each_are_drawn_and_dropped_one_by_one_and_go_to_the_challenger_together(
+    parts: Parts, tmp_path: Path
+) -> None:
+    drawn = iter([0.1, 0.9, 0.1, 0.1, 0.9, 0.1])
+    shadow = Shadow(
+        slots=parts.slots,
+        metrics=parts.metrics,
+        writer=parts.log,
+        ids=PredictionIds(),
+        maximum_rows=3,
+        chance=lambda: next(drawn),
+    )
+    parts.place(tiny_bundle(tmp_path, bias=0.5), "2", "r1")
+    parts.slots.set_share(SetShare(rollout="r1", share=0, shadow=True, sample=0.5))
+    challenger = parts.slots.challenger
+    assert challenger is not None
+    records = [tiny_record(number) for number in range(6)]
+    entities, ids = [record["tailnum"] for record in records], [f"request {number}" for number in range(6)]
+
+    async def run() -> None:
+        shadow.start()
+        shadow.offer_each(ShadowWork(challenger, ids, records, entities, [0.5] * 6, [0.001] * 6, 0.6))
+        await until(lambda: parts.metrics.shadow_pairs == 3)
+        await shadow.stop()
+
+    parts.run(run())
+    shadowed = parts.slots.observe().shadowed
+    assert shadowed is not None
+    assert (shadowed.pairs, shadowed.dropped) == (3, 1)
+    [group] = parts.log.groups
+    assert group.each is not None
+    assert group.each.request_ids == ["request 0", "request 2", "request 3"]
+    assert group.entities == [entities[0], entities[2], entities[3]]

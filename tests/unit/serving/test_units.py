@@ -70,7 +70,7 @@ def test_scores_are_counted_by_the_champions_deciles_once_an_entity_and_phase() 
 def test_what_several_processes_gathered_is_one_stratum() -> None:
     together, one, other = Gathered(), Gathered(), Gathered()
     key = (7, 1, 0.5)
-    one.answered(1, [1 << 20, 2 << 20], 0.01, [0.1, 0.2], key)
+    one.answered(1, [1 << 20, 2 << 20], [0.01, 0.01], [0.1, 0.2], key)
     other.failed(1, 1 << 20, key)
     for gathered in (one, other):
         together.absorb(gathered.before(8))
