@@ -10,16 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow
-from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from contracts.bundle import Baseline
-from contracts.input_schema import InputSchema
 from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, SYNTHETIC, PredictionRow, is_sampled
 from serving.arrow_columns import (
@@ -34,6 +31,7 @@ from serving.arrow_columns import (
     text_column,
 )
 from serving.columns import Columns
+from serving.logged_groups import LoggedGroup, by_attribute, has_features
 from serving.logged_inputs import JoinedRecords, LoggedInputs, written_one_by_one, written_together
 from serving.unusual import EXTREME_SCORE, Reference
 
@@ -64,50 +62,6 @@ SEGMENT_SCHEMA: pyarrow.Schema = pyarrow.schema(
     [(column.name, _arrow_type(column.type)) for column in msgspec.structs.fields(PredictionRow)]
 )
 STREAM_HEAD: bytes = SEGMENT_SCHEMA.serialize().to_pybytes()
-
-
-class OfRequests(NamedTuple):
-    """What rows of several requests do not share; parallel to the rows."""
-
-    request_ids: Sequence[str]
-    clients: Sequence[str | None]
-    latencies_us: Sequence[int]
-
-
-class LoggedGroup(msgspec.Struct, gc=False, eq=False, kw_only=True):
-    """Rows of one request that one slot answered; the sequences are parallel. `served_at_s` is since the epoch.
-
-    Rows of several requests, one of each, that one run scored, are a group as well: then `each` has what is every
-    request's own, and `request_id` is that of the first.
-
-    `features` are the rows as encoded for that version (float32, rows × columns), `baseline` its bundle's: without both
-    of them inputs, without the latter also scores are not looked at for what is unusual. `client` is who got the rows,
-    `cached` whether another request's run gave their scores, `uncounted` why no comparison of versions has them,
-    `size_bytes` the size of the request's body, for the bound on what waits.
-    """
-
-    served_at_s: float
-    request_id: str
-    schema: InputSchema
-    version: str
-    bundle: str
-    slot: str
-    rollout: str | None
-    share: float
-    latency_us: int
-    records: Sequence[Mapping[str, Any]]
-    entities: Sequence[str]
-    prediction_ids: Sequence[str]
-    scores: Sequence[float | None]
-    decisions: Sequence[bool | None]
-    errors: Sequence[str | None]
-    features: NDArray[np.float32] | None = None
-    baseline: Baseline | None = None
-    client: str | None = None
-    cached: bool = False
-    uncounted: str | None = None
-    size_bytes: int = 0
-    each: OfRequests | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +161,7 @@ class BatchBuilder:
 
     def _encode_together(self, groups: Sequence[LoggedGroup]) -> LoggedInputs:
         """All records in one call: a JSON text has no line break of its own."""
-        of = _by_attribute(groups)
+        of = by_attribute(groups)
         counts = list(map(len, of["records"]))
         if any(counts != list(map(len, of[name])) for name in _PARALLEL):
             raise ValueError("the sequences of a group are not parallel")
@@ -281,7 +235,7 @@ class BatchBuilder:
         counted: Counter[tuple[str, str, str]],
     ) -> Iterator[pyarrow.Array]:
         """In the order of `PredictionRow`'s fields; counts the flags of unusual rows in `counted`."""
-        of = _by_attribute(groups)
+        of = by_attribute(groups)
         spread = Spread(list(map(len, of["records"])))
         scores = np.array(list(chain.from_iterable(of["scores"])), dtype=np.float64)  # None becomes NaN
         decisions = np.array(list(chain.from_iterable(of["decisions"])), dtype=np.float32)
@@ -327,7 +281,7 @@ class BatchBuilder:
     def _sampled(self, group: LoggedGroup) -> Sequence[int]:
         """The rows of `group` that are logged with their features."""
         share = self._features_share
-        if not share or not _has_features(group):
+        if not share or not has_features(group):
             return ()
         if group.each is None:
             return range(len(group.records)) if is_sampled(group.request_id, share) else ()
@@ -364,7 +318,7 @@ class BatchBuilder:
                 flags.setdefault(row, []).append(EXTREME_SCORE)
             encoded, sizes = _picked(of["features"], members), _picked(rows, members)
             if set(map(type, encoded)) != {np.ndarray} or list(map(len, encoded)) != list(sizes):
-                members = [place for place in members if _has_features(groups[place])]
+                members = [place for place in members if has_features(groups[place])]
                 owned = _places(starts[members], lengths[members])
                 encoded = _picked(of["features"], members)
             if not members:
@@ -393,10 +347,6 @@ def _message(batch: pyarrow.RecordBatch) -> bytes:
     return content[len(STREAM_HEAD) : -len(END_OF_STREAM)]
 
 
-def _by_attribute(groups: Sequence[LoggedGroup]) -> dict[str, tuple[Any, ...]]:
-    return dict(zip(LoggedGroup.__struct_fields__, zip(*map(astuple, groups), strict=True), strict=True))
-
-
 def _pieces(groups: Sequence[LoggedGroup]) -> Iterator[Sequence[LoggedGroup]]:
     """Neighbours whose rows are encoded by one call; between two pieces somebody looks at what has come of them."""
     first = rows = 0
@@ -411,10 +361,6 @@ def _pieces(groups: Sequence[LoggedGroup]) -> Iterator[Sequence[LoggedGroup]]:
 
 def _picked(values: Sequence[Any], places: Sequence[int]) -> Sequence[Any]:
     return values if len(places) == len(values) else [values[place] for place in places]
-
-
-def _has_features(group: LoggedGroup) -> bool:
-    return group.features is not None and len(group.features) == len(group.records)
 
 
 def _told_by_json(records: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> Sequence[int]:

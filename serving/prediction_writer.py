@@ -23,7 +23,8 @@ from typing import Literal
 
 from contracts.masking import Mask
 from serving.arrow_columns import DAY_S
-from serving.prediction_batch import BatchBuilder, LoggedGroup, OfRequests
+from serving.logged_groups import LoggedGroup, OfRequests
+from serving.prediction_batch import BatchBuilder
 from serving.prediction_segments import Segments
 from serving.suspension import Suspension
 

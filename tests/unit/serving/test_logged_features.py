@@ -13,7 +13,8 @@ from contracts.input_schema import Field
 from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, is_sampled
 from serving.arrow_columns import DAY_S
-from serving.prediction_batch import STREAM_HEAD, BatchBuilder, LoggedGroup, OfRequests
+from serving.logged_groups import LoggedGroup, OfRequests
+from serving.prediction_batch import STREAM_HEAD, BatchBuilder
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_record
 from tests.fixtures.prediction_log import NOON_S, tiny_group
 

@@ -17,7 +17,8 @@ from contracts.masking import Mask
 from contracts.prediction_row import END_OF_STREAM, PredictionRow
 from serving.arrow_columns import DAY_S
 from serving.columns import _MAXIMUM_KINDS, Columns
-from serving.prediction_batch import SEGMENT_SCHEMA, STREAM_HEAD, Batch, BatchBuilder, LoggedGroup, OfRequests
+from serving.logged_groups import LoggedGroup, OfRequests
+from serving.prediction_batch import SEGMENT_SCHEMA, STREAM_HEAD, Batch, BatchBuilder
 from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
 from tests.fixtures.prediction_log import NOON_S, tiny_group
 
