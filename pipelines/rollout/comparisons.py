@@ -83,14 +83,17 @@ class UnitComparison(msgspec.Struct, frozen=True, kw_only=True):
         """At the start of another phase."""
         return msgspec.structs.replace(self, phase=Evidence(margin=self.phase.margin))
 
-    def finding(self, alpha: float, phases: int) -> Finding:
-        """The nearer to its limit of the two kinds of evidence, with `alpha` for both in a plan of `phases`."""
+    def finding(self, alpha: float, phase_share: float) -> Finding:
+        """The nearer to its limit of the two kinds of evidence, with `alpha` for both.
+
+        Of what all phases have of it, `phase_share` is this one's.
+        """
         what = (
             f"{self.name} for {self.happened:,} of {self.n:,} against "
             f"{self.reference_happened:,} of {self.reference_n:,}"
         )
         whole = finding(self.name, what, self.whole.log_e_value, limit_of(alpha * WHOLE_SHARE))
-        phase_limit = limit_of(alpha * PHASES_SHARE / phases)
+        phase_limit = limit_of(alpha * PHASES_SHARE * phase_share)
         phase = finding(self.name, f"{what}, in this phase", self.phase.log_e_value, phase_limit)
         return max(whole, phase, key=lambda each: each.e_value / each.limit)
 

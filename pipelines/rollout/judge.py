@@ -91,7 +91,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What the judge keeps between looks: the last counts, the evidence so far, and what this phase has seen.
 
     `stratum` is the number of the last one, of the process `server`; `phase` is the server's, at whose change the
-    evidence that is of one phase begins anew.
+    evidence that is of one phase begins anew; `phases` is how many had strata.
     """
 
     units: tuple[UnitComparison, ...]
@@ -101,6 +101,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     stratum: int = 0
     phase: int = 0
+    phases: int = 0
     champion: Tally | None = None
     challenger: Tally | None = None
     pairs: int = 0
@@ -266,6 +267,7 @@ def _learn_stratum(memory: Memory, stratum: Stratum, plan: Plan) -> Memory:
         memory,
         stratum=stratum.number,
         phase=stratum.phase,
+        phases=memory.phases + (stratum.phase != memory.phase),
         units=tuple(comparison.after(champion, challenger) for comparison in units),
         ranks=tuple(comparison.after(challenger.scores, champion.scores) for comparison in ranks),
         bins=bins.after(challenger.scores, champion.scores),
@@ -282,17 +284,26 @@ def _fresh_ranks(plan: Plan) -> tuple[RankComparison, ...]:
 
 
 def _phases(plan: Plan) -> int:
+    return _steps(plan) + (plan.shadow is not None)
+
+
+def _steps(plan: Plan) -> int:
     again = plan.challengers > 1  # of several the chosen one has the last share but one of its lane, and then of all
-    return len(plan.steps) + (plan.shadow is not None) + again
+    return len(plan.steps) + again
+
+
+def _phase_share(memory: Memory, plan: Plan) -> float:
+    """What this phase has of the alpha of all. A phase more than the plan has (another `sticky_by`) has none left."""
+    return 1 / _phases(plan) if memory.phases <= _steps(plan) else 0.0
 
 
 def _findings(memory: Memory, plan: Plan) -> tuple[Finding, ...]:
     """The split first: what follows is believed only where it fits."""
-    alpha, shares, phases = plan.alpha, plan.alpha_shares, _phases(plan)
-    scores = alpha * shares.scores / phases
+    alpha, shares, phase_share = plan.alpha, plan.alpha_shares, _phase_share(memory, plan)
+    scores = alpha * shares.scores * phase_share
     return (
         memory.split.finding(alpha * shares.split),
-        *(each.finding(alpha * getattr(shares, each.metric), phases) for each in memory.units),
+        *(each.finding(alpha * getattr(shares, each.metric), phase_share) for each in memory.units),
         *(each.finding(scores * _RANK_SHARE) for each in memory.ranks),
         memory.bins.finding(scores * _BINS_SHARE),
     )

@@ -226,6 +226,26 @@ def test_a_version_that_turns_bad_when_many_have_failed_once_is_seen_by_the_evid
     assert "in this phase" in judgement.reason
 
 
+def test_a_phase_that_the_plan_does_not_have_asks_nothing_anew_and_keeps_the_evidence_of_the_whole() -> None:
+    crowded = [0, 0, 0, 1.0, 0, 0, 0, 0, 0, 0]
+    plan, traffic = Plan(shadow=None, steps=(Step(share=0.2), Step(share=1.0))), Traffic()
+    memory = learn(Memory.fresh(plan), traffic.observe(), plan)
+    for phase in (1, 2):
+        traffic.phase = phase
+        traffic.second()
+    traffic.phase = 3  # somebody has set another `sticky_by`
+    for _ in range(60):
+        traffic.second(bins=crowded)
+        memory = learn(memory, traffic.observe(), plan)
+    findings = {each.name: each for each in judge_step(memory, STEP, plan, 60).findings}
+    assert str(findings["score deciles"]).endswith("not asked")
+    assert "in this phase" not in findings["errors"].what
+    for _ in range(60):
+        traffic.second(challenger={"errors": 0.3})
+        memory = learn(memory, traffic.observe(), plan)
+    assert judge_step(memory, STEP, plan, 120).reason.startswith("errors for")
+
+
 def test_alpha_is_shared_out_and_a_share_of_zero_asks_nothing() -> None:
     with pytest.raises(ValueError, match="at most 1 together"):
         AlphaShares(errors=0.9)
