@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from contracts.slots import Observation, PromoteSlot
@@ -86,10 +87,11 @@ def run(
     offer: Offer,
     on_look: Callable[[Observation], None] | None = None,
     platform_class: type[LocalPlatform] = LocalPlatform,
+    plan: Plan = PLAN,
 ) -> Outcome:
     async def roll_out() -> Outcome:
         async with platform_class(server.url) as platform:
-            return await run_rollout(platform, ledger, PLAN, offer, on_look=on_look)
+            return await run_rollout(platform, ledger, plan, offer, on_look=on_look)
 
     return asyncio.run(asyncio.wait_for(roll_out(), 90))
 
@@ -156,6 +158,23 @@ def test_a_dead_controller_costs_the_share_and_the_next_run_rolls_back(
     assert outcome.state == "rolled_back"
     assert "the lease ran out" in outcome.reason
     assert server.observe()["challenger"] is None
+    assert set(traffic.statuses) == {200}
+
+
+def test_a_run_that_follows_a_dead_controller_within_its_lease_goes_on_where_that_one_was(
+    server: ModelServerProcess, ledger: Ledger, offer: Offer
+) -> None:
+    patient = msgspec.structs.replace(PLAN, lease_s=60, unreachable_s=60)
+    with Traffic(server) as traffic:
+        with pytest.raises(CrashedError):
+            run(server, ledger, offer, crash_at(0.3), plan=patient)
+        seen: list[Observation] = []
+        outcome = run(server, ledger, offer, seen.append)
+    assert outcome.state == "promoted"
+    assert not any(each.shadow for each in seen), "the shadow was over"
+    assert (seen[0].share, seen[0].tripped) == (0.3, None), "its share has outlived it"
+    (resumed,) = ledger.entries("flight_delay", ("rollout.resumed",))
+    assert resumed.body == {"phase": "30 %"}
     assert set(traffic.statuses) == {200}
 
 
