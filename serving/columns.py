@@ -43,6 +43,11 @@ class Columns(Sequence[Mapping[str, Any]]):
         return iter(self.records)
 
     @property
+    def is_typed(self) -> bool:
+        """Whether msgspec has read the rows from JSON."""
+        return self._typed is not None
+
+    @property
     def records(self) -> list[Mapping[str, Any]]:
         """All rows as records, made once."""
         if self._records is None:

@@ -367,6 +367,8 @@ def _told_by_json(records: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> 
     """Those of `rows` that JSON can tell: it has no word for an infinity, which a clipping field takes to its bound."""
     if not isinstance(records, Columns):
         return [row for row in rows if not _has_infinity(records[row].values())]
+    if records.is_typed:  # a number of JSON that no float can hold is refused
+        return rows
     if len(rows) == len(records) and not any(map(_has_infinity, records.by_name.values())):
         return rows
     return [row for row in rows if not _has_infinity(records.values_of_row(row))]
