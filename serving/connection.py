@@ -101,7 +101,11 @@ class PredictionConnection(HttpToolsProtocol):
             known = self._known
             if known is not None and self.parser is not None:
                 body = known.body_of(data)
-                if body is not None and self._short_way.take(self, known, body):
+                if body is not None:
+                    if not self._short_way.take(self, known, body):
+                        self._unset_keepalive_if_required()
+                        self.cycle = exchange = self._behind(known, body)
+                        exchange.begin()
                     return
             self._messages = 0
         super().data_received(data)
@@ -179,9 +183,8 @@ class PredictionConnection(HttpToolsProtocol):
         exchange = self.cycle
         if not isinstance(exchange, Exchange) or not exchange.is_admitted or not exchange.keep_alive:
             return
-        if self._known is None or not data.startswith(self._known.before):
-            self._left_to_know -= 1
-            self._known = self._short_way.know(data, exchange.head, exchange.route)
+        self._left_to_know -= 1
+        self._known = self._short_way.know(data, exchange.head, exchange.route)
 
     def begin(self, request: ShortRequest) -> None:
         """`request` is the prediction in hand."""
@@ -209,13 +212,17 @@ class PredictionConnection(HttpToolsProtocol):
 
     def begin_again(self, request: ShortRequest) -> None:
         """`request` goes the long way, in its place on the connection."""
-        known = request.known
-        exchange = Exchange(self, known.route, known.head.path, known.head, keep_alive=request.keep_alive)
-        exchange.body, exchange.more_body = request.body, False
+        exchange = self._behind(request.known, request.body, keep_alive=request.keep_alive)
         request.response_complete = True
         if self.cycle is request:
             self.cycle = exchange
         exchange.begin()
+
+    def _behind(self, known: KnownHead, body: bytes, *, keep_alive: bool = True) -> Exchange:
+        """A request whose head is known and whose body is whole, for the long way."""
+        exchange = Exchange(self, known.route, known.head.path, known.head, keep_alive=keep_alive)
+        exchange.body, exchange.more_body = body, False
+        return exchange
 
     def _give_to_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue

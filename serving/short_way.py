@@ -4,12 +4,13 @@ Who keeps a connection open sends the same head again and again, but for the len
 head alone (route, credential, media types, deadline) is known then, and neither parsed nor looked up again; the record
 is read straight to a typed row. Rows that one graph run has scored are logged, counted and answered together, the
 answers written from a template. Whatever is unusual in any way is not taken here, and so goes the long way
-(`serving.connection.Exchange`), which alone knows how to refuse.
+(`serving.exchange.Exchange`), which alone knows how to refuse. Behind a known head that begins where the body is whole:
+so do batches and the other protocols, whose heads are known as well.
 """
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -43,7 +44,10 @@ _encode_json = msgspec.json.Encoder().encode
 
 
 class KnownHead(NamedTuple):
-    """A head that was admitted, without the digits of its content length, and what follows from it."""
+    """A head that was admitted, without the digits of its content length, and what follows from it.
+
+    `is_short`: what comes behind it may go the short way. Of the headers in `head` the content length is another's.
+    """
 
     before: bytes
     after: bytes
@@ -51,6 +55,7 @@ class KnownHead(NamedTuple):
     route: Route
     access: Known | None
     timeout_s: float
+    is_short: bool
 
     def body_of(self, data: bytes) -> bytes | None:
         """The body of `data` where that is one whole request with this head; None where it is anything else."""
@@ -203,9 +208,8 @@ class ShortWay:
         found = _LENGTH.findall(data, 0, end - 2)
         by_name = dict(head.headers)
         if (
-            route.name != "predict"
-            or head.path != PREDICT_PATH
-            or head.method != "POST"
+            head.method != "POST"
+            or "%" in head.path
             or not data.startswith(b"POST ")
             or len(found) != 1
             or int(found[0]) != len(data) - end
@@ -214,18 +218,14 @@ class ShortWay:
             or by_name.get(b"connection", b"keep-alive").lower() != b"keep-alive"
         ):
             return None
-        try:
-            if types_of(by_name.get(b"content-type"), by_name.get(b"accept")) != (media_types.JSON, media_types.JSON):
-                return None
-        except MalformedRequestError:
-            return None
         access = None if self._access is None else self._access.known(head, "predict")
         if access is None and self._access is not None:
             return None
         place = _LENGTH.search(data, 0, end - 2)
         assert place is not None
         before, after = data[: place.start(1)], data[place.end(1) : end]
-        return KnownHead(before, after, head, route, access, timeout_of(by_name, self._routes.timeout_s))
+        timeout_s = timeout_of(by_name, self._routes.timeout_s)
+        return KnownHead(before, after, head, route, access, timeout_s, _is_short(head, by_name))
 
     def take(self, connection: Connection, known: KnownHead, body: bytes) -> bool:
         """Whether the request is answered here; where not, nothing has happened."""
@@ -234,7 +234,7 @@ class ShortWay:
         began_s = time.perf_counter()
         if (
             champion is None
-            or not self.is_open
+            or not (self.is_open and known.is_short)
             or (slots.challengers and (slots.lanes is not None or slots.sharing() is not None))
             or slots.holdout is not None
             or self._routes.in_flight >= MAXIMUM_IN_FLIGHT
@@ -378,6 +378,15 @@ class ShortWay:
                 each=OfRequests(request_ids, clients, [int(each * 1e6) for each in seconds]),
             )
         )
+
+
+def _is_short(head: RequestHead, by_name: Mapping[bytes, bytes]) -> bool:
+    if head.path != PREDICT_PATH:
+        return False
+    try:
+        return types_of(by_name.get(b"content-type"), by_name.get(b"accept")) == (media_types.JSON, media_types.JSON)
+    except MalformedRequestError:
+        return False
 
 
 def _template_of(champion: Slot) -> _Template:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from contracts.bundle import Bundle
 from contracts.slots import LoadSlot, SetShare
 from pipelines.tasks import keys
 from serving.access import RequestHead
+from serving.connection import PredictionConnection
 from serving.engine import load_model
 from serving.routes.predict import PREDICT_PATH, Route
 from serving.short_way import KnownHead, ShortWay
-from tests.fixtures.bundles import tiny_bundle, tiny_record
+from tests.fixtures.bundles import TINY_SCHEMA, tiny_bundle, tiny_record
 from tests.fixtures.connections import BODY, Running, answer, post
 from tests.fixtures.prediction_log import logged_rows
+from tests.fixtures.protocol_bodies import requests_of
+from tests.fixtures.wire import Answered
 
 Client = Callable[[bytes], Awaitable[tuple[int, dict[str, str], bytes]]]
 Scenario = Callable[[Running, Client], Awaitable[None]]
@@ -86,7 +90,7 @@ def test_the_second_request_of_a_connection_goes_the_short_way_and_has_the_same_
         assert taken == [True, True], "another body, and another length, behind the same head"
         told.extend(headers["x-request-id"] for _, headers, _ in (first, second, third))
 
-    served(scenario)
+    served(scenario, features_share=0.0)
     long, short, other = logged_rows(tmp_path / "predictions")
     own = {"prediction_id", "request_id", "served_at", "latency_us"}
     assert {name for name in long if long[name] != short[name]} <= own
@@ -107,6 +111,38 @@ def test_what_is_wrong_with_a_record_is_told_as_ever(served: Callable[..., None]
         assert taken[-1]
 
     served(scenario)
+
+
+def test_a_head_is_parsed_once_for_batches_and_the_other_protocols_too(
+    served: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[object] = []
+    began = PredictionConnection.on_message_begin
+
+    def spied(connection: PredictionConnection) -> None:
+        parsed.append(connection)
+        began(connection)
+
+    monkeypatch.setattr(PredictionConnection, "on_message_begin", spied)
+    batches = [[tiny_record(first + row) for row in range(4)] for first in (0, 40, 900)]
+    asked = [requests_of("flight_delay", TINY_SCHEMA, records) for records in batches]
+    given: dict[str, list[list[float]]] = {}
+
+    async def scenario(server: Running, ask: Client) -> None:
+        for name in asked[0]:
+            before = len(parsed)
+            for _, body, headers, scores in map(itemgetter(name), asked):
+                lines = [f"{key.replace('_', '-')}: {value}".encode() for key, value in headers.items()]
+                status, told, content = await ask(post(body, *lines, path=asked[0][name].path.encode()))
+                assert status == 200, (name, content)
+                given.setdefault(name, []).append(scores(Answered(status, told, content)))
+            assert len(parsed) - before == (name != "inputs"), f"{name}: inputs have the head of instances"
+        assert (await ask(post(b"{")))[0] == 400
+
+    served(scenario)
+    for name, scores in given.items():
+        for found, expected in zip(scores, given["records"], strict=True):
+            assert found == pytest.approx(expected), name
 
 
 def test_a_score_that_cannot_be_given_is_told_as_ever(
@@ -237,6 +273,7 @@ KNOWN = KnownHead(
     Route("predict", lambda request: None, has_error_member=False),  # type: ignore[arg-type,return-value]
     None,
     1.0,
+    is_short=True,
 )
 
 
