@@ -32,7 +32,7 @@ def judge(plan: PlanFile = None) -> None:
     """
     from pipelines.tasks import asking
 
-    for line in asking.verdicts(plan, sys.stdin):
+    for line in asking.verdicts(plan, sys.stdin.buffer):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

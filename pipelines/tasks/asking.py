@@ -9,7 +9,7 @@ from pipelines.rollout.looks import Look, answer, ask, begin
 from pipelines.tasks.simulating import read_plan
 
 
-def verdicts(plan_file: Path | None, lines: Iterable[str]) -> Iterator[str]:
+def verdicts(plan_file: Path | None, lines: Iterable[str | bytes]) -> Iterator[str]:
     """One verdict as a JSON line for each look in `lines`; empty lines are passed over.
 
     Raises:

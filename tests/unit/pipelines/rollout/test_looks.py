@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.tasks.asking import verdicts
 
 
@@ -26,6 +28,17 @@ def test_each_look_gets_one_verdict_with_its_evidence() -> None:
     assert third["verdict"] == "rollback"
     assert third["reason"].startswith("errors for 20 of 300")
     assert [finding["name"] for finding in third["findings"]][:2] == ["split", "errors"]
+
+
+def test_the_command_reads_looks_and_writes_verdicts(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"alpha": 0.001}')
+    looks = f"{look(5)}\n\n{look(12, errors=20)}\n".encode() + b"\xff\n"
+    found = CliRunner().invoke(app, ["judge", "--plan", str(plan)], input=looks)
+    first, second = map(json.loads, found.stdout.splitlines())
+    assert (first["verdict"], second["verdict"]) == ("wait", "rollback")
+    assert first["findings"][0]["limit"] == 10 / 0.001
+    assert str(found.exception).startswith("line 4 is no look that can be judged: JSON is malformed")
 
 
 def test_a_verdict_is_written_before_the_next_look_is_read() -> None:

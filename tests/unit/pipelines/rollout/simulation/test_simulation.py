@@ -1,12 +1,16 @@
+import json
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binom
+from typer.testing import CliRunner
 
 from contracts.assignment import unit
 from contracts.slots import HardLimits
 from contracts.strata import UNIT_METRICS
+from pipelines.cli import app
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.simulation.peers import PEERS, ArgoRollouts, Flagger, RepeatedZTest
 from pipelines.rollout.simulation.study import (
@@ -88,6 +92,23 @@ def test_the_servers_own_limit_counts_entities() -> None:
 def test_a_comparison_needs_more_than_who_knows_both_rates_and_the_more_the_larger_the_share() -> None:
     needs = [round(log(100) / compared_information(0.02, 0.005, share)) for share in (1e-6, 0.05, 0.5)]
     assert needs == [362, 395, 956]  # who knows both needs 359: answers that are no failure tell a little, too
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_tables_and_the_same_seed_gives_the_same(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("steps: [{share: 0.5, minimum_requests: 20, minimum_s: 1}, {share: 1.0, minimum_requests: 20}]")
+    words = ["simulate", "rollout", "--plan", str(plan), "--rollouts", "1"]
+    one, again = (CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout for _ in range(2))
+    assert one == again
+    told = json.loads(one)
+    assert {name: len(rows) for name, rows in told.items()} == {
+        "false_rollbacks": 12, "detection": 12, "experiments": 3
+    }  # fmt: skip
+    assert set(told["false_rollbacks"][0]["rolled_back"]) == {JUDGE, *(peer.name for peer in PEERS)}
+    printed = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    for title in ("Equal versions", "Versions that are worse", "Three challengers at a time"):
+        assert title in printed
 
 
 @pytest.mark.slow
