@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,7 @@ class ModelServer:
             adopt_remembered_flags(self.slots, settings.state)
         batcher = Batcher(wait_s=settings.batch_wait_s)
         cache = ScoreCache(seconds=settings.cache_s, rows=settings.cache_rows) if settings.cache_s else None
+        _check_log(settings)
         self.writer = PredictionWriter(
             settings.predictions,
             project=settings.project,
@@ -305,6 +307,20 @@ def _problem(request: Request, refused: RequestRefusedError, headers: dict[str, 
         is_open_inference=request.url.path.startswith(("/v2", "/v1/models")),
     )
     return Response(body, status_code=refused.status, media_type=PROBLEM_TYPE, headers=headers)
+
+
+def _check_log(settings: Settings) -> None:
+    """Says when the prediction log cannot be written; with the policy `fail` that is a SettingsError."""
+    try:
+        settings.predictions.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.predictions):
+            return
+    except OSError as error:
+        told = f"{PREFIX}PREDICTIONS is {settings.predictions}, which cannot be written: {error}"
+        remedy = "let the server's user write there, or name another folder"
+        if settings.log_policy == "fail":
+            raise SettingsError(f"{told}; with the log's policy fail nobody would get an answer: {remedy}") from error
+        logger.error("%s; predictions are answered and not logged until it can: %s", told, remedy)
 
 
 def _mask_key(settings: Settings) -> bytes:

@@ -173,7 +173,6 @@ class PredictionWriter:
         if self._is_audited and loop is None:
             raise ValueError("with the policy fail the log needs the event loop on which answers wait for it")
         self._loop = loop
-        self._root.mkdir(parents=True, exist_ok=True)
         self._thread.start()
 
     def append(self, group: LoggedGroup) -> None:

@@ -86,6 +86,24 @@ def test_a_server_terminated_under_load_loses_no_request_and_no_row(server: Mode
     assert find_prediction(server.predictions, next(iter(answered))) is not None
 
 
+def test_a_log_that_cannot_be_written_at_the_start_is_told_and_begins_once_it_can(
+    model_servers: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "mount").touch()  # nothing can be made below a file, by root neither
+    server = model_servers(predictions=str(tmp_path / "mount" / "log"))
+    told = server.log.read_text()
+    assert f"PACELINE_SERVING_PREDICTIONS is {tmp_path}/mount/log, which cannot be written: [Errno 20]" in told
+    assert "predictions are answered and not logged until it can: let the server's user write there" in told
+    assert "Traceback" not in told
+    server.install(tiny_bundle(tmp_path / "bundles"), "1")
+    answered = {
+        each["prediction_id"] for each in server.predict(tiny_record()).raise_for_status().json()["predictions"]
+    }
+    (tmp_path / "mount").unlink()
+    assert server.stop() == 0
+    assert logged(tmp_path / "mount" / "log") == answered
+
+
 def test_a_server_killed_under_load_loses_at_most_the_last_second(server: ModelServerProcess) -> None:
     killed: list[float] = []
 

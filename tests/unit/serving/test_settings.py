@@ -106,6 +106,20 @@ def test_the_files_of_access_and_tls_are_settings_and_the_password_of_redis_is_n
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_log_that_must_be_written_and_cannot_is_a_settings_error_that_says_what_to_do(
+    tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "file").touch()
+    told = environment(STATE=str(tmp_path / "s"), PREDICTIONS=str(tmp_path / "file" / "p"), LOG_POLICY="fail", PORT="0")
+    told = {**os.environ, **told, f"{PREFIX}WORKERS": workers}
+    ended = subprocess.run([sys.executable, "-m", "serving"], env=told, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2, ended.stderr
+    assert f"{PREFIX}PREDICTIONS is {tmp_path}/file/p, which cannot be written: [Errno 20]" in ended.stderr
+    assert "let the server's user write there, or name another folder" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_state_folder_that_cannot_be_written_is_a_settings_error_that_says_what_to_do(
     tmp_path: Path, workers: str
 ) -> None:
