@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from contracts.masking import Mask
     from pipelines.ledger import Ledger
     from pipelines.projects import Project
-    from pipelines.registry.port import Registry
+    from pipelines.registry.port import Registry, Versions
     from pipelines.rollout.plan import Plan
     from pipelines.rollout.platforms.envoy.group import Group
     from pipelines.rollout.platforms.local import LocalPlatform
@@ -210,15 +210,28 @@ def registry_uri() -> str:
     uri = os.environ.get("PACELINE_MLFLOW_URI")
     if uri:
         return uri
-    folder = home().root / "mlflow"
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    return f"sqlite:///{_registry_file()}"
+
+
+def _registry_file() -> Path:
+    return home().root / "mlflow" / "mlflow.db"
 
 
 def open_registry() -> "Registry":
     from pipelines.registry.mlflow_registry import MlflowRegistry
 
+    if registry_uri() == f"sqlite:///{_registry_file()}":
+        _registry_file().parent.mkdir(parents=True, exist_ok=True)
     return MlflowRegistry(registry_uri(), artifact_root=home().root / "mlflow" / "artifacts")
+
+
+def read_registry() -> "Versions":
+    """The registry for whoever only reads: its file is never made."""
+    from pipelines.registry.port import NoVersions
+
+    if registry_uri() == f"sqlite:///{_registry_file()}" and not _registry_file().exists():
+        return NoVersions()
+    return open_registry()
 
 
 def server_url(project: "Project") -> str:

@@ -63,6 +63,9 @@ def main() -> None:
         handlers=[RichHandler(console=err, show_path=False, show_level=False)],
     )
     logging.getLogger("paceline").setLevel(logging.INFO)
+    logging.getLogger("urllib3").setLevel(
+        logging.ERROR
+    )  # that a request is repeated; what came of it is an error of ours
     try:
         app()
     except (ValueError, LookupError, PermissionError, ConnectionError, RuntimeError, OSError) as error:

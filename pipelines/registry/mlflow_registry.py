@@ -1,7 +1,8 @@
 """The registry in MLflow: a registered model for each project, by a tracking store on SQL or a server."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import msgspec
 from contracts.bundle import Bundle
 from pipelines.registry import trial_plots
 from pipelines.registry.mlflow_lineage import log_lineage, name_version
-from pipelines.registry.port import DataPart, Trial, Version
+from pipelines.registry.port import DataPart, RegistryAwayError, Trial, Version
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -21,6 +22,8 @@ ARTIFACT_BYTES_MAX = 256 << 20  # a larger file of a bundle stays in the bundle 
 _PARAMETER_CHARACTERS_MAX = 500
 _STATUS_OF_STATE = {"finished": "FINISHED", "pruned": "KILLED", "over budget": "KILLED"}  # any other is FAILED
 _METRICS_A_BATCH = 1000  # MLflow's limit
+_RETRIES = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own seven wait for minutes
+_NO_ANSWER = "API request to "  # how its message begins when there was none
 _PARAMETERS_A_BATCH = 100  # MLflow's limit
 
 
@@ -36,9 +39,10 @@ class MlflowRegistry:
 
         A server chooses the place of the files itself, and an experiment keeps the one that it was made with.
         """
+        os.environ.setdefault(*_RETRIES)
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        self._client: Any = _Answering(MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri), tracking_uri)
         is_server = tracking_uri.startswith(("http://", "https://"))
         if isinstance(artifact_root, Path):
             artifact_root = artifact_root.resolve().as_uri()
@@ -266,6 +270,32 @@ class MlflowRegistry:
         pairs = [Param(key, _short(str(value))) for key, value in parameters.items()]
         for start in range(0, len(pairs), _PARAMETERS_A_BATCH):
             self._client.log_batch(run, params=pairs[start : start + _PARAMETERS_A_BATCH])
+
+
+class _Answering:
+    """MLflow's client; where its server does not answer, RegistryAwayError is raised."""
+
+    def __init__(self, client: Any, uri: str) -> None:
+        self._client, self._uri = client, uri
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        from mlflow.exceptions import MlflowException
+
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                return method(*arguments, **named)
+            except MlflowException as error:
+                if not error.message.startswith(_NO_ANSWER):
+                    raise
+                cause = error.message.partition("(Caused by ")[2].rpartition(")")[0] or error.message
+                raise RegistryAwayError(
+                    f"the registry at {self._uri} does not answer ({cause}): bring MLflow back. Servers and what they "
+                    "answer do not need it (docs/runbook/procedures/failure_modes.md)"
+                ) from error
+
+        return call
 
 
 def _files(bundle: Bundle) -> list[Path]:

@@ -57,8 +57,34 @@ class DataPart(msgspec.Struct, frozen=True, kw_only=True):
     label_share: float | None
 
 
-class Registry(Protocol):
-    """Registers bundles as versions, and moves aliases between versions."""
+class RegistryAwayError(ConnectionError):
+    """The registry's server does not answer: which one, why, and what to do meanwhile."""
+
+
+class Versions(Protocol):
+    """What is registered, for whoever only reads."""
+
+    def version(self, project: str, version_or_alias: str) -> Version | None:
+        """The version of that number or alias, or None."""
+        ...
+
+    def versions(self, project: str) -> list[Version]:
+        """All versions of `project`, the oldest first; none when the project is unknown."""
+        ...
+
+
+class NoVersions:
+    """A registry in which nothing was ever registered."""
+
+    def version(self, project: str, version_or_alias: str) -> Version | None:
+        return None
+
+    def versions(self, project: str) -> list[Version]:
+        return []
+
+
+class Registry(Versions, Protocol):
+    """Registers bundles as versions, and moves aliases between versions. Raises RegistryAwayError."""
 
     def register(
         self,
@@ -80,14 +106,6 @@ class Registry(Protocol):
         `reports` are files for people that go with the version. `data` is what it was made from, `against` the version
         that its gates compared it with.
         """
-        ...
-
-    def version(self, project: str, version_or_alias: str) -> Version | None:
-        """The version of that number or alias, or None."""
-        ...
-
-    def versions(self, project: str) -> list[Version]:
-        """All versions of `project`, the oldest first; none when the project is unknown."""
         ...
 
     def set_aliases(self, project: str, aliases: Mapping[str, str | None]) -> None:

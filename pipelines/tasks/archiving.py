@@ -131,7 +131,7 @@ def ensure_at_hand(project: str, version: Version, reason: str) -> list[dict[str
         restored.append({"kind": kind, "name": name, "bytes": store.index(kind, name).bytes})
     if restored or "archived" in version.tags:
         body = {"version": version.version, "reason": reason, "restored": restored}
-        open_ledger().append(project, "restored", version.version, body)
+        open_ledger(creates=False).append(project, "restored", version.version, body)
         open_registry().set_tags(project, version.version, {"archived": None})
         logger.info("version %s is at hand again (%s)", version.version, reason)
     return restored
@@ -202,7 +202,7 @@ def _archive_folder(project: str, folder: Path, users: tuple[str, ...], store: A
 
 def _note_archived(project: str, plan: Plan, store: Archive) -> None:
     """The ledger's entries and the registry's tags for the versions whose bundle is in the archive alone."""
-    ledger, registry = open_ledger(), open_registry()
+    ledger, registry = open_ledger(creates=False), open_registry()
     for version in plan.versions:
         is_gone = not (home().bundles / version.bundle).exists() and store.has("bundles", version.bundle)
         if not is_gone or "archived" in version.tags:

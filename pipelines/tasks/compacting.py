@@ -15,7 +15,7 @@ from pipelines.monitoring.log_cost import FEW_ROWS, cost_of, measure_log
 from pipelines.monitoring.retention import DEFAULT_SAMPLE, MINIMUM_KEEP_DAYS, reduce_day
 from pipelines.monitoring.segments import days_of
 from pipelines.rollout import holdouts
-from pipelines.wiring import find_project, home, log_keep_days, open_ledger
+from pipelines.wiring import find_project, home, log_keep_days, read_ledger
 
 __all__ = ["CompactionRunsError", "compact", "compacted_text", "cost", "cost_text"]
 SHOWN_MONTHS = (1, 2, 3, 6, 12, 24, 36, 60)
@@ -50,7 +50,7 @@ def compact(
     # a date in the future would take rows that are young
     until = min(datetime.now(UTC).date(), date.max if today is None else date.fromisoformat(today))
     oldest_kept = (until - timedelta(days=keep_days)).isoformat()
-    held = holdouts.unfinished(open_ledger(), project)
+    held = holdouts.unfinished(read_ledger(), project)
     if held is not None:  # it is judged by every row since its promotion
         oldest_kept = min(oldest_kept, held.since.date().isoformat())
     root = home().predictions(project)

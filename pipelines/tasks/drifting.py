@@ -32,7 +32,7 @@ from pipelines.monitoring.weighing import weigh
 from pipelines.projects import Project
 from pipelines.statistics.alarm_budget import TooFewUnitsError
 from pipelines.tasks.features import encoded
-from pipelines.wiring import home, open_ledger
+from pipelines.wiring import home, read_ledger
 
 logger = logging.getLogger("paceline")
 _EPOCH = date(1970, 1, 1)
@@ -170,7 +170,7 @@ def _days_of(project: Project, bundle: Bundle, layout: Layout, events: pa.Table)
 
 def _state(project: str, bundle: str, today: date) -> BoardState:
     """What the last watch of this bundle before `today` left."""
-    for entry in reversed(open_ledger().entries(project=project, kinds=("watch",))):
+    for entry in reversed(read_ledger().entries(project=project, kinds=("watch",))):
         board: Mapping[str, Any] | None = entry.body.get("drift_board")
         if board and entry.body["as_of"] < today.isoformat() and board["state"]["bundle"] == bundle:
             return msgspec.convert(board["state"], BoardState)

@@ -29,7 +29,7 @@ from pipelines.tasks import labelling, offering
 from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site, open_site
-from pipelines.wiring import find_project, home, open_ledger
+from pipelines.wiring import find_project, home, read_ledger
 
 logger = logging.getLogger("paceline")
 
@@ -52,7 +52,7 @@ def judge(project: str, as_of: str) -> dict[str, Any]:
         PlatformError: the server refuses the end, or does not answer; the next run finishes it.
     """
     found = find_project(project)
-    begun = holdouts.unfinished(open_ledger(), project)
+    begun = holdouts.unfinished(read_ledger(), project)
     if begun is None:
         return {"state": "none", "reason": f"no holdout of {project} runs"}
     site = open_site(project)

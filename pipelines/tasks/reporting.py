@@ -13,7 +13,7 @@ from pipelines.pages import write_whole
 from pipelines.projects import Project
 from pipelines.registry.port import Version
 from pipelines.tasks import artifacts
-from pipelines.wiring import commit, find_project, home, open_registry, read_ledger
+from pipelines.wiring import commit, find_project, home, read_ledger, read_registry
 
 
 def write_report(project: str, evaluation: dict[str, Any]) -> Path:
@@ -134,7 +134,7 @@ def find_report(project: str, version: str = "") -> dict[str, Any]:
 
 def _version(project: str, version: str) -> Version:
     find_project(project)
-    leader, registry = read_ledger().champion(project), open_registry()
+    leader, registry = read_ledger().champion(project), read_registry()
     # who leads is the ledger's to say: the registry's alias follows it
     champion = "champion" if leader is None else leader.version
     for wanted in [champion, "challenger"] if not version else [champion if version == "champion" else version]:

@@ -24,7 +24,7 @@ from pipelines.monitoring.segments import DamagedSegment
 from pipelines.monitoring.tallies import kept_by_version
 from pipelines.projects import Project
 from pipelines.registry.port import Version
-from pipelines.wiring import home, open_ledger, open_registry
+from pipelines.wiring import home, open_registry, read_ledger
 
 _ID = re.compile(rb"\b[0-9a-f]{64}\b")
 _TOO_FINE = "rollout.event"
@@ -66,7 +66,7 @@ def gather(project: Project, store: Archive, now: datetime) -> Plan:
 
     What is in the archive alone is not listed as something that goes: it has gone.
     """
-    ledger, versions = open_ledger(), open_registry().versions(project.name)
+    ledger, versions = read_ledger(), open_registry().versions(project.name)
     predictions, damaged = kept_by_version(home().predictions(project.name))
     entries = [entry for entry in ledger.entries() if entry.kind != _TOO_FINE]
     ours = [entry for entry in entries if entry.project == project.name]
@@ -98,7 +98,7 @@ def gather(project: Project, store: Archive, now: datetime) -> Plan:
 
 def references(project: str, predictions: Mapping[str, int]) -> References:
     """Who needs which version, as the ledger says it now."""
-    ledger = open_ledger()
+    ledger = read_ledger()
     ended = {entry.subject for entry in ledger.entries(project=project, kinds=("release.ended",))}
     opened = ledger.entries(project=project, kinds=("release.opened",))
     rollouts = {entry.body["version"]: entry.subject for entry in opened if entry.subject not in ended}

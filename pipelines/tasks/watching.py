@@ -23,7 +23,7 @@ from pipelines.tasks import drifting, labelling, triggering
 from pipelines.tasks.assessing import slice_fields
 from pipelines.tasks.features import encoded
 from pipelines.tasks.flags import audit
-from pipelines.wiring import find_project, home, open_ledger
+from pipelines.wiring import find_project, home, read_ledger
 
 __all__ = ["HeldError", "NothingToWatchError", "due_retrain", "log_window", "observe", "report"]
 logger = logging.getLogger("paceline")
@@ -48,7 +48,7 @@ def observe(project: str, as_of: str, days: int = 7) -> dict[str, Any]:
 
 
 def _observe(project: str, as_of: str, days: int) -> dict[str, Any]:
-    found, ledger = find_project(project), open_ledger()
+    found, ledger = find_project(project), read_ledger()
     today = date.fromisoformat(as_of)
     start = today - timedelta(days=days)
     window = log_window(project, start, today)
@@ -127,7 +127,7 @@ def due_retrain(project: str, observed: dict[str, Any]) -> dict[str, Any] | None
 
 
 def _champion_bundle(project: str) -> Bundle:
-    champion = open_ledger().champion(project)
+    champion = read_ledger().champion(project)
     if champion is None:
         raise NothingToWatchError(f"{project} has no champion")
     return read_bundle(home().bundles / champion.bundle, champion.bundle)

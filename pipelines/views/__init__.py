@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pipelines.registry.port import RegistryAwayError
 from pipelines.views.exchanging import exchange
 from pipelines.views.investigations import investigation, investigation_text, investigations, investigations_text
 from pipelines.views.rollouts import RolloutWatch, rollouts, rollouts_text
@@ -14,9 +15,10 @@ from pipelines.views.tracing import (
     trace_text,
     write_trace_page,
 )
-from pipelines.wiring import all_projects, find_project, open_registry, plan_of, read_ledger
+from pipelines.wiring import all_projects, find_project, plan_of, read_ledger, read_registry
 
 if TYPE_CHECKING:
+    from pipelines.ledger import Ledger
     from pipelines.projects import Project
 
 __all__ = [
@@ -50,10 +52,14 @@ def projects() -> "dict[str, Project]":
 
 
 def status(project: str) -> dict[str, Any]:
-    """Who leads and since when, what the registry keeps, open investigations, and the last of all that happened."""
+    """Who leads and since when, what the registry keeps, open investigations, and the last of all that happened.
+
+    While the registry does not answer, `registry_away` says so, and the versions are those that led by the ledger.
+    """
     find_project(project)
     ledger = read_ledger()
     champion = ledger.champion(project)
+    versions, away = _versions(project, ledger)
 
     def last(*kinds: str) -> list[dict[str, Any]]:
         entries = ledger.entries(project=project, kinds=kinds)[-_LAST:]
@@ -64,10 +70,8 @@ def status(project: str) -> dict[str, Any]:
     return {
         "project": project,
         "champion": None if champion is None else {"version": champion.version, "bundle": champion.bundle},
-        "versions": [
-            {"version": v.version, "bundle": v.bundle, "aliases": list(v.aliases), "as_of": v.tags.get("as_of")}
-            for v in open_registry().versions(project)
-        ],
+        "versions": versions,
+        "registry_away": away,
         "holdout": last("holdout.begun", "holdout.verdict", "holdout.ended")[-1:],
         "releases": last("release.ended", "release.refused", "release.queued", "rollback"),
         "retrains": last("trigger"),
@@ -77,6 +81,19 @@ def status(project: str) -> dict[str, Any]:
         "investigations": investigations(project, only_open=True)[-_LAST:],
         "failures": last("failure"),
     }
+
+
+def _versions(project: str, ledger: "Ledger") -> tuple[list[dict[str, Any]], str | None]:
+    try:
+        kept = read_registry().versions(project)
+    except RegistryAwayError as away:
+        led = {swap.body["version"]: swap.body["bundle"] for swap in ledger.entries(project, ("champion.swapped",))}
+        known = [{"version": name, "bundle": bundle, "aliases": [], "as_of": None} for name, bundle in led.items()]
+        return known, str(away)
+    return [
+        {"version": v.version, "bundle": v.bundle, "aliases": list(v.aliases), "as_of": v.tags.get("as_of")}
+        for v in kept
+    ], None
 
 
 def _holdout_line(last: dict[str, Any]) -> str:
@@ -94,11 +111,12 @@ def status_text(found: dict[str, Any]) -> str:
     lines = [
         f"[bold]{found['project']}[/]: " + (f"version {champion['version']} leads" if champion else "no champion yet")
     ]
+    if found["registry_away"]:
+        lines.append(f"  [red]{found['registry_away']}[/]; these have led:")
     for version in found["versions"]:
         aliases = f" [green]{', '.join(version['aliases'])}[/]" if version["aliases"] else ""
-        lines.append(
-            f"  version {version['version']} as of {version['as_of']}, bundle {version['bundle'][:12]}{aliases}"
-        )
+        as_of = f" as of {version['as_of']}" if version["as_of"] else ""
+        lines.append(f"  version {version['version']}{as_of}, bundle {version['bundle'][:12]}{aliases}")
     lines += [_holdout_line(each) for each in found["holdout"]]
     for release in found["releases"]:
         what = release.get("state") or ("put back" if "from" in release else "refused")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines.wiring import all_projects, find_project, home, open_registry, read_ledger
+from pipelines.wiring import all_projects, find_project, home, read_ledger, read_registry
 
 if TYPE_CHECKING:
     from pipelines.governance.lineage_trace import RootKind
@@ -72,7 +72,7 @@ def _only(wanted: str, candidates: list[Found], absent: Callable[[], LookupError
 
 def _versions(wanted: str, project: str | None) -> Iterator[Found]:
     """By the registry, and by number also what only the ledger remembers."""
-    ledger, registry = read_ledger(), open_registry()
+    ledger, registry = read_ledger(), read_registry()
     for name in [project] if project else all_projects():
         find_project(name)
         version = registry.version(name, wanted)
@@ -84,7 +84,7 @@ def _versions(wanted: str, project: str | None) -> Iterator[Found]:
 
 def _no_version(wanted: str, project: str | None) -> LookupError:
     names = [project] if project else list(all_projects())
-    known = {name: [version.version for version in open_registry().versions(name)] for name in names}
+    known = {name: [version.version for version in read_registry().versions(name)] for name in names}
     listed = "; ".join(f"{name} has {', '.join(versions) or 'none'}" for name, versions in known.items())
     return LookupError(f"no version {wanted!r} in the registry or the ledger: {listed}")
 
@@ -127,7 +127,7 @@ def _told(wanted: str) -> Iterator[Found]:
 
 
 def _tagged(wanted: str, projects: Iterable[str]) -> Iterator[Found]:
-    registry = open_registry()
+    registry = read_registry()
     for name in projects:
         for version in registry.versions(name):
             if version.bundle.startswith(wanted):

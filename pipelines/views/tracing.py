@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.views.finding import find
-from pipelines.wiring import all_projects, home, open_registry, read_ledger
+from pipelines.wiring import all_projects, home, read_ledger, read_registry
 
 if TYPE_CHECKING:
     from pipelines.governance.lineage_evidence import Evidence
@@ -75,7 +75,7 @@ def _evidence(found: "Found") -> "Evidence":
     known = Evidence(
         project=found.project,
         prediction=find_prediction(log, found.id) if is_prediction else None,
-        versions={version.version: version for version in open_registry().versions(found.project)},
+        versions={version.version: version for version in read_registry().versions(found.project)},
         bundles=_manifests(),
         entries=tuple(read_ledger().entries(project=found.project, kinds=KINDS_READ)),
         tallies=() if is_prediction else count_by_version(log),
@@ -168,7 +168,7 @@ def _lineage(project: str, prediction: dict[str, Any]) -> dict[str, Any]:
         )
     except SnapshotError:
         snapshot = None
-    registered = open_registry().version(project, prediction["version"])
+    registered = read_registry().version(project, prediction["version"])
     found = trace(
         prediction,
         bundle=bundle,

@@ -144,7 +144,7 @@ def test_a_restored_version_goes_again_when_it_was_not_needed(
         Ledger.open(f"sqlite:///{installation}/ledger.db", clock=lambda: LONG_AGO) as ledger,
         monkeypatch.context() as patch,
     ):
-        patch.setattr(archiving, "open_ledger", lambda: ledger)
+        patch.setattr(archiving, "open_ledger", lambda creates: ledger)
         archiving.restore(PROJECT, "1")
     assert _archived() == {"8"}
     archiving.archive(PROJECT)

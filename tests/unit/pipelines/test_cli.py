@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.ledger import Ledger
+from tests.fixtures.small_installation import free_port
 
 COMMANDS = {
     "ingest",
@@ -67,12 +69,29 @@ def test_a_project_without_a_champion_says_so(tmp_path: Path) -> None:
     assert json.loads(paceline(tmp_path, "status", "flight_delay", "--json").stdout)["champion"] is None
 
 
-def test_before_anything_has_run_a_ledger_is_not_made_by_reading(tmp_path: Path) -> None:
+def test_before_anything_has_run_nothing_is_made_by_reading(tmp_path: Path) -> None:
     for words in (("status", "flight_delay"), ("investigation", "list", "flight_delay")):
         ended = paceline(tmp_path, *words)
         assert (ended.returncode, ended.stderr.count("there is no ledger at")) == (0, 1), ended.stderr
         assert "paceline ingest PROJECT" in ended.stderr.replace("\n", " ")
-    assert not list(tmp_path.glob("ledger*"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_registry_that_does_not_answer_hides_nobody_who_has_led(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACELINE_MLFLOW_URI", f"http://127.0.0.1:{free_port()}")
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        ledger.swap_champion("flight_delay", None, "1", "a" * 64, subject="bootstrap", reason="the first")
+    found = paceline(tmp_path, "status", "flight_delay", "--json")
+    told = json.loads(found.stdout)
+    assert told["versions"] == [{"version": "1", "bundle": "a" * 64, "aliases": [], "as_of": None}]
+    assert "does not answer" in told["registry_away"]
+    refused = paceline(tmp_path, "rollback", "flight_delay", "--version", "2", "--reason", "errors")
+    assert (refused.returncode, "RegistryAwayError: the registry at http" in refused.stderr) == (1, True), (
+        refused.stderr
+    )
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(

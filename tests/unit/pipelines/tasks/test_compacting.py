@@ -14,7 +14,7 @@ from pipelines.rollout.events import Offer, Offered
 from pipelines.rollout.plan import Holdout, Plan
 from pipelines.rollout.story import shorten
 from pipelines.tasks import compacting
-from pipelines.wiring import home
+from pipelines.wiring import home, open_ledger
 from tests.fixtures.prediction_log import tiny_group, write_segment
 
 PROJECT = "flight_delay"
@@ -25,6 +25,7 @@ DAY_S = 86_400.0
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PACELINE_HOME", str(tmp_path))
     monkeypatch.delenv("PACELINE_LOG_KEEP_DAYS", raising=False)
+    open_ledger()  # it says whether a holdout needs the rows
     return home().predictions(PROJECT)
 
 
