@@ -6,8 +6,9 @@ import pytest
 
 from pipelines.wiring import REPOSITORY, open_ledger
 from tests.fixtures.console_pages import Block, Command, Sentence, read_page, shell
+from tests.fixtures.runbook_alerts import ALERT_COMMANDS
 from tests.fixtures.runbook_installation import installation
-from tests.fixtures.runbook_sentences import ALERT_COMMANDS, SENTENCES
+from tests.fixtures.runbook_sentences import SENTENCES
 from tests.fixtures.small_installation import PROJECT
 
 PAGES = sorted((REPOSITORY / "docs" / "runbook" / "procedures").glob("*.md"))

@@ -11,7 +11,8 @@ import pytest
 from pipelines.wiring import REPOSITORY
 from tests.fixtures.console_pages import Block, Command, PageError, Sentence, read_page
 from tests.fixtures.manifests import overlay
-from tests.fixtures.runbook_sentences import ALERT_COMMANDS, ELSEWHERE, SENTENCES
+from tests.fixtures.runbook_alerts import ALERT_COMMANDS, ELSEWHERE
+from tests.fixtures.runbook_sentences import SENTENCES
 
 RUNBOOK = REPOSITORY / "docs" / "runbook"
 PROCEDURES = sorted((RUNBOOK / "procedures").glob("*.md"))
@@ -131,9 +132,7 @@ def test_every_command_of_an_alert_page_is_run_here_or_by_a_named_test() -> None
     }
     by_a_test = {words for words in shown if _is_typed(words)}
     missing = shown - run - set(ELSEWHERE) - by_a_test
-    assert missing == set(), (
-        "no test types these: add one, or name it in ELSEWHERE of tests/fixtures/runbook_sentences.py"
-    )
+    assert missing == set(), "no test types these: add one, or name it in ELSEWHERE of tests/fixtures/runbook_alerts.py"
     assert set(ELSEWHERE) <= shown
     for words, path in ELSEWHERE.items():
         assert words.split()[-1] in (REPOSITORY / path).read_text(), f"{path} does not run {words}"
