@@ -1,7 +1,9 @@
 """What the commands share: their usual arguments, and how a result is shown."""
 
 import asyncio
+import getpass
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -31,6 +33,14 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
 out, err = Console(), Console(stderr=True)
+
+
+def this_user() -> str:
+    """The name of whoever runs the command; its number in a container that has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def show(result: Any, as_json: bool, text: Callable[[], Any] | None = None) -> None:

@@ -1,11 +1,10 @@
 """The commands of the feature flags: who may see a challenger, and by what requests stick to a version."""
 
-import getpass
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import Json, ProjectName, show
+from pipelines.cli.console import Json, ProjectName, show, this_user
 
 app = typer.Typer(no_args_is_help=True, help="Feature flags of the model server: show, set.")
 _CLEARS = "names joined by commas; '' for none. Not given: as it is."
@@ -39,7 +38,7 @@ def set_flags(
 
     changed = tasks.change(
         project,
-        by=by or getpass.getuser(),
+        by=by or this_user(),
         reason=reason,
         allow=None if allow is None else _names(allow),
         deny=None if deny is None else _names(deny),

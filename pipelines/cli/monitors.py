@@ -1,14 +1,13 @@
 """The commands that run beside the servers, under any supervisor: what Prometheus scrapes of the pipelines."""
 
 import asyncio
-import getpass
 import signal
 import threading
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.console import Json, ProjectName, err, show, until_signal
+from pipelines.cli.console import Json, ProjectName, err, show, this_user, until_signal
 
 app = typer.Typer()
 METRICS_PORT = 9109
@@ -54,7 +53,7 @@ def watch_scores(
     from pipelines.tasks import watching_scores
 
     if accept is not None:
-        show(watching_scores.accept_scores(project, accept, getpass.getuser()), as_json)
+        show(watching_scores.accept_scores(project, accept, this_user()), as_json)
         return
     with err.status("waiting for the first look") as status:
         kept = asyncio.run(

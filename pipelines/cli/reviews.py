@@ -1,13 +1,12 @@
 """The commands for unusual predictions: collect, list, show, export and label them."""
 
-import getpass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.console import AsOf, Json, ProjectName, err, show, show_lines
+from pipelines.cli.console import AsOf, Json, ProjectName, err, show, show_lines, this_user
 
 review = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +80,7 @@ def label(
     """Say what became of a prediction: it goes into the outcomes, and into the ledger."""
     from pipelines.tasks import reviewing
 
-    done = reviewing.label(project, prediction_id, value, by=by or getpass.getuser(), reason=reason)
+    done = reviewing.label(project, prediction_id, value, by=by or this_user(), reason=reason)
     if not as_json:
         err.print(f"{prediction_id} is {done['value']}, by {done['by']}", highlight=False)
     show(done, as_json)

@@ -1,12 +1,11 @@
 """The commands that show and steer a running rollout: `paceline rollout show`, `pause`, `abort` and the like."""
 
-import getpass
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.console import Json, ProjectName, show
+from pipelines.cli.console import Json, ProjectName, show, this_user
 
 rollout = typer.Typer(no_args_is_help=True, help="A running rollout: how it stands, and what to tell it.")
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the ledger.")]
@@ -59,7 +58,7 @@ def _command(name: str, explained: str) -> Callable[..., None]:
     ) -> None:
         from pipelines.tasks import commanding
 
-        who = by or getpass.getuser()
+        who = by or this_user()
         if every:
             if rollout is not None or phase is not None:
                 raise typer.BadParameter("--all goes without --rollout and --phase")

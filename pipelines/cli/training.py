@@ -1,6 +1,5 @@
 """The commands from data to a judged candidate: snapshot, train, evaluate, and all of it as a retrain."""
 
-import getpass
 import uuid
 from datetime import date
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from contracts.bundle import CARD
-from pipelines.cli.console import AsOf, Json, ProjectName, err, show, show_lines
+from pipelines.cli.console import AsOf, Json, ProjectName, err, show, show_lines, this_user
 
 app = typer.Typer()
 Trials = Annotated[
@@ -186,7 +185,7 @@ def retrain(
     today, request = as_of or date.today().isoformat(), f"cli/{uuid.uuid4()}"
     try:
         windows = triggering.begin_retrain(
-            project, today, trigger, reason, by=getpass.getuser(), request=request, insists=insist
+            project, today, trigger, reason, by=this_user(), request=request, insists=insist
         )
     except triggering.RetrainHeldError as held:
         err.print(str(held), highlight=False)

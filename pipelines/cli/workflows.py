@@ -1,7 +1,6 @@
 """The commands that do what the DAGs do: ingests, rollouts, monitoring, and the demo."""
 
 import asyncio
-import getpass
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show, show_lines, until_signal
+from pipelines.cli.console import AsOf, Json, ProjectName, checked_date, err, show, show_lines, this_user, until_signal
 
 app = typer.Typer()
 
@@ -123,7 +122,7 @@ def rollback(
     """Make a kept version the champion again, at once."""
     from pipelines.tasks import releasing
 
-    put_back = releasing.roll_back(project, version, reason, by=by or getpass.getuser())
+    put_back = releasing.roll_back(project, version, reason, by=by or this_user())
     show(put_back | {"told": _told(project)}, as_json)
 
 
@@ -203,7 +202,7 @@ def holdout(
     from pipelines.tasks import holding
 
     if end is not None:
-        show(holding.end(project, end, by or getpass.getuser()), as_json)
+        show(holding.end(project, end, by or this_user()), as_json)
         return
     judged = holding.judge(project, _today(as_of))
     show(judged, as_json)

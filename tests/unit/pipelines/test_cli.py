@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.cli.console import this_user
 from pipelines.ledger import Ledger
 from tests.fixtures.small_installation import free_port
 
@@ -143,3 +144,12 @@ def test_without_a_version_there_is_no_card(tmp_path: Path) -> None:
     assert "flight_delay has neither champion nor challenger" in ended.stderr
     assert "paceline retrain flight_delay" in ended.stderr
     assert ended.stdout == ""
+
+
+def test_a_person_who_has_no_name_in_a_container_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_007)  # of whom no passwd file knows
+    assert this_user() == "user 2000000007"
+    monkeypatch.setenv("USER", "ada")
+    assert this_user() == "ada"
