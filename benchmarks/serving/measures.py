@@ -139,12 +139,17 @@ def overload(
     }
 
 
-def onnxruntime_alone(work: Workload, effort: Effort) -> Numbers:
-    """Rows a second of ONNX Runtime in this process, by one row and by `BATCH_ROWS`, with our session options."""
+def session_of(graph: str) -> onnxruntime.InferenceSession:
+    """The graph at that path with our session options."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(work.bundle.model_path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime_alone(work: Workload, effort: Effort) -> Numbers:
+    """Rows a second of ONNX Runtime in this process, by one row and by `BATCH_ROWS`, with our session options."""
+    session = session_of(str(work.bundle.model_path))
     found: Numbers = {}
     for prefix, rows in (("c1", 1), ("binary", BATCH_ROWS)):
         chosen = [work.features[start : start + rows] for start in range(0, len(work.features) - rows + 1, rows)]
