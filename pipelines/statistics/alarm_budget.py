@@ -9,13 +9,16 @@ share the budget:
   parameters and large quantiles based on the k largest observations", JASA 73, 1978), and a limit
   of its own.
 - *lasting*: cumulative sums S ← max(0, S + min(z, most) − slack) (Page, "Continuous inspection schemes",
-  Biometrika 41, 1954), for changes that no single unit shows. Groups of statistics have parts of it; within a
-  group each sum is measured by what is usual for it: the median of its largest values of a year.
+  Biometrika 41, 1954), for changes that no single unit shows. The slack is half of the smallest change to be found,
+  which is one worth finding that can also be told from the error of the reference's mean. Groups of statistics have
+  parts of it; within a group each sum is measured by what is usual for it: the median of its largest values of a
+  year.
 
 Both limits come from replays without a change (`pipelines.statistics.quiet_years`). In each a reference of as many
 units is made anew, its own mean, spread and tails are estimated, and a year after it is held against these. So a limit
 allows for how little a short reference knows of its own centre, spread and dependence: one that is right on average
 over references is far too low for those that happened to lie off the middle, and these have most of the alarms.
+After an alarm a replay has a new reference, the units up to it, as one has after a retrain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +31,14 @@ from numpy.typing import NDArray
 from pipelines.statistics.quiet_years import quiet_years
 
 Floats = NDArray[np.float64]
+Replays = NDArray[np.float32]  # units × replays × statistics
 
 MINIMUM_UNITS = 14
 SUDDEN_SHARE = 1 / 3  # of the budget; the rest is for lasting changes
-SLACK = 0.25  # half of the smallest lasting change worth finding, in standard deviations of a unit
+SMALLEST_CHANGE = 0.5  # standard deviations of a unit: the lasting change that is worth finding
+TOLD_ERRORS = 2.0  # standard errors of the reference's mean (95 %): what is nearer to it cannot be told from it
 MOST = 2.5  # standard deviations that one unit adds to a sum: a storm is no lasting change
 REPLAYS = 320
-CENTER_ERRORS = 2.0  # a mean within the interval of the reference's own is no change
 _TAIL_SHARE, _TAIL_MINIMUM = 0.1, 6
 _PRIOR_VALUES, _PRIOR_SCALE = 4, 0.6  # the excess of a normal variable beyond its largest tenth is 0.5 on average
 _STEPS = 7
@@ -129,18 +133,17 @@ def alarm_limits(
     share = max(_TAIL_SHARE, min(0.5, _TAIL_MINIMUM / units))
     tails = _tails(values, spreads, share)
     series = quiet_years(tails.standardised(values), ceil(units_per_year), REPLAYS, np.random.default_rng(seed))
-    of_replays = _tails(series[:units], spreads / tails.spread, share)
-    years = of_replays.standardised(series[units:])
-    surprise = of_replays.surprise(years)
-    slack = SLACK + CENTER_ERRORS * np.std(of_replays.center, axis=0)
-    steps = (np.minimum(years, MOST) - slack).transpose(1, 0, 2).astype(np.float32)
+    smallest = spreads / tails.spread
+    of_replays = _tails(series[:units], smallest, share)
+    surprise = of_replays.surprise(of_replays.standardised(series[units:]))
+    slack = (SMALLEST_CHANGE + TOLD_ERRORS * np.std(of_replays.center, axis=0)) / 2
     a_year = budget * (1 - SUDDEN_SHARE) * ceil(units_per_year) / units_per_year
     sudden, lasting = np.empty(len(groups)), np.empty(len(groups))
     names = sorted(set(groups))
     for group in names:
         mine = np.array([each == group for each in groups])
         part = parts[group] / sum(parts[each] for each in names)
-        lasting[mine] = _lasting(steps[:, :, mine], a_year * part)
+        lasting[mine] = _lasting(series[:, :, mine], units, smallest[mine], slack[mine], a_year * part)
         # each has a limit of its own: one that storms are known of must not hide another that never moves
         chance = budget * SUDDEN_SHARE / len(names) / units_per_year / int(mine.sum())
         for place in np.flatnonzero(mine).tolist():
@@ -182,35 +185,44 @@ def _far_quantile(values: Floats, chance: float) -> float:
     return max(-log(chance), start + (float(beyond.mean()) * log(share / chance) if len(beyond) else 0.0))
 
 
-def _lasting(years: NDArray[np.float32], budget: float) -> Floats:
+def _lasting(series: Replays, units: int, smallest: Floats, slack: Floats, budget: float) -> Floats:
     """The smallest limits, in proportion to the usual largest sums, at which the years have `budget` alarms each."""
-    usual = np.maximum(1.0, _largest_sums(years))
+    usual = np.maximum(1.0, np.median(_course(series, units, smallest, slack)[0], axis=0).astype(np.float64))
+
+    def is_over(limits: Floats) -> bool:
+        return bool(_course(series, units, smallest, slack, limits)[1].mean() > budget)
+
     low, high = 0.25, 1.0
-    while _is_over(years, high * usual, budget) and high < _LARGEST_FACTOR:
+    while is_over(high * usual) and high < _LARGEST_FACTOR:
         low, high = high, high * 2
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _is_over(years, middle * usual, budget) else (low, middle)
-    return np.maximum(_FEWEST_UNITS * (MOST - SLACK), high * usual)
+        low, high = (middle, high) if is_over(middle * usual) else (low, middle)
+    return np.maximum(_FEWEST_UNITS * (MOST - SMALLEST_CHANGE / 2), high * usual)
 
 
-def _largest_sums(years: NDArray[np.float32]) -> Floats:
-    """The median over the years of the largest sum of each statistic."""
-    sums = np.zeros((years.shape[0], years.shape[2]), dtype=np.float32)
-    largest = sums.copy()
-    for place in range(years.shape[1]):
-        np.maximum(sums + years[:, place], 0, out=sums)
+def _course(
+    series: Replays, units: int, smallest: Floats, slack: Floats, limits: Floats | float = np.inf
+) -> tuple[NDArray[np.float32], Floats]:
+    """The largest sum of each replay and statistic in the year after the first `units`, and the replay's alarms.
+
+    An alarm is a retrain, after which as many units up to it are the reference: one whose mean was off is so once.
+    """
+    center, spread = _moments(series[:units], smallest)
+    sums, alarms = np.zeros(series.shape[1:], dtype=np.float32), np.zeros(series.shape[1])
+    largest, taken = sums.copy(), slack.astype(np.float32)
+    for place in range(units, len(series)):
+        sums = np.maximum(sums + np.minimum((series[place] - center) / spread, np.float32(MOST)) - taken, 0)
         np.maximum(largest, sums, out=largest)
-    found: Floats = np.median(largest, axis=0).astype(np.float64)
-    return found
-
-
-def _is_over(years: NDArray[np.float32], limits: Floats, budget: float) -> bool:
-    sums = np.zeros((years.shape[0], years.shape[2]), dtype=np.float32)
-    alarms = np.zeros(years.shape[0])
-    for place in range(years.shape[1]):
-        np.maximum(sums + years[:, place], 0, out=sums)
         is_alarm = (sums > limits).any(axis=1)
-        alarms += is_alarm
-        sums[is_alarm] = 0
-    return bool(alarms.mean() > budget)
+        if is_alarm.any():
+            alarms += is_alarm
+            sums[is_alarm] = 0
+            until = place + 1
+            center[is_alarm], spread[is_alarm] = _moments(series[until - units : until, is_alarm], smallest)
+    return largest, alarms
+
+
+def _moments(units: Replays, smallest: Floats) -> tuple[Replays, Replays]:
+    spread = np.maximum(units.std(axis=0, ddof=1), smallest)
+    return units.mean(axis=0), spread.astype(np.float32)
