@@ -66,5 +66,4 @@ def bundled(containers: Containers, tree: Path, bundle: Bundle, serving: Built) 
 @pytest.fixture(scope="session")
 def others(containers: Containers, tree: Path, request: pytest.FixtureRequest) -> Iterator[Built]:
     """The image that the test names."""
-    # an index that cannot be reached is asked once more for each of hundreds of packages, and not five times
-    yield from _built(containers, tree, request.param, "--build-arg", "PIP_OPTIONS=--retries=1", may_lack=True)
+    yield from _built(containers, tree, request.param, may_lack=True)
