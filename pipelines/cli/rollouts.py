@@ -45,6 +45,36 @@ def show_rollout(
     show(found, as_json, lambda: views.rollouts_text(found))
 
 
+def _tell(
+    name: str,
+    project: str,
+    reason: str,
+    by: str | None,
+    phase: str | None,
+    wait: float,
+    rollout: str | None,
+    every: bool,
+    as_json: bool,
+    share: float | None = None,
+) -> None:
+    from pipelines.tasks import commanding
+
+    who = by or this_user()
+    if every:
+        if rollout is not None or phase is not None:
+            raise typer.BadParameter("--all goes without --rollout and --phase")
+        told = commanding.command_all(project, name, by=who, reason=reason, wait_s=wait, share=share)
+        show(told, as_json, lambda: "\n".join(map(_said, told)))
+    else:
+        said = commanding.command(
+            project, name, by=who, reason=reason, phase=phase, wait_s=wait, rollout=rollout, share=share
+        )
+        told = [said]
+        show(said, as_json, lambda: _said(said))
+    if any(said["answer"] == "refused" for said in told):
+        raise typer.Exit(2)
+
+
 def _command(name: str, explained: str) -> Callable[..., None]:
     def tell(
         project: ProjectName,
@@ -56,19 +86,7 @@ def _command(name: str, explained: str) -> Callable[..., None]:
         every: All = False,
         as_json: Json = False,
     ) -> None:
-        from pipelines.tasks import commanding
-
-        who = by or this_user()
-        if every:
-            if rollout is not None or phase is not None:
-                raise typer.BadParameter("--all goes without --rollout and --phase")
-            told = commanding.command_all(project, name, by=who, reason=reason, wait_s=wait)
-            show(told, as_json, lambda: "\n".join(map(_said, told)))
-        else:
-            told = [commanding.command(project, name, by=who, reason=reason, phase=phase, wait_s=wait, rollout=rollout)]
-            show(told[0], as_json, lambda: _said(told[0]))
-        if any(said["answer"] == "refused" for said in told):
-            raise typer.Exit(2)
+        _tell(name, project, reason, by, phase, wait, rollout, every, as_json)
 
     tell.__doc__ = f"{explained} Exit code 2 when it is refused."
     return tell
@@ -78,8 +96,28 @@ for _name, _explained in COMMANDS.items():
     rollout.command(_name)(_command(_name, _explained))
 
 
+@rollout.command("share")
+def hold_share(
+    project: ProjectName,
+    share: Annotated[float, typer.Argument(help="The challenger's part of the entities: 0.05 are 5 %.")],
+    reason: Reason,
+    by: By = None,
+    phase: Phase = None,
+    wait: Wait = 15.0,
+    rollout: Rollout = None,
+    every: All = False,
+    as_json: Json = False,
+) -> None:
+    """Hold the challenger at a smaller share than the plan's, and stay in this step until `resume`.
+
+    The judge still rolls back. Exit code 2 when it is refused.
+    """
+    _tell("share", project, reason, by, phase, wait, rollout, every, as_json, share)
+
+
 def _said(said: dict[str, Any]) -> str:
-    told = f"{said['rollout']}: {said['command']} by {said['by']}"
+    share = f" {said['share'] * 100:g} %" if said.get("share") else ""
+    told = f"{said['rollout']}: {said['command']}{share} by {said['by']}"
     if said["answer"] is None:
         return f"{told} is in the ledger (entry {said['entry']}); no answer yet, does somebody run the rollout?"
     return f"{told} was {said['answer']}" + (f": {said['why']}" if said["why"] else "")

@@ -29,8 +29,10 @@ def refusal(state: State, command: Command) -> str | None:
 
 
 def _refused_on_its_way(state: State, command: Command) -> str | None:
-    """Of pause, resume and advance in the shadow or in a step."""
+    """Of pause, resume, share and advance in the shadow or in a step."""
     is_paused = state.paused_since_s is not None
+    if command.share is not None:
+        return _refused_share(state, command.share)
     if command.command == "pause":
         return "the rollout is paused already" if is_paused else None
     if command.command == "resume":
@@ -44,3 +46,15 @@ def _refused_on_its_way(state: State, command: Command) -> str | None:
     if seen == 0:  # no data never advances, whoever wants it
         return f"the challenger has answered nothing in `{state.phase_label}` yet: there is nothing to go on by"
     return None
+
+
+def _refused_share(state: State, share: float) -> str | None:
+    """A person holds a step smaller than the plan has it, and never larger."""
+    now, planned = state.phase_label, state.planned_share
+    if state.phase != "step":
+        return f"a share is held smaller in a step, the rollout is in `{now}`"
+    if share > planned:
+        return f"the plan gives `{now}` a share of {planned:g} at most: `advance` goes on to a larger one"
+    if share == state.share:
+        return f"a share of {share:g} is in force already"
+    return f"{share:g} is the plan's own share: `resume` gives it again" if share == planned else None

@@ -8,7 +8,8 @@ from contracts.slots import HardLimits, Lane, Observation
 from pipelines.rollout.coverage import Covered
 from pipelines.rollout.plan import Plan
 
-CommandName = Literal["pause", "resume", "advance", "abort", "rollback", "approve", "reject"]
+CommandName = Literal["pause", "resume", "advance", "share", "abort", "rollback", "approve", "reject"]
+LEAST_SHARE = 0.0001  # what a platform can divide by: a hundredth of a percent
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -111,18 +112,24 @@ class Aborted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a person wants of a running rollout: the body of a ledger entry `rollout.command`.
 
-    `phase` is the label of the phase that the person saw; None where it does not matter.
+    `phase` is the label of the phase that the person saw; None where it does not matter. `share` is that which the
+    command of this name wants, as a part of 1; no other command has one.
     """
 
     command: CommandName
     by: str
     reason: str
     phase: str | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("by", "reason"):
             if not getattr(self, name).strip():
                 raise ValueError(f"a command says `{name}`: who wants it, and why; found nothing")
+        if (self.command == "share") != (self.share is not None):
+            raise ValueError(f"the command share says which, and no other does; found {self.command} of {self.share}")
+        if self.share is not None and not LEAST_SHARE <= self.share <= 1:
+            raise ValueError(f"share lies between {LEAST_SHARE:g} and 1, found {self.share:g}; abort takes all of it")
 
 
 class Commanded(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -266,9 +266,14 @@ def _obey(state: State, command: Command, at_s: float) -> Decision:
     match command.command:
         case "pause":
             return msgspec.structs.replace(state, paused_since_s=at_s), ()
+        case "share":  # a pause at a smaller share; of a longer pause this is a part
+            since_s = at_s if state.paused_since_s is None else state.paused_since_s
+            state = msgspec.structs.replace(state, paused_since_s=since_s, held_share=command.share)
+            return state, (_share(state),)
         case "resume":
-            started_s = at_s - state.seconds(at_s)  # the pause is no time of this phase
-            return msgspec.structs.replace(state, paused_since_s=None, phase_started_s=started_s), ()
+            held, started_s = state.held_share, at_s - state.seconds(at_s)  # the pause is no time of this phase
+            state = msgspec.structs.replace(state, paused_since_s=None, held_share=None, phase_started_s=started_s)
+            return state, () if held is None else (_share(state),)
         case "advance":
             return _advance(state, Judgement(verdict="advance", reason=f"advanced {by}"), at_s)
         case "approve":
@@ -338,7 +343,14 @@ def _problem(state: State, observation: Observation) -> str | None:
 def _enter(state: State, phase: PhaseName, step: int, at_s: float) -> Decision:
     memory = None if state.memory is None else state.memory.next_phase()
     state = msgspec.structs.replace(
-        state, phase=phase, step=step, phase_started_s=at_s, memory=memory, asked=None, paused_since_s=None
+        state,
+        phase=phase,
+        step=step,
+        phase_started_s=at_s,
+        memory=memory,
+        asked=None,
+        paused_since_s=None,
+        held_share=None,
     )
     if phase == "promoting":
         offer = _offer(state)

@@ -160,7 +160,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Where a rollout stands. `step` counts from 0; its share is in force in `step`, and while approval is waited for.
 
-    `paused_since_s` is None unless somebody has paused it. `last_command` is the ledger's number of the last one.
+    `paused_since_s` is None unless somebody has paused it, `held_share` unless it is paused at a smaller share than the
+    plan's. `last_command` is the ledger's number of the last one.
     `is_alone` is said of one of several challengers once it was chosen: its lane is all entities then.
     """
 
@@ -174,6 +175,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     ended_s: float | None = None
     unreachable_since_s: float | None = None
     paused_since_s: float | None = None
+    held_share: float | None = None
     asked: Asked | None = None
     is_alone: bool = False
     last_command: int = 0
@@ -188,7 +190,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float:
-        """The share of the entities that the challenger should have."""
+        """The share of the entities that the challenger should have: the plan's, unless a person holds it smaller."""
+        return self.planned_share if self.held_share is None else min(self.held_share, self.planned_share)
+
+    @property
+    def planned_share(self) -> float:
+        """The share that the plan gives it here: no command goes above it."""
         if self.phase in ("shadow", "loading") or (self.asked is not None and self.asked.step == 0):
             return 0.0
         share = self.plan.steps[self.step].share

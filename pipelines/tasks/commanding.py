@@ -1,4 +1,4 @@
-"""What a person tells a running rollout: pause, resume, advance, abort, rollback, approve, reject.
+"""What a person tells a running rollout: pause, resume, advance, share, abort, rollback, approve, reject.
 
 Every front (command line, API, page, Airflow's approval) calls `command`. It checks, and writes into the ledger;
 whoever runs the rollout reads it before the next look, checks again, and says there whether it was obeyed.
@@ -39,11 +39,13 @@ def command(
     phase: str | None = None,
     wait_s: float = 0.0,
     rollout: str | None = None,
+    share: float | None = None,
 ) -> dict[str, Any]:
     """Tells the running rollout of `project` to `name`, and returns what was written, with the answer to it.
 
     Of several challengers `rollout` says whose is meant; `command_all` tells all of them.
     `phase` is the phase that whoever commands has seen: one that has passed refuses `advance`, `approve` and `reject`.
+    `share`, a part of 1, is what the command of this name wants the challenger's to be; no other command has one.
     With `wait_s` the answer is waited for, for so many seconds at most; `answer` is `obeyed`, `refused`, or None when
     there was none yet.
 
@@ -51,10 +53,12 @@ def command(
         LookupError: there is no such project, no rollout of it runs, or not this one.
         CommandRefusedError: this cannot be asked of the rollout as it is now; nothing was written.
         LedgerUnavailableError: the ledger is away; whether it was written shows when it is back.
-        CommandError: an unknown command, no name or no reason, a wait that is too long, or several that it may be for.
+        CommandError: an unknown command, no name or no reason, a share that is none or not asked for, a wait that is
+            too long, or several that it may be for.
     """
     find_project(project)
     _check(name, by, reason, wait_s)
+    asked = _asked(name, by, reason, phase, share)
     ledger = open_ledger(creates=False)
     follower = Follower(ledger)
     running = follower.all_running(project)
@@ -66,15 +70,17 @@ def command(
         rollout = running[0]
     if rollout not in running:
         raise LookupError(f"{rollout} does not run, nothing to {name}; running: {', '.join(running)}")
-    asked = Command(command=name, by=by.strip(), reason=reason.strip(), phase=phase)  # type: ignore[arg-type]
     if why := refusal(follower.follow(project, rollout).state, asked):
         raise CommandRefusedError(f"{rollout} cannot {name} now: {why}")
-    body = {"command": asked.command, "by": asked.by, "reason": asked.reason, "phase": asked.phase}
+    body: dict[str, Any] = {"command": asked.command, "by": asked.by, "reason": asked.reason, "phase": asked.phase}
+    body |= {} if asked.share is None else {"share": asked.share}
     entry = ledger.append(project, COMMAND, rollout, body)
     return {"project": project, "rollout": rollout, "entry": entry.id, **body, **_answer(ledger, entry, wait_s)}
 
 
-def command_all(project: str, name: str, *, by: str, reason: str, wait_s: float = 0.0) -> list[dict[str, Any]]:
+def command_all(
+    project: str, name: str, *, by: str, reason: str, wait_s: float = 0.0, share: float | None = None
+) -> list[dict[str, Any]]:
     """Tells every running rollout of `project` to `name`: those of all challengers of an experiment.
 
     Each is told, or the list says with `refused` and `why` why that cannot be asked of it. Raises as `command`.
@@ -86,7 +92,7 @@ def command_all(project: str, name: str, *, by: str, reason: str, wait_s: float 
     told = []
     for rollout in running:
         try:
-            told.append(command(project, name, by=by, reason=reason, wait_s=wait_s, rollout=rollout))
+            told.append(command(project, name, by=by, reason=reason, wait_s=wait_s, rollout=rollout, share=share))
         except CommandRefusedError as error:
             told.append({"rollout": rollout, "command": name, "by": by, "answer": "refused", "why": str(error)})
         except LookupError as error:  # ended meanwhile, perhaps by what was told to another one
@@ -104,6 +110,13 @@ def _check(name: str, by: str, reason: str, wait_s: float) -> None:
             raise CommandError(f"{what} has at most {CHARACTERS_MAX} characters, found {len(text)}")
     if not 0 <= wait_s <= WAIT_S_MAX:
         raise CommandError(f"wait_s lies between 0 and {WAIT_S_MAX:g}, found {wait_s:g}")
+
+
+def _asked(name: str, by: str, reason: str, phase: str | None, share: float | None) -> Command:
+    try:
+        return Command(command=name, by=by.strip(), reason=reason.strip(), phase=phase, share=share)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def _answer(ledger: Ledger, entry: Entry, wait_s: float) -> dict[str, Any]:

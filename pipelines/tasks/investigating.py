@@ -289,7 +289,8 @@ def _sentence(entry: Entry) -> str:
         return f"version {body['version']} against {body.get('expected_champion') or 'no champion'}{note}"
     if entry.kind == "rollout.question":
         return f"{body.get('question')} at {body.get('phase')}"
-    said = f"{body.get('command')} by {body.get('by')}"
+    share = f" {body['share'] * 100:g} %" if body.get("share") else ""
+    said = f"{body.get('command')}{share} by {body.get('by')}"
     return f"{said}: {body['reason']}" if body.get("reason") else said
 
 

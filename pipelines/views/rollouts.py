@@ -172,12 +172,13 @@ def refusals(state: "State") -> dict[str, str | None]:
     from typing import get_args
 
     from pipelines.rollout.commands import refusal
-    from pipelines.rollout.events import Command, CommandName
+    from pipelines.rollout.events import LEAST_SHARE, Command, CommandName
 
-    return {
-        name: refusal(state, Command(command=name, by="somebody", reason="asks", phase=state.phase_label))
-        for name in get_args(CommandName)
-    }
+    def asked(name: CommandName) -> Command:
+        share = LEAST_SHARE if name == "share" else None  # where any may be held smaller, this one may
+        return Command(command=name, by="somebody", reason="asks", phase=state.phase_label, share=share)
+
+    return {name: refusal(state, asked(name)) for name in get_args(CommandName)}
 
 
 def finding_values(finding: "Finding") -> dict[str, Any]:
@@ -271,7 +272,7 @@ def _commands(entries: "list[Entry]") -> list[dict[str, Any]]:
                 {
                     "entry": entry.id,
                     "at": entry.at.isoformat(timespec="seconds"),
-                    **{key: entry.body.get(key) for key in ("command", "by", "reason", "phase")},
+                    **{key: entry.body.get(key) for key in ("command", "by", "reason", "phase", "share")},
                     "answer": None if answer is None else answer.kind.rpartition(".")[2],
                     "answer_reason": None if answer is None else answer.body["reason"],
                 }
@@ -318,7 +319,8 @@ def _story(entries: "list[Entry]", commands: list[dict[str, Any]]) -> list[dict[
             what, text, tone = f"a person is asked: {QUESTIONS.get(body['question'], body['question'])}", "", "warn"
         elif entry.kind == COMMAND:
             command = by_entry[entry.id]
-            what = f"{command['command']} by {command['by']}: {command['answer'] or 'not answered yet'}"
+            share = f" {command['share'] * 100:g} %" if command["share"] else ""
+            what = f"{command['command']}{share} by {command['by']}: {command['answer'] or 'not answered yet'}"
             text = command["reason"] + (f" — {command['answer_reason']}" if command["answer"] == "refused" else "")
             tone = {"obeyed": "good", "refused": "bad"}.get(command["answer"] or "", "")
         elif entry.kind in OUTCOMES:

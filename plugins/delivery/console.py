@@ -32,9 +32,10 @@ _KEPT_PAGE = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-st
 
 
 class Asked(BaseModel):
-    """A command: one of pause, resume, advance, abort, rollback, approve, reject; `phase` is the one that was seen.
+    """A command: one of pause, resume, advance, share, abort, rollback, approve, reject.
 
-    `rollout` says whose challenger is meant, where there are several.
+    `phase` is the one that was seen. `share`, a part of 1, goes with the command of this name. `rollout` says whose
+    challenger is meant, where there are several.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +44,7 @@ class Asked(BaseModel):
     reason: str
     phase: str | None = None
     rollout: str | None = None
+    share: float | None = None
 
 
 @cache
@@ -94,7 +96,13 @@ def command(project: str, asked: Asked, user: GetUserDep) -> dict[str, Any]:
     from pipelines.tasks import commanding
 
     return commanding.command(
-        project, asked.command, by=user.get_name(), reason=asked.reason, phase=asked.phase, rollout=asked.rollout
+        project,
+        asked.command,
+        by=user.get_name(),
+        reason=asked.reason,
+        phase=asked.phase,
+        rollout=asked.rollout,
+        share=asked.share,
     )
 
 

@@ -51,6 +51,7 @@
       if (name === "resume") button.hidden = refusal !== null;
       if (name === "pause") button.hidden = live.asks || live.refusals.resume === null;
       if (name === "advance") button.hidden = live.asks;
+      if (name === "share") button.parentElement.hidden = refusal !== null;
     }
   };
   const hear = () => {
@@ -85,6 +86,8 @@
   const tell = async command => {
     const reason = find("reason").value.trim();
     if (!reason) { say("Say why: it is kept in the ledger.", "bad"); find("reason").focus(); return; }
+    const share = command === "share" ? find("share").valueAsNumber / 100 : undefined;
+    if (Number.isNaN(share)) { say("Say at which share, in percent.", "bad"); find("share").focus(); return; }
     asked = { command, entry: null };
     offer();
     say(`${command}: asked, waiting for the rollout …`);
@@ -92,7 +95,7 @@
       const answer = await fetch(`${here}/commands`, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ command, reason, phase: live.phase, rollout: live.shown }),
+        body: JSON.stringify({ command, reason, share, phase: live.phase, rollout: live.shown }),
       });
       const found = await answer.json();
       if (!answer.ok) throw new Error(found.detail);

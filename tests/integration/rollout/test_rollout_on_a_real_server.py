@@ -130,6 +130,32 @@ def test_a_challenger_that_breaks_is_rolled_back_and_no_client_sees_it(
     assert set(traffic.statuses) == {200}
 
 
+def test_a_person_holds_a_smaller_share_and_whoever_saw_the_challenger_then_sees_it_at_the_plans(
+    server: ModelServerProcess, ledger: Ledger, offer: Offer
+) -> None:
+    sides: list[tuple[float, set[int]]] = []
+    wishes = iter(("share", "resume", "abort"))
+
+    def steer(observation: Observation) -> None:
+        if observation.share == 0 or (sides and sides[-1][0] == observation.share):
+            return
+        answers = server.predict(*map(tiny_record, range(200))).json()["predictions"]
+        new = {number for number, answer in enumerate(answers) if answer["model_version"] == "2"}
+        sides.append((observation.share, new))
+        wish = next(wishes)
+        body = {"command": wish, "by": "ada", "reason": "few servers", "phase": None}
+        body |= {"share": 0.1} if wish == "share" else {}
+        ledger.append("flight_delay", "rollout.command", offer.rollout, body)
+
+    slow = msgspec.structs.replace(PLAN.steps[0], minimum_requests=10**6)
+    with Traffic(server) as traffic:
+        outcome = run(server, ledger, offer, steer, plan=msgspec.structs.replace(PLAN, steps=(slow, PLAN.steps[1])))
+    assert outcome.reason == "aborted by ada: few servers"
+    assert [share for share, _ in sides] == [0.3, 0.1, 0.3]
+    assert set() < sides[1][1] < sides[0][1] == sides[2][1]
+    assert set(traffic.statuses) == {200}
+
+
 def crash_at(share: float) -> Callable[[Observation], None]:
     def crash(observation: Observation) -> None:
         if observation.share == share:

@@ -58,6 +58,9 @@ def test_a_command_is_in_the_ledger_under_the_name_of_the_user(console: TestClie
     [
         ({"command": "approve", "reason": "x"}, 409, "nothing is asked in `20 %`"),
         ({"command": "advance", "reason": "x", "phase": "shadow"}, 409, "meant for `shadow`"),
+        ({"command": "share", "reason": "x", "share": 0.5}, 409, "the plan gives `20 %` a share of 0.2 at most"),
+        ({"command": "share", "reason": "x"}, 422, "the command share says which"),
+        ({"command": "share", "reason": "x", "share": 7}, 422, "share lies between 0.0001 and 1, found 7"),
         ({"command": "stop", "reason": "x"}, 422, "no command 'stop'; there are: pause"),
         ({"command": "pause", "reason": " "}, 422, "a command says reason"),
         ({"command": "pause"}, 422, "body.reason: Field required"),

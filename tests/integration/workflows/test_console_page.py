@@ -122,6 +122,34 @@ def test_a_person_approves_on_the_page(
     assert rollouts_ledger.champion(PROJECT).version == "2"  # type: ignore[union-attr]
 
 
+def test_a_person_holds_the_challenger_at_a_smaller_share_on_the_page(
+    browser: PageBrowser,
+    url: str,
+    airflow_tokens: dict[str, str],
+    rollouts_ledger: Ledger,
+) -> None:
+    def work(page: Page) -> None:
+        opened(page, url, airflow_tokens)
+        told, hold = page.locator("#told"), page.get_by_role("button", name="Hold at")
+        page.locator("#reason").fill("few servers")
+        hold.click()
+        expect(told).to_have_text("Say at which share, in percent.")
+        page.locator("#share").fill("50")
+        hold.click()
+        expect(told).to_contain_text("the plan gives `20 %` a share of 0.2 at most")
+        page.locator("#share").fill("7.5")
+        hold.click()
+        expect(told).to_have_text("share was obeyed.")
+        expect(page.locator("#more")).to_contain_text("share 7.5 % by user-ann: obeyed")
+        expect(page.locator("#top")).to_contain_text("7.5 %")
+
+    with running(rollouts_ledger):
+        _, complaints = browser.visit("about:blank", work)
+    assert [each for each in complaints if "409" not in each] == []
+    command = rollouts_ledger.entries(kinds=("rollout.command",))[1].body
+    assert (command["command"], command["share"], command["by"]) == ("share", 0.075, "user-ann")
+
+
 def test_a_viewer_has_no_commands(
     browser: PageBrowser,
     url: str,

@@ -14,7 +14,7 @@ from pipelines.rollout.commands import refusal
 from pipelines.rollout.controller import Outcome, run_rollout
 from pipelines.rollout.events import Command, Commanded, Event, Loaded, PromotionDone, RenewLease, SetShare
 from pipelines.rollout.machine import Drop, Promote, State, decide, fold
-from pipelines.rollout.plan import Approvals, Plan
+from pipelines.rollout.plan import Approvals, Holdout, Plan
 from pipelines.rollout.state import TRANSITIONS
 from pipelines.rollout.story import COMMAND, QUESTION
 from tests.fixtures.platforms import SimulatedClock, SimulatedPlatform
@@ -32,12 +32,15 @@ from tests.unit.pipelines.rollout.test_machine import (
     stepping,
 )
 
-NAMES = ("pause", "resume", "advance", "abort", "rollback", "approve", "reject")
+NAMES = ("pause", "resume", "advance", "share", "abort", "rollback", "approve", "reject")
 BOTH = Approvals(before_first_step=True, before_full=True, timeout_s=100)
 
 
-def commanded(name: str, at_s: float = 10, entry: int = 1, phase: str | None = None) -> Commanded:
-    command = msgspec.convert({"command": name, "by": "ada", "reason": "I say so", "phase": phase}, Command)
+def commanded(
+    name: str, at_s: float = 10, entry: int = 1, phase: str | None = None, share: float | None = None
+) -> Commanded:
+    body = {"command": name, "by": "ada", "reason": "I say so", "phase": phase, "share": share}
+    command = msgspec.convert(body, Command)
     return Commanded(entry=entry, command=command, at_s=at_s)
 
 
@@ -76,6 +79,40 @@ def test_a_pause_that_nobody_ends_is_a_rollback() -> None:
     state = decide(stepping(), commanded("pause", 4))[0]
     ended = decide(state, look(4 + PLAN.maximum_pause_s, n=12))[0]
     assert (ended.phase, ended.reason) == ("rolled_back", "paused for 86400 s, at most 86400 s")
+
+
+def test_a_person_may_hold_a_step_smaller_and_it_stays_there_until_resume() -> None:
+    state, actions = decide(stepping(), commanded("share", 13, share=0.03))
+    assert actions == (SetShare(share=0.03, shadow=False, lease_s=15),)
+    for at_s in (14, 60, 900):
+        state, actions = decide(state, look(at_s, n=1000 + at_s, share=0.03))
+        assert (state.phase_label, actions) == ("10 %", (RenewLease(lease_s=15),))
+    state, actions = decide(state, commanded("resume", 1000, entry=2))
+    assert actions == (SetShare(share=0.1, shadow=False, lease_s=15),)
+    assert state.seconds(1005) == 15, "10 s before it was held, 5 s after"
+    _, actions = decide(state, look(1006, n=5000))
+    assert actions == (SetShare(share=0.5, shadow=False, lease_s=15),), "the next step has the plan's share"
+
+
+def test_a_held_share_that_was_lost_is_set_again_and_never_the_plans() -> None:
+    state = decide(stepping(), commanded("share", 4, share=0.03))[0]
+    assert decide(state, look(5, n=12))[1] == (SetShare(share=0.03, shadow=False, lease_s=15),)
+
+
+def test_a_held_rollout_is_rolled_back_all_the_same_and_when_nobody_resumes_it() -> None:
+    state = decide(stepping(), commanded("share", 4, share=0.03))[0]
+    assert decide(state, look(6, champion="7", share=0.03))[0].phase == "rolled_back"
+    smaller = decide(state, commanded("share", 80000, entry=2, share=0.02))[0]
+    assert smaller.share == 0.02
+    ended = decide(smaller, look(4 + PLAN.maximum_pause_s, n=12, share=0.02))[0]
+    assert (ended.phase, ended.reason) == ("rolled_back", "paused for 86400 s, at most 86400 s")
+
+
+def test_beside_a_holdout_no_more_may_be_held_than_it_leaves() -> None:
+    plan = msgspec.structs.replace(PLAN, shadow=None, steps=PLAN.steps[2:], holdout=Holdout(share=0.05))
+    state, _ = fold([Offered(offer=OFFER, plan=plan, at_s=0), Loaded(at_s=1)])
+    assert "a share of 0.95 at most" in str(refusal(state, commanded("share", share=0.97).command))
+    assert decide(state, commanded("share", share=0.9))[0].share == 0.9
 
 
 def test_a_person_may_advance_a_step_and_the_record_says_who() -> None:
@@ -157,6 +194,41 @@ def test_a_command_is_obeyed_once() -> None:
     assert decide(once, commanded("advance", 6, entry=7)) == (once, ())
 
 
+@pytest.mark.parametrize(
+    ("state", "share", "why"),
+    [
+        (stepping(), 0.2, "the plan gives `10 %` a share of 0.1 at most: `advance` goes on to a larger one"),
+        (stepping(), 0.1, "a share of 0.1 is in force already"),
+        (decide(stepping(), commanded("share", 4, share=0.05))[0], 0.05, "a share of 0.05 is in force already"),
+        (decide(stepping(), commanded("share", 4, share=0.05))[0], 0.1, "`resume` gives it again"),
+        (fold([OFFERED, Loaded(at_s=1)])[0], 0.05, "held smaller in a step, the rollout is in `shadow`"),
+        (asking(), 0.05, "waits for the approval of the first step"),
+        (promoting(), 0.05, "is being promoted"),
+    ],
+)
+def test_a_share_that_the_plan_does_not_give_is_refused_with_what_to_do(state: State, share: float, why: str) -> None:
+    event = commanded("share", entry=99, share=share)
+    assert why in str(refusal(state, event.command))
+    after, actions = decide(state, event)
+    assert (after.share, after.paused_since_s, actions) == (state.share, state.paused_since_s, ())
+    assert (after.answers[-1].obeyed, after.answers[-1].entry) == (False, 99)
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "why"),
+    [
+        ("share", None, "says which"),
+        ("pause", 0.1, "no other does"),
+        ("share", 0.0, "between 0.0001 and 1, found 0"),
+        ("share", 1.5, "between 0.0001 and 1, found 1.5"),
+        ("share", float("nan"), "between 0.0001 and 1, found nan"),
+    ],
+)
+def test_only_the_command_share_has_one_and_it_is_a_part_of_all(name: Any, share: float | None, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Command(command=name, by="ada", reason="I say so", share=share)
+
+
 @pytest.mark.parametrize(("by", "reason"), [("", "why"), ("ada", " ")])
 def test_a_command_names_a_person_and_a_reason(by: str, reason: str) -> None:
     with pytest.raises(ValueError, match="who wants it, and why"):
@@ -168,7 +240,9 @@ def wishes(draw: st.DrawFn) -> Event:
     if draw(st.booleans()):
         return draw(event_strategies())
     phase = draw(st.sampled_from([None, None, "shadow", "10 %", "approval of 100 %"]))
-    return commanded(draw(st.sampled_from(NAMES)), draw(st.integers(0, 300)), draw(st.integers(1, 60)), phase)
+    name = draw(st.sampled_from(NAMES))
+    share = draw(st.sampled_from([0.02, 0.1, 0.3, 0.5, 1.0])) if name == "share" else None
+    return commanded(name, draw(st.integers(0, 300)), draw(st.integers(1, 60)), phase, share)
 
 
 PLANS = [
@@ -192,9 +266,13 @@ def test_whatever_is_wanted_shares_keep_to_the_plan_and_each_way_is_in_the_table
         for action in actions:
             if isinstance(action, SetShare):
                 assert action.lease_s == plan.lease_s
-                assert action.share in {0.0, *(step.share for step in plan.steps)}
-                assert action.share >= largest or before.is_final
-                largest = max(largest, action.share)
+                assert action.share <= state.planned_share in {0.0, *(step.share for step in plan.steps)}
+                assert action.share == state.planned_share or state.paused_since_s is not None, "held by a person"
+                assert state.planned_share >= largest or before.is_final
+                largest = max(largest, state.planned_share)
+            if isinstance(action, Promote):
+                assert largest == 1, "no promotion before all traffic was judged"
+                assert state.held_share is None
         promoted += state.phase == "promoted" != before.phase
         if before.phase == "approval" and state.phase in ("step", "promoting"):
             assert isinstance(event, Commanded) or plan.approvals.on_timeout == "approve"
@@ -235,8 +313,8 @@ def run(ledger: Ledger, plan: Plan, on_look: Callable[[Observation], None]) -> O
     return asyncio.run(run_rollout(platform, ledger, plan, FLIGHTS, clock=clock, sleep=clock.sleep, on_look=on_look))
 
 
-def want(ledger: Ledger, name: str, key: str | None = None) -> None:
-    body = {"command": name, "by": "ada", "reason": "I say so", "phase": None}
+def want(ledger: Ledger, name: str, key: str | None = None, **more: Any) -> None:
+    body = {"command": name, "by": "ada", "reason": "I say so", "phase": None, **more}
     ledger.append("flights", COMMAND, FLIGHTS.rollout, body, key or name)
 
 
@@ -258,6 +336,26 @@ def test_a_running_rollout_obeys_the_ledger_and_says_so(ledger: Ledger) -> None:
     answers = [(e.kind, e.body["command"]) for e in ledger.entries() if e.kind.startswith(f"{COMMAND}.")]
     obeyed, refused = f"{COMMAND}.obeyed", f"{COMMAND}.refused"
     assert answers == [(obeyed, "pause"), (refused, "approve"), (obeyed, "resume")]
+
+
+def test_a_running_rollout_obeys_a_smaller_share_and_refuses_a_larger_one(ledger: Ledger) -> None:
+    seen: list[float] = []
+
+    def steer(observation: Observation) -> None:
+        seen.append(observation.share)
+        if len(seen) == 3:
+            want(ledger, "share", "smaller", share=0.07)
+            want(ledger, "share", "larger", share=0.9)
+        if len(seen) == 40:
+            want(ledger, "resume")
+
+    assert run(ledger, QUICK, steer).state == "promoted"
+    answers = [(e.kind, e.body["reason"]) for e in ledger.entries() if e.kind.startswith(f"{COMMAND}.")]
+    assert [kind.rpartition(".")[2] for kind, _ in answers] == ["obeyed", "refused", "obeyed"]
+    assert answers[1][1] == "the plan gives `20 %` a share of 0.2 at most: `advance` goes on to a larger one"
+    assert set(seen[5:40]) == {0.07}, "held until it was resumed"
+    assert seen[40] == 0.2, "the plan's again"
+    assert seen[-1] == 1
 
 
 def test_a_question_is_in_the_ledger_with_its_numbers_and_its_answer_goes_on(ledger: Ledger) -> None:

@@ -92,12 +92,15 @@ ANY_EVENT = st.one_of(
 )
 
 
-COMMANDS: tuple[CommandName, ...] = ("pause", "resume", "advance", "approve", "reject", "abort", "rollback")
-ANY_COMMAND = st.builds(
-    lambda entry, command: Commanded(entry=entry, command=Command(command=command, by="ada", reason="so"), at_s=1.0),
-    st.integers(1, 20),
-    st.sampled_from(COMMANDS),
-)
+COMMANDS: tuple[CommandName, ...] = ("pause", "resume", "advance", "share", "approve", "reject", "abort", "rollback")
+
+
+def wanted(entry: int, name: CommandName) -> Commanded:
+    command = Command(command=name, by="ada", reason="so", share=0.05 if name == "share" else None)
+    return Commanded(entry=entry, command=command, at_s=1.0)
+
+
+ANY_COMMAND = st.builds(wanted, st.integers(1, 20), st.sampled_from(COMMANDS))
 
 
 @settings(max_examples=200, deadline=None)

@@ -6,6 +6,7 @@ import pytest
 from pipelines.ledger import Ledger
 from pipelines.tasks import commanding
 from pipelines.tasks.commanding import CommandRefusedError
+from pipelines.views import RolloutWatch
 from pipelines.wiring import open_ledger
 from tests.fixtures.rollouts import ASKING, PROJECT, ROLLOUT, open_offer, run_until, running
 
@@ -70,6 +71,9 @@ def test_what_makes_no_sense_now_is_refused_before_it_is_written(
         ({"reason": ""}, "a command says reason"),
         ({"reason": "x" * 1001}, "at most 1000 characters, found 1001"),
         ({"wait_s": 301.0}, "between 0 and 300, found 301"),
+        ({"name": "share"}, "the command share says which"),
+        ({"name": "share", "share": 0.0}, "share lies between 0.0001 and 1, found 0"),
+        ({"share": 0.1}, "no other does; found abort of 0.1"),
     ],
 )
 def test_a_command_that_says_too_little_or_too_much_is_an_error(
@@ -85,6 +89,21 @@ def test_who_waits_hears_that_it_was_obeyed(ledger: Ledger) -> None:
         said = commanding.command(PROJECT, "resume", by="ann", reason="looked at it", wait_s=30)
         assert (said["answer"], said["why"]) == ("obeyed", "looked at it")
         rollout.join(60)  # it goes to its end
+    assert ledger.champion(PROJECT).version == "2"  # type: ignore[union-attr]
+
+
+def test_a_paused_rollout_is_held_at_a_smaller_share_and_has_the_plans_again_when_it_is_resumed(ledger: Ledger) -> None:
+    with running(ledger) as rollout:
+        said = commanding.command(PROJECT, "share", by="ann", reason="few servers", share=0.07, wait_s=30)
+        assert (said["answer"], said["share"]) == ("obeyed", 0.07)
+        assert ledger.entries(kinds=("rollout.command",))[-1].body["share"] == 0.07
+        told = RolloutWatch().rollouts(PROJECT)["rollout"]
+        assert (told["phase"], told["share"], told["paused"], told["refusals"]["share"]) == ("20 %", 0.07, True, None)
+        assert told["told"][0]["what"] == "share 7 % by ann: obeyed"
+        with pytest.raises(CommandRefusedError, match=r"a share of 0\.2 at most"):
+            commanding.command(PROJECT, "share", by="ann", reason="more", share=0.5)
+        commanding.command(PROJECT, "resume", by="ann", reason="enough servers", wait_s=30)
+        rollout.join(60)
     assert ledger.champion(PROJECT).version == "2"  # type: ignore[union-attr]
 
 
