@@ -27,8 +27,8 @@ def judge(plan: PlanFile = None) -> None:
     {"t": 2.0, "share": 0.05, "champion": {"n": 190, "errors": 1, "slow": 9}, "challenger": {"n": 10, "errors": 4}}
 
     The plan's steps are gone through as a rollout does: a look's share says in which one it is. Metrics: errors, slow
-    (or slow_p95), slow_p50, slow_p99; scores: ten counts by the champion's deciles; new: entities seen for the first
-    time, where it is not n.
+    (or slow_p95), slow_p50, slow_p99 (which a plan with a slow_p99_rate_margin waits for); scores: ten counts by the
+    champion's deciles; new: entities seen for the first time, where it is not n.
     """
     from pipelines.tasks import asking
 

@@ -35,6 +35,7 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("alpha_shares.scores", SCORES, lambda plan: plan.alpha_shares.scores),
     *((f"alpha_shares.{name}", LATENCY, lambda plan, name=name: getattr(plan.alpha_shares, name)) for name in _SLOW),
     ("error_rate_margin", ENTITIES, lambda plan: plan.error_rate_margin is not None),
+    ("slow_p99_rate_margin", LATENCY, lambda plan: plan.slow_p99_rate_margin is not None),
     ("holdout", HOLDOUT, lambda plan: plan.holdout is not None),
     ("latency_floor_ms", LATENCY, lambda plan: plan.latency_floor_ms > 0),
 )

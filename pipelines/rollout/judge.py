@@ -134,7 +134,11 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def errors(self) -> UnitComparison:
         """The comparison of failures."""
-        return self.units[0]
+        return self.unit(ERRORS)
+
+    def unit(self, metric: str) -> UnitComparison:
+        """The comparison of `metric`, one of `UNIT_METRICS`."""
+        return self.units[UNIT_METRICS.index(metric)]
 
 
 def learn(memory: Memory, observation: Observation, plan: Plan) -> Memory:
@@ -176,10 +180,10 @@ def judge_step(memory: Memory, step: Step, plan: Plan, seconds: float) -> Judgem
     if reference < reference_minimum:
         seen += f", {reference:,} of {reference_minimum:,} champion requests to compare with"
         lacks = True
-    if not lacks and plan.error_rate_margin is not None:
-        worst = memory.errors.worst_difference
-        if worst > plan.error_rate_margin:
-            seen += f", failures at most {worst:.2%} above the champion's > {plan.error_rate_margin:.2%}: not shown yet"
+    for asked in () if lacks else plan.rate_margins(step):
+        worst = memory.unit(asked.metric).worst_difference
+        if worst > asked.margin:
+            seen += f", {asked.words} at most {worst:.2%} above the champion's > {asked.margin:.2%}: not shown yet"
             lacks = True
     # no data never advances, nor does traffic that is not the usual one
     holds = "no request at all" if requests == 0 or (reference_minimum > 0 and reference == 0) else None

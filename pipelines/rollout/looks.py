@@ -4,6 +4,7 @@ Each look is a stratum: its counts are of that interval alone, and of entities (
 another entity).
 """
 
+from collections.abc import Set
 from typing import Annotated, Any
 
 import msgspec
@@ -22,14 +23,17 @@ _CHAMPION, _CHALLENGER, _ROLLOUT = "champion", "challenger", "looks"
 
 
 class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One version in one look. `n` are those that could fail; `slow` is another name of `slow_p95`."""
+    """One version in one look. `n` are those that could fail; `slow` is another name of `slow_p95`.
+
+    A quantile that neither side gives was not looked at, which is no proof that nothing was slow.
+    """
 
     n: Count
     errors: Count = 0
-    slow: Count = 0
-    slow_p50: Count = 0
-    slow_p95: Count = 0
-    slow_p99: Count = 0
+    slow: Count | None = None
+    slow_p50: Count | None = None
+    slow_p95: Count | None = None
+    slow_p99: Count | None = None
     new: Count | None = None
     scores: tuple[Count, ...] | None = None
 
@@ -38,16 +42,24 @@ class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             found = getattr(self, name)
             if found is not None and found > self.n:
                 raise ValueError(f"{name} is at most n, found {found} of {self.n}")
-        if self.slow and self.slow_p95:
+        if self.slow is not None and self.slow_p95 is not None:
             raise ValueError("slow and slow_p95 are the same metric: give one of them")
         if self.scores is not None and len(self.scores) != UNIT_SCORE_BINS:
             raise ValueError(f"scores has {UNIT_SCORE_BINS} counts, found {len(self.scores)}")
 
-    def counts(self, version: str) -> UnitCounts:
-        """As a model server would report it."""
-        happened = {ERRORS: self.errors, SLOW_P50: self.slow_p50, SLOW_P95: self.slow_p95 or self.slow}
-        happened[SLOW_P99] = self.slow_p99
-        exposures = {metric: Exposure(at_risk=self.n, happened=count) for metric, count in happened.items()}
+    @property
+    def happened(self) -> dict[str, int | None]:
+        """To how many of `n` each metric happened; None: not given."""
+        slow = self.slow if self.slow_p95 is None else self.slow_p95
+        return {ERRORS: self.errors, SLOW_P50: self.slow_p50, SLOW_P95: slow, SLOW_P99: self.slow_p99}
+
+    def counts(self, version: str, metrics: Set[str]) -> UnitCounts:
+        """As a model server would report it that counts `metrics`."""
+        exposures = {
+            metric: Exposure(at_risk=self.n, happened=count or 0)
+            for metric, count in self.happened.items()
+            if metric in metrics
+        }
         return UnitCounts(
             version=version,
             entities=self.n,
@@ -70,6 +82,12 @@ class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     champion: Side
     challenger: Side
     coverage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """What at least one side gives."""
+        given = (*self.champion.happened.items(), *self.challenger.happened.items())
+        return frozenset(metric for metric, count in given if count is not None)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,8 +136,8 @@ def ask(asked: Asked, look: Look, plan: Plan) -> tuple[Asked, Judgement]:
         rollout=_ROLLOUT,
         share=look.share,
         phase=asked.phase,
-        champion=look.champion.counts(_CHAMPION),
-        challenger=look.challenger.counts(_CHALLENGER),
+        champion=look.champion.counts(_CHAMPION, look.metrics),
+        challenger=look.challenger.counts(_CHALLENGER, look.metrics),
     )
     memory = judge.learn(asked.memory, _observation(asked, (stratum,)), plan)
     if look.coverage is not None:

@@ -2,12 +2,13 @@
 
 from hashlib import sha256
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from contracts.slots import MAXIMUM_CHALLENGERS, MAXIMUM_HOLDOUT_SHARE, HardLimits
+from contracts.strata import ERRORS, QUANTILES, SLOW_P99, UNIT_METRICS
 
 LEASE_LOOKS_MIN = 3  # a lease outlives at least two lost looks
 
@@ -181,6 +182,20 @@ class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         _at_least("holdout.maximum_days", self.maximum_days, 1)
 
 
+class RateMargin(NamedTuple):
+    """A step advances when `metric` is shown to happen to at most `margin` more of the entities than on the champion.
+
+    `field` of the plan holds the margin, `words` are the metric's. `usual` is the champion's own rate where it is one
+    by definition, None where only traffic tells it.
+    """
+
+    metric: str
+    field: str
+    words: str
+    margin: float
+    usual: float | None = None
+
+
 DEFAULT_STEPS = tuple(Step(share=share) for share in (0.05, 0.1, 0.25, 0.5, 1.0))
 
 
@@ -192,12 +207,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     failing, and of answering slower than the champion's quantiles of the seconds before. Scores are compared by the
     champion's own deciles, since a retrained model scores differently by right: `score_margin` is a difference of mean
     ranks (0 to 1), `score_odds_margin` an odds ratio of falling into one of the deciles. A step advances only when the
-    failure rate is shown to be at most `error_rate_margin` above the champion's; null asks for no such proof. An answer
-    within `latency_floor_ms` is never slow. `hard_limits` are held by the server itself. `bootstrap` lets a project
-    without a champion take its first one without traffic to compare with. `unreachable_s` bounds how long a silent
-    server is asked again, `maximum_pause_s` how long a rollout stays paused before it is rolled back. `when_busy` says
-    what a new offer does while another rollout of the project has not ended: it waits, ends that one, or is refused.
-    `preflight` says whether a plan is begun with a phase that cannot reach its verdict at the traffic that there is.
+    failure rate is shown to be at most `error_rate_margin` above the champion's, and the rate of answers slower than
+    the champion's p99 at most `slow_p99_rate_margin`; null asks for no such proof. An answer within `latency_floor_ms`
+    is never slow. `hard_limits` are held by the server itself. `bootstrap` lets a project without a champion take its
+    first one without traffic to compare with. `unreachable_s` bounds how long a silent server is asked again,
+    `maximum_pause_s` how long a rollout stays paused before it is rolled back. `when_busy` says what a new offer does
+    while another rollout of the project has not ended: it waits, ends that one, or is refused. `preflight` says whether
+    a plan is begun with a phase that cannot reach its verdict at the traffic that there is.
     With a `holdout` the last step stops short of its share, and the old champion keeps it until outcomes have matured.
     `challengers` is how many are rolled out beside each other in an experiment (docs/experiments.md), which `among`
     fills in: each has the steps' shares of its own lane, an equal part of the entities.
@@ -212,6 +228,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     score_margin: float = 0.3
     score_odds_margin: float = 10.0
     error_rate_margin: float | None = 0.05
+    slow_p99_rate_margin: float | None = None
     hard_limits: HardLimits = HardLimits()
     approvals: Approvals = Approvals()
     coverage: Coverage = Coverage()
@@ -233,6 +250,19 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         most the sum, whatever they have in common. Raises ValueError for a plan that is not for several.
         """
         return msgspec.structs.replace(self, alpha=self.alpha / challengers, challengers=challengers)
+
+    def rate_margins(self, step: Step) -> tuple[RateMargin, ...]:
+        """Within what the challenger is shown to be before `step` advances.
+
+        At a share of 1 no champion answers beside it, and what is slow is known by the champion's answers alone.
+        """
+        found = []
+        if self.error_rate_margin is not None:
+            found.append(RateMargin(ERRORS, "error_rate_margin", "failures", self.error_rate_margin))
+        if self.slow_p99_rate_margin is not None and step.share < 1:
+            words, usual = "answers slower than p99", 1 - QUANTILES[UNIT_METRICS.index(SLOW_P99) - 1]
+            found.append(RateMargin(SLOW_P99, "slow_p99_rate_margin", words, self.slow_p99_rate_margin, usual))
+        return tuple(found)
 
     @property
     def identity(self) -> str:
@@ -256,6 +286,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError(f"score_margin is a difference of mean ranks in (0, 1], found {self.score_margin}")
         if self.error_rate_margin is not None and not 0 < self.error_rate_margin <= 1:
             raise ValueError(f"error_rate_margin lies in (0, 1] or is null, found {self.error_rate_margin}")
+        if self.slow_p99_rate_margin is not None and not 0 < self.slow_p99_rate_margin < 1:
+            raise ValueError(f"slow_p99_rate_margin lies in (0, 1) or is null, found {self.slow_p99_rate_margin}")
         if self.latency_floor_ms < 0:
             raise ValueError(f"latency_floor_ms is at least 0, found {self.latency_floor_ms}")
         if self.unreachable_s < self.lease_s:

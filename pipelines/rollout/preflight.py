@@ -12,10 +12,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import numpy as np
 
-from contracts.strata import ERRORS
 from pipelines.rollout.comparisons import UnitComparison
 from pipelines.rollout.coverage import HOURS, Pattern
-from pipelines.rollout.plan import Coverage, Plan, Step
+from pipelines.rollout.plan import Coverage, Plan, RateMargin, Step
 
 HARM = 0.05  # the failure rate whose detection is foretold, where nothing else is asked
 USUAL_RATE_MIN = 0.005  # of failures that a champion is taken to have at least, for that forecast
@@ -213,30 +212,30 @@ def _of_step(step: Step, plan: Plan, walk: _Walk, usual: _Usual | None) -> list[
 
     requests = step.minimum_requests
     found = [need("requests", f"{requests:,} requests of the challenger", walk.seconds_for(requests / step.share))]
-    if plan.error_rate_margin is not None:
-        entities = _entities_to_show(plan.error_rate_margin, step.share, walk)
-        needs = f"{entities * step.share + walk.challenger:,.0f} entities, to show that failures are at most"
-        if isinf(entities):
-            needs = "entities without end, to show that failures are at most"
+    for asked in plan.rate_margins(step):
+        entities = _entities_to_show(asked, step.share, walk)
+        shown = entities * step.share + walk.challenger
+        needs = "entities without end" if isinf(shown) else f"{shown:,.0f} entities"
+        needs = f"{needs}, to show that {asked.words} are at most {asked.margin:.3g} above the champion's"
         seconds = walk.seconds_for(entities / max(_entities_per_request(walk.traffic), 1e-9))
-        found.append(need("error_rate_margin", f"{needs} {plan.error_rate_margin:.3g} above the champion's", seconds))
+        found.append(need(asked.field, needs, seconds))
     if step.coverage is not None and usual is not None:
         seconds = usual.seconds_for(step.coverage, step.share, walk.now_s, walk.traffic)
         found.append(need("coverage", f"hours that make {step.coverage:.2f} of the usual traffic", seconds))
     return found
 
 
-def _entities_to_show(margin: float, share: float, walk: _Walk) -> float:
+def _entities_to_show(asked: RateMargin, share: float, walk: _Walk) -> float:
     """How many more entities of both sides it takes until the challenger is shown to be within the margin."""
+    rate = walk.traffic.failure_rate if asked.usual is None else asked.usual
 
     def is_shown(entities: float) -> bool:
         n, reference_n = round(walk.challenger + entities * share), round(walk.champion + entities * (1 - share))
-        rate = walk.traffic.failure_rate
-        fresh = UnitComparison.fresh(ERRORS, 1.0)
+        fresh = UnitComparison.fresh(asked.metric, 1.0)
         counted = msgspec.structs.replace(
             fresh, happened=round(rate * n), n=n, reference_happened=round(rate * reference_n), reference_n=reference_n
         )
-        return counted.worst_difference <= margin
+        return counted.worst_difference <= asked.margin
 
     if is_shown(0.0):
         return 0.0

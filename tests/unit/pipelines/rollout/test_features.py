@@ -36,7 +36,7 @@ def test_a_plan_needs_only_what_it_asks_for() -> None:
     assert set(needs(bare)) == {"lease_s", "hard_limits"}
 
 
-EVERYTHING = Plan(shadow=ShadowStep(sample=0.5, slice_by="carrier"), holdout=Holdout())
+EVERYTHING = Plan(shadow=ShadowStep(sample=0.5, slice_by="carrier"), holdout=Holdout(), slow_p99_rate_margin=0.1)
 
 
 @pytest.mark.parametrize("missing", sorted(FEATURES))

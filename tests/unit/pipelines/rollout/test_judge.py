@@ -165,6 +165,53 @@ def test_a_failure_rate_that_is_not_shown_to_be_near_the_champions_does_not_adva
     assert after(Traffic(), 60, plan=proof_is_not_asked, step=few).verdict == "advance"
 
 
+PROVING = Plan(slow_p99_rate_margin=0.1, alpha_shares=AlphaShares(slow_p50=0, slow_p95=0, slow_p99=0))
+
+
+def test_a_challenger_advances_when_its_slow_answers_are_shown_to_be_within_the_margin() -> None:
+    equal = after(Traffic(), 100, plan=PROVING, champion={"slow_p99": 0.01}, challenger={"slow_p99": 0.01})
+    a_little = after(Traffic(), 100, plan=PROVING, champion={"slow_p99": 0.01}, challenger={"slow_p99": 0.05})
+    assert (equal.verdict, a_little.verdict) == ("advance", "advance")
+
+
+@pytest.mark.parametrize("policy", ["wait", "advance", "rollback"])
+def test_slow_answers_beyond_the_margin_wait_and_at_the_end_of_the_steps_time_follow_the_plan(policy: Any) -> None:
+    step = msgspec.structs.replace(STEP, on_timeout=policy)
+    slow = {"champion": {"slow_p99": 0.01}, "challenger": {"slow_p99": 0.12}}
+    before = after(Traffic(), 99, plan=PROVING, step=step, **slow)
+    assert before.verdict == "wait"
+    shown = re.search(r"answers slower than p99 at most (.+)% above the champion's > 10.00%: not shown", before.reason)
+    assert shown is not None
+    assert float(shown[1]) > 11
+    assert after(Traffic(), 100, plan=PROVING, step=step, **slow).verdict == policy
+    unasked = msgspec.structs.replace(PROVING, slow_p99_rate_margin=None)
+    assert after(Traffic(), 99, plan=unasked, step=step, **slow).verdict == "advance"
+
+
+def test_slow_answers_that_were_not_counted_are_no_proof() -> None:
+    traffic = Traffic()
+    memory = learn(Memory.fresh(PROVING), traffic.observe(), PROVING)
+    for _ in range(60):  # the champion has not answered enough yet to tell its quantiles
+        traffic.second()
+        last = traffic.strata[-1]
+        arms = (last.champion, last.challenger)
+        champion, challenger = (
+            msgspec.structs.replace(arm, rollout={"errors": arm.rollout["errors"]}, phase={}) for arm in arms
+        )
+        traffic.strata[-1] = msgspec.structs.replace(last, champion=champion, challenger=challenger)
+        memory = learn(memory, traffic.observe(), PROVING)
+    judgement = judge_step(memory, STEP, PROVING, 60)
+    assert judgement.verdict == "wait"
+    assert "at most 100.00% above" in judgement.reason
+
+
+def test_at_all_traffic_no_champion_says_any_more_what_is_slow() -> None:
+    alone = msgspec.structs.replace(STEP, share=1.0)
+    traffic = Traffic(share=1.0)
+    judgement = after(traffic, 60, plan=PROVING, step=alone, challenger={"slow_p99": 0.2})
+    assert judgement.verdict == "advance"
+
+
 @pytest.mark.parametrize(("policy", "verdict"), [("wait", "wait"), ("advance", "advance"), ("rollback", "rollback")])
 def test_when_a_steps_time_has_passed_the_plan_says_what_that_means(policy: Any, verdict: str) -> None:
     step = Step(share=0.25, minimum_requests=100_000, minimum_s=0, maximum_s=5, on_timeout=policy)

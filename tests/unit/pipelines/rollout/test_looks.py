@@ -93,6 +93,17 @@ def test_a_file_without_a_plan_is_named(tmp_path: Path) -> None:
         list(asked(look(1), plan=plan))
 
 
+def test_slow_answers_that_no_look_counts_are_no_proof_that_there_were_none(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("slow_p99_rate_margin: 0.1")
+    silent, given = look(11, n=300), look(12, n=300, slow_p99=3)
+    assert [each["verdict"] for each in asked(silent, given, plan=plan)] == ["wait", "advance"]
+    (found,) = asked(silent, plan=plan)
+    assert "answers slower than p99 at most 100.00% above the champion's > 10.00%: not shown yet" in found["reason"]
+    (found,) = asked(silent)
+    assert found["verdict"] == "advance", "the usual plan does not ask"
+
+
 def test_a_plan_that_asks_for_coverage_takes_it_from_the_looks(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("{steps: [{share: 0.05, coverage: 0.8}, {share: 1}]}")

@@ -41,6 +41,8 @@ def test_a_plan_is_read_as_people_write_it() -> None:
         ("{alpha: 1}", "alpha lies in"),
         ("{score_margin: 0}", "score_margin is a difference of mean ranks in .0, 1., found 0"),
         ("{error_odds_margin: 0.5}", "error_odds_margin is an odds ratio of at least 1, found 0.5"),
+        ("{slow_p99_rate_margin: 0}", r"slow_p99_rate_margin lies in \(0, 1\) or is null, found 0"),
+        ("{slow_p99_rate_margin: 1}", r"slow_p99_rate_margin lies in \(0, 1\) or is null, found 1"),
         ("{latency_floor_ms: -1}", "latency_floor_ms is at least 0"),
         ("{look_every_s: 0}", "look_every_s is above 0"),
         ("{look_every_s: 10}", "lease_s is at least 3 times look_every_s"),

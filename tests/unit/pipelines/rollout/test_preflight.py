@@ -85,6 +85,19 @@ def test_the_margin_of_failures_takes_as_long_as_the_judge_takes_to_show_it() ->
     assert half / 1.6 < usual < half * 1.6
 
 
+def test_the_margin_of_slow_answers_takes_as_long_as_the_judge_takes_to_show_it() -> None:
+    steps = (Step(share=0.5, minimum_requests=20), Step(share=1.0, minimum_requests=20))
+    wanted = plan(shadow=None, slow_p99_rate_margin=0.05, steps=steps)
+    found = forecast(wanted, STEADY, MIDNIGHT, None)
+    (shown,) = needs(found, "slow_p99_rate_margin")  # at 100 % there is no champion to be slower than
+    assert shown.needs.endswith("entities, to show that answers slower than p99 are at most 0.05 above the champion's")
+    world = World(failure_rate=0.005, requests_per_s=10, entities=100_000)
+    took = [run_trial(world, wanted, seed, 1.0) for seed in range(9)]
+    usual = median(trial.seconds for trial in took if trial.end == "promoted") - 10  # the second step's minimum
+    assert shown.seconds is not None
+    assert shown.seconds / 1.6 < usual < shown.seconds * 1.6
+
+
 def test_what_was_shown_in_one_step_need_not_be_shown_again() -> None:
     steps = (Step(share=0.5, minimum_requests=5000), Step(share=1.0, minimum_requests=10))
     found = forecast(plan(shadow=None, error_rate_margin=0.05, steps=steps), STEADY, MIDNIGHT, None)

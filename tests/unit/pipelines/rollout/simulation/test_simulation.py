@@ -55,6 +55,14 @@ def test_the_same_seed_gives_the_same_rollout_and_another_another() -> None:
     assert run_trial(world, PLAN, 3, 2.0) != run_trial(world, PLAN, 4, 2.0)
 
 
+def test_the_proof_that_answers_are_not_slower_hardly_delays_equal_versions() -> None:
+    world = World(failure_rate=0.005)
+    proving = Plan(shadow=None, slow_p99_rate_margin=0.1)
+    usual, proven = ([run_trial(world, plan, seed, 2.0) for seed in range(15)] for plan in (PLAN, proving))
+    assert [trial.end for trial in proven] == [trial.end for trial in usual]
+    assert np.median([each.seconds for each in proven]) <= 1.1 * np.median([each.seconds for each in usual])
+
+
 @pytest.mark.parametrize("world", worlds(100.0)[::5], ids=str)
 def test_equal_versions_are_promoted(world: World) -> None:
     ends = [run_trial(world, PLAN, seed, 2.0).end for seed in range(15)]
