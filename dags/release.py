@@ -33,13 +33,15 @@ def open_rollout(project: str) -> dict[str, Any]:
     from pipelines.tasks import releasing
 
     context = get_current_context()
+    run = context["dag_run"]
+    by = getattr(run, "triggering_user_name", None) or str(run.run_type)
     events = [event for found in context["triggering_asset_events"].values() for event in found]
     version = context["params"]["version"] or (events[-1].extra["version"] if events else None)
     versions, note = context["params"]["versions"], context["params"]["note"]
     if versions:
-        opened = releasing.open_experiment(project, versions.split(","), note=note)
+        opened = releasing.open_experiment(project, versions.split(","), note=note, by=by)
     else:
-        opened = releasing.open_rollout(project, version, note=note)
+        opened = releasing.open_rollout(project, version, note=note, by=by)
     if opened.offer is None:
         raise AirflowSkipException(opened.reason)
     if opened.waits:

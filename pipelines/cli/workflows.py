@@ -48,6 +48,7 @@ def release(
     project: ProjectName,
     version: Annotated[str | None, typer.Option(help="The version to offer; default: the challenger.")] = None,
     note: Annotated[str | None, typer.Option(help="Needed for a version that was rolled back before.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who offers it. Default: the user of this machine.")] = None,
     platform: Annotated[
         str | None, typer.Option(help="local, kubernetes, envoy or kserve; default: PACELINE_PLATFORM.")
     ] = None,
@@ -63,12 +64,12 @@ def release(
 
     if platform is not None:
         os.environ["PACELINE_PLATFORM"] = platform
-    wanted: str | None = version
+    wanted, who = version, by or this_user()
     while True:
         if versions is not None:
-            opened = releasing.open_experiment(project, [each.strip() for each in versions.split(",")], note)
+            opened = releasing.open_experiment(project, [each.strip() for each in versions.split(",")], note, who)
         else:
-            opened = releasing.open_rollout(project, wanted, note)
+            opened = releasing.open_rollout(project, wanted, note, who)
         if opened.offer is None:
             err.print(f"nothing to roll out: {opened.reason}")
             raise typer.Exit(2)

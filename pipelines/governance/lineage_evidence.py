@@ -99,6 +99,8 @@ def rollouts_of(entries: Sequence[LedgerEntry], version: str) -> tuple[Rollout, 
         facts = {"opened": text_of_time(entry.at)}
         if entry.body.get("note"):
             facts["note"] = entry.body["note"]
+        if entry.body.get("by"):
+            facts["by"] = entry.body["by"]
         for told in entries:
             if told.kind == "rollout.verdict" and told.subject == entry.subject:
                 facts[str(told.body.get("name", "phase"))] = (

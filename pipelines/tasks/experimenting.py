@@ -17,14 +17,14 @@ from pipelines.registry.port import Version
 from pipelines.rollout import holdouts
 from pipelines.rollout.events import Offer
 from pipelines.rollout.ranking import Contender, Merit
-from pipelines.tasks.offering import OPENED, Book, Opened, not_ready, read_book, refusal, resume, start_experiment
+from pipelines.tasks.offering import OPENED, Book, Opened, Said, not_ready, read_book, refusal, resume, start_experiment
 from pipelines.tasks.sites import Site
 
 ATTEMPTS_MAX = 50  # each is an opening that somebody else was faster with
 logger = logging.getLogger("paceline")
 
 
-def open_experiment(site: Site, versions: Sequence[str], note: str | None = None) -> Opened:
+def open_experiment(site: Site, versions: Sequence[str], note: str | None = None, by: str | None = None) -> Opened:
     """Opens the rollouts of `versions`, or says why not; an experiment of the same versions that runs is gone on with.
 
     It does not queue: where a rollout or a holdout runs, or somebody waits, it is refused.
@@ -37,13 +37,13 @@ def open_experiment(site: Site, versions: Sequence[str], note: str | None = None
         if book.running is not None and _versions_of(book) == set(versions):
             logger.info("going on with the experiment %s", book.running.body["experiment"]["name"])
             return resume(site, book.running)
-        opened = _open(site, book, versions, note)
+        opened = _open(site, book, versions, Said.of(note, by))
         if opened is not None:
             return opened
     raise RuntimeError(f"others open rollouts of {site.project} all the time: look at its status, and try again")
 
 
-def _open(site: Site, book: Book, versions: Sequence[str], note: str | None) -> Opened | None:
+def _open(site: Site, book: Book, versions: Sequence[str], said: Said) -> Opened | None:
     """None when somebody else has opened a rollout since `book` was read."""
     champion = site.ledger.champion(site.project)
     if champion is None:
@@ -55,7 +55,7 @@ def _open(site: Site, book: Book, versions: Sequence[str], note: str | None) -> 
         each = site.registry.version(site.project, version)
         if each is None:
             return Opened(None, f"there is no version {version} of {site.project}")
-        if (reason := refusal(site, each, note)) is not None:
+        if (reason := refusal(site, each, said.note)) is not None:
             return Opened(None, reason)
         if (same := next((other for other in found if other.bundle == each.bundle), None)) is not None:
             return Opened(None, f"versions {same.version} and {version} are the same bundle")
@@ -80,7 +80,7 @@ def _open(site: Site, book: Book, versions: Sequence[str], note: str | None) -> 
         "challengers": msgspec.to_builtins(offers),
         "contenders": msgspec.to_builtins(contenders),
     }
-    first = {**msgspec.to_builtins(offers[0]), "note": note, "experiment": body}
+    first = {**msgspec.to_builtins(offers[0]), **said._asdict(), "experiment": body}
     key = f"opened/{len(book.opened)}"
     entry = site.ledger.append(site.project, OPENED, offers[0].rollout, first, key=key)
     if entry.subject != offers[0].rollout or (entry.body.get("experiment") or {}).get("name") != experiment:

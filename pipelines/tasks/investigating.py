@@ -285,7 +285,7 @@ def _moments(entries: Sequence[Entry], course: Course) -> list[Moment]:
 def _sentence(entry: Entry) -> str:
     body = entry.body
     if entry.kind == "release.opened":
-        note = f"; note: {body['note']}" if body.get("note") else ""
+        note = f"; note: {body['note']} ({body.get('by') or 'nobody said who'})" if body.get("note") else ""
         return f"version {body['version']} against {body.get('expected_champion') or 'no champion'}{note}"
     if entry.kind == "rollout.question":
         return f"{body.get('question')} at {body.get('phase')}"

@@ -5,7 +5,7 @@
 | `release.queued` | a version waits while another is rolled out: its ticket |
 | `release.preflight` | what the check before the first step foretold |
 | `release.staging` | how the version did on staging, where the project has that |
-| `release.opened` | a rollout may run: its offer, and the note that a person gave |
+| `release.opened` | a rollout may run: its offer, who has made it, and the note that this person gave |
 | `release.refused` | an offer that is not opened, with the reason; `ticket` when it had waited |
 | `release.ended` | the outcome; now the next may be opened |
 
@@ -14,7 +14,7 @@ Openings are numbered, and the ledger gives each number once: of two that open a
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,26 @@ class Book:
     unended: tuple[Entry, ...] = ()
 
 
+class Said(NamedTuple):
+    """The note that a person gave with an offer, if any, and who has made the offer."""
+
+    note: str | None
+    by: str | None
+
+    @classmethod
+    def of(cls, note: str | None, by: str | None, ticket: Entry | None = None) -> "Said":
+        """Of an offer that waited: what was said then, unless there is another note.
+
+        Raises:
+            ValueError: a note of nobody.
+        """
+        if ticket is not None and note in (None, "", ticket.body["note"]):
+            return cls(ticket.body["note"], ticket.body.get("by"))
+        if note and not (by or "").strip():
+            raise ValueError("a note names who gives it; found nobody")
+        return cls(note, by)
+
+
 def read_book(ledger: Ledger, project: str) -> Book:
     entries = ledger.entries(project, (OPENED, ENDED, QUEUED, REFUSED))
     opened = tuple(entry for entry in entries if entry.kind == OPENED)
@@ -80,7 +100,7 @@ def read_book(ledger: Ledger, project: str) -> Book:
     )
 
 
-def open_rollout(site: Site, version: str | None = None, note: str | None = None) -> Opened:
+def open_rollout(site: Site, version: str | None = None, note: str | None = None, by: str | None = None) -> Opened:
     """Opens the rollout of `version`, or says what is to be run before it, or why it is refused."""
     found = site.registry.version(site.project, version or "challenger")
     if found is None:
@@ -91,8 +111,8 @@ def open_rollout(site: Site, version: str | None = None, note: str | None = None
             logger.info("going on with the rollout %s", mine.subject)
             return resume(site, mine)
         ticket = next((each for each in book.waiting if each.body["version"] == found.version), None)
-        note = note or (ticket.body["note"] if ticket else None)
-        if reason := refusal(site, found, note):
+        said = Said.of(note, by, ticket)
+        if reason := refusal(site, found, said.note):
             return _refuse(site, found.version, reason, ticket)
         if (overtaken := _overtaken(book)) is not None:
             older, reason = overtaken
@@ -102,11 +122,11 @@ def open_rollout(site: Site, version: str | None = None, note: str | None = None
             continue
         held = holdouts.running(site.ledger, site.project) if book.running is None else None
         if held is not None:
-            return _after_holdout(site, book, found, note, ticket, held)
+            return _after_holdout(site, book, found, said, ticket, held)
         if book.running is None and not book.waiting:
-            opened = _open(site, book, found, note, None)
+            opened = _open(site, book, found, said, None)
         elif ticket is None:
-            opened = _enqueue(site, book, found, note)
+            opened = _enqueue(site, book, found, said)
         elif book.running is not None:
             reason = f"version {found.version} waits until the rollout {book.running.subject} has ended"
             logger.info("%s: %s; going on with that one", site.project, reason)
@@ -199,7 +219,7 @@ def _used(ledger: Ledger, project: str, found: Version, note: str) -> str | None
     return None
 
 
-def _enqueue(site: Site, book: Book, found: Version, note: str | None) -> Opened | None:
+def _enqueue(site: Site, book: Book, found: Version, said: Said) -> Opened | None:
     """A ticket for `found`, unless the plan's `when_busy` refuses it; None: it waits, look again."""
     policy, why = site.plan.when_busy, "others were there before"
     if (running := book.running) is not None:
@@ -212,18 +232,18 @@ def _enqueue(site: Site, book: Book, found: Version, note: str | None) -> Opened
             body = {"command": "abort", "by": "paceline", "reason": why, "phase": None}
             for each in book.unended:
                 site.ledger.append(site.project, evidence.COMMAND, each.subject, body, f"{each.subject}/superseded")
-    _queue(site, found, note, why)
+    _queue(site, found, said, why)
     return None
 
 
-def _queue(site: Site, found: Version, note: str | None, why: str) -> None:
+def _queue(site: Site, found: Version, said: Said, why: str) -> None:
     earlier = site.ledger.entries(site.project, (QUEUED,), found.version)
-    body = {"version": found.version, "note": note, "as_of": found.tags["as_of"], "reason": why, "state": "queued"}
+    body = {"version": found.version, **said._asdict(), "as_of": found.tags["as_of"], "reason": why, "state": "queued"}
     site.ledger.append(site.project, QUEUED, found.version, body, key=f"queued/{found.version}/{len(earlier)}")
 
 
 def _after_holdout(
-    site: Site, book: Book, found: Version, note: str | None, ticket: Entry | None, held: holdouts.Begun
+    site: Site, book: Book, found: Version, said: Said, ticket: Entry | None, held: holdouts.Begun
 ) -> Opened:
     """No rollout runs, and yet `found` has to wait: outcomes have not said yet whether the champion should stay."""
     why = (
@@ -233,20 +253,20 @@ def _after_holdout(
     if ticket is None:
         if site.plan.when_busy == "refuse":
             return _refuse(site, found.version, why, None)
-        _queue(site, found, note, why)
+        _queue(site, found, said, why)
     return Opened(None, f"version {found.version} waits: {why}", waits=found.version)
 
 
 def _open_first(site: Site, book: Book, mine: Entry) -> Opened | None:
     """Opens whose turn it is: `mine`, or one before it. None when somebody else was faster, or it was refused."""
     first = book.waiting[0]
-    version, note = first.body["version"], first.body["note"]
+    version, said = first.body["version"], Said.of(None, None, first)
     found = site.registry.version(site.project, version)
-    reason = f"there is no version {version} any more" if found is None else refusal(site, found, note)
+    reason = f"there is no version {version} any more" if found is None else refusal(site, found, said.note)
     if found is None or reason is not None:
         _refuse(site, version, reason or "", first)
         return None
-    opened = _open(site, book, found, note, first)
+    opened = _open(site, book, found, said, first)
     if opened is None or first.id == mine.id:
         return opened
     if opened.offer is None:  # refused: the next one is the first now
@@ -266,7 +286,7 @@ def _overtaken(book: Book) -> tuple[Entry, str] | None:
     return next(each for each in line if each is not newest), f"version {version} waits as well, as of {as_of}: newer"
 
 
-def _open(site: Site, book: Book, found: Version, note: str | None, ticket: Entry | None) -> Opened | None:
+def _open(site: Site, book: Book, found: Version, said: Said, ticket: Entry | None) -> Opened | None:
     champion = site.ledger.champion(site.project)
     earlier = sum(entry.body["version"] == found.version for entry in book.opened)
     offer = Offer(
@@ -280,7 +300,7 @@ def _open(site: Site, book: Book, found: Version, note: str | None, ticket: Entr
     # the first champion has no steps
     if champion is not None and (reason := not_ready(site, offer, found)) is not None:
         return _refuse(site, found.version, reason, ticket)
-    body = {**msgspec.to_builtins(offer), "note": note}
+    body = {**msgspec.to_builtins(offer), **said._asdict()}
     entry = site.ledger.append(site.project, OPENED, offer.rollout, body, key=f"opened/{len(book.opened)}")
     if entry.subject != offer.rollout:
         return None  # somebody else has opened a rollout since the book was read
@@ -310,7 +330,8 @@ def start_experiment(site: Site, opened: Entry, reason: str = "", waits: str | N
     known = {entry.subject for entry in site.ledger.entries(site.project, (OPENED,))}
     for offer in experiment["challengers"]:
         if offer["rollout"] not in known:
-            body = {**offer, "note": opened.body["note"], "experiment": experiment}
+            said = Said(opened.body["note"], opened.body.get("by"))
+            body = {**offer, **said._asdict(), "experiment": experiment}
             key = f"opened/{experiment['name']}/{offer['rollout']}"
             site.ledger.append(site.project, OPENED, offer["rollout"], body, key=key)
         _fetch(site, offer["version"], offer["rollout"])

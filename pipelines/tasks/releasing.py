@@ -35,7 +35,7 @@ LEDGER_ASK_AGAIN_S = 5.0
 logger = logging.getLogger("paceline")
 
 
-def open_rollout(project: str, version: str | None = None, note: str | None = None) -> Opened:
+def open_rollout(project: str, version: str | None = None, note: str | None = None, by: str | None = None) -> Opened:
     """Offers `version` (by default the registry's challenger) to the servers, if nothing speaks against it.
 
     Refused, with the reason: the champion itself; a model of older data than the champion's; a version that was rolled
@@ -45,14 +45,16 @@ def open_rollout(project: str, version: str | None = None, note: str | None = No
     A project has one rollout at a time. While another one has not ended, the plan's `when_busy` says what happens: the
     offer waits in the queue, ends the other one, or is refused. Where it waits, what is returned is the rollout that is
     to be run before it: two that run one rollout do no harm, and one that nobody runs would keep the queue waiting.
+
+    `by` is who offers it, and is kept with the note. Raises ValueError for a note of nobody.
     """
     site = open_site(project)
     asyncio.run(align_servers(site))
     audit(project)
-    return offering.open_rollout(site, version, note)
+    return offering.open_rollout(site, version, note, by)
 
 
-def open_experiment(project: str, versions: Sequence[str], note: str | None = None) -> Opened:
+def open_experiment(project: str, versions: Sequence[str], note: str | None = None, by: str | None = None) -> Opened:
     """Offers several versions at once, each a lane of its own; at most one of them leads in the end.
 
     Refused as by `open_rollout`, for any of them; and while a rollout or a holdout of the project runs, since an
@@ -61,7 +63,7 @@ def open_experiment(project: str, versions: Sequence[str], note: str | None = No
     site = open_site(project)
     asyncio.run(align_servers(site))
     audit(project)
-    return experimenting.open_experiment(site, versions, note)
+    return experimenting.open_experiment(site, versions, note, by)
 
 
 def next_offer(project: str) -> dict[str, Any] | None:

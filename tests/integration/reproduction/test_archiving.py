@@ -162,7 +162,7 @@ def test_a_version_whose_predictions_are_kept_stays(installation: Path) -> None:
 def test_a_version_that_a_rollout_offers_stays_and_an_archived_one_is_restored_for_it(installation: Path) -> None:
     archiving.archive(PROJECT)
     assert _archived() == {"1", "8"}
-    opened = releasing.open_rollout(PROJECT, "8", note="it deserves another look")
+    opened = releasing.open_rollout(PROJECT, "8", note="it deserves another look", by="ann")
     assert opened.offer is not None, opened.reason
     assert Path(opened.offer["path"]).exists()
     assert _archived() == {"1"}

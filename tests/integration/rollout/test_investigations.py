@@ -135,7 +135,7 @@ def test_a_version_is_offered_again_once_its_last_investigation_is_closed_or_wit
 
     ended(challenger, second)  # what was found before says nothing about this one
     assert releasing.open_rollout(PROJECT, "2").offer is None
-    with_note = releasing.open_rollout(PROJECT, "2", note="another host")
+    with_note = releasing.open_rollout(PROJECT, "2", note="another host", by="ann")
     assert with_note.offer is not None
     releasing.settle(PROJECT, {**ended_now, "rollout": with_note.offer["rollout"]})
 

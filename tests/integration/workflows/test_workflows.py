@@ -155,14 +155,14 @@ def test_a_challenger_that_breaks_is_rolled_back_and_no_client_notices(
     again = releasing.open_rollout(PROJECT, version)
     assert again.offer is None
     assert "note" in again.reason
-    with_note = releasing.open_rollout(PROJECT, version, note="the fault was injected")
+    with_note = releasing.open_rollout(PROJECT, version, note="the fault was injected", by="ann")
     assert with_note.offer is not None
     releasing.settle(PROJECT, {**outcome, "rollout": with_note.offer["rollout"], "reason": "ended by the test"})
 
 
 def test_older_data_does_not_replace_a_newer_champion(model_server: str) -> None:
     first = open_registry().versions(PROJECT)[0]
-    opened = releasing.open_rollout(PROJECT, first.version, note="as a backfill would")
+    opened = releasing.open_rollout(PROJECT, first.version, note="as a backfill would", by="ann")
     assert opened.offer is None
     assert "older data does not replace newer" in opened.reason
 

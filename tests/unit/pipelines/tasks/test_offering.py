@@ -92,13 +92,28 @@ def test_of_the_offers_that_wait_the_newest_keeps_its_turn_and_the_reason_is_tol
 
 def test_offers_with_a_persons_note_keep_their_order(site: Site) -> None:
     first = open_rollout(site, "2")
-    open_rollout(site, "4", note="first in line")
-    open_rollout(site, "3", note="to compare")
+    open_rollout(site, "4", note="first in line", by="ann")
+    open_rollout(site, "3", note="to compare", by="ann")
     assert waiting(site) == ["4", "3"]
     assert fail(site, first)["next"] == {"version": "4", "note": "first in line"}
-    early = open_rollout(site, "3", note="to compare")  # out of turn: what goes first is run first
+    early = open_rollout(site, "3", note="to compare", by="ann")  # out of turn: what goes first is run first
     assert early.offer is not None
     assert (early.offer["version"], early.waits, waiting(site)) == ("4", "3", ["3"])
+
+
+def test_an_opening_says_who_offered_it_and_gave_the_note_also_after_it_has_waited(site: Site) -> None:
+    first = open_rollout(site, "2", by="scheduled")
+    open_rollout(site, "3", note="to compare", by="ann")
+    fail(site, first)
+    open_rollout(site, **next_offer(site), by="operator_triggered")  # type: ignore[arg-type]  # as Airflow does by itself
+    opened = [(each.body["note"], each.body["by"]) for each in site.ledger.entries(kinds=["release.opened"])]
+    assert opened == [(None, "scheduled"), ("to compare", "ann")]
+
+
+def test_a_note_of_nobody_is_an_error_and_opens_nothing(site: Site) -> None:
+    with pytest.raises(ValueError, match="a note names who gives it; found nobody"):
+        open_rollout(site, "2", note="the clock was wrong", by=" ")
+    assert site.ledger.entries(kinds=["release.opened"]) == []
 
 
 def test_who_waited_is_judged_again_when_its_turn_comes(site: Site) -> None:
@@ -174,11 +189,11 @@ def test_of_two_that_open_at_once_one_wins_and_the_other_waits(ledger: Ledger) -
 def test_a_version_that_was_rolled_back_needs_a_note_that_is_new(site: Site) -> None:
     fail(site, open_rollout(site, "2"))
     assert "was rolled_back on" in open_rollout(site, "2").reason
-    fail(site, open_rollout(site, "2", note="the clock was wrong"))
-    again = open_rollout(site, "2", note="the clock was wrong ")  # a cleared task brings its old note again
+    fail(site, open_rollout(site, "2", note="the clock was wrong", by="ann"))
+    again = open_rollout(site, "2", note="the clock was wrong ", by="ann")  # a cleared task brings its old note again
     assert again.offer is None
     assert "this note is that of flights-v2-2" in again.reason
-    assert open_rollout(site, "2", note="the clock is right now").offer is not None
+    assert open_rollout(site, "2", note="the clock is right now", by="ann").offer is not None
 
 
 def test_a_bundle_that_was_rolled_back_does_not_come_back_under_another_number(site: Site) -> None:

@@ -132,7 +132,7 @@ def test_one_that_waited_and_is_refused_leaves_its_turn_to_the_next(ledger: Ledg
     log_requests(log, count=3000)
     site = site_of(ledger, log, "refuse")
     first = open_rollout(site, "2")
-    assert open_rollout(site, "3", note="look again").waits == "3"
+    assert open_rollout(site, "3", note="look again", by="ann").waits == "3"
     assert first.offer is not None
     ledger.append(PROJECT, "release.ended", first.offer["rollout"], {"version": "2", "state": "rolled_back"})
     refused = open_rollout(site_of(ledger, tmp_path / "none", "refuse"), "3")
