@@ -9,15 +9,24 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.rollout import pairs
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.simulation.experiments import Experiments, experiments, experiments_table
+from pipelines.rollout.simulation.pairs import Saving
 from pipelines.rollout.simulation.study import Detection, FalseAlarms
-from pipelines.tasks.simulating import METHODS, alarms_table, detection_table, simulate_rollouts
+from pipelines.tasks.simulating import (
+    METHODS,
+    PAIRS,
+    alarms_table,
+    detection_table,
+    pairs_table,
+    savings,
+    simulate_rollouts,
+)
 
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
@@ -39,7 +48,7 @@ def main() -> int:
             plan, options.rollouts, 100.0, 2.0, options.seed, lambda done, of: status.update(f"{done:,} of {of:,}")
         )
     several = experiments(plan, options.rollouts, 100.0, 2.0, options.seed)
-    text = _text(plan, options.rollouts, alarms, found) + _several(several)
+    text = _text(plan, options.rollouts, alarms, found, savings(options.seed)) + _several(several)
     sys.stdout.write(text)
     if options.readme:
         _plots(alarms, found)
@@ -67,7 +76,13 @@ def _holds(found: FalseAlarms, plan: Plan) -> bool:
     return found.rolled_back[METHODS[0]] <= plan.alpha * found.rollouts
 
 
-def _text(plan: Plan, rollouts: int, alarms: Sequence[FalseAlarms], found: Sequence[Detection]) -> str:
+def _text(
+    plan: Plan,
+    rollouts: int,
+    alarms: Sequence[FalseAlarms],
+    found: Sequence[Detection],
+    paired: Sequence[Saving],
+) -> str:
     worst = max(each.rolled_back[METHODS[0]] / each.rollouts for each in alarms)
     lines = [
         f"{rollouts:,} rollouts of equal versions in each case, 100 requests a second, a look every 2 s, all five",
@@ -80,11 +95,9 @@ def _text(plan: Plan, rollouts: int, alarms: Sequence[FalseAlarms], found: Seque
         "",
         *_markdown(detection_table(found)),
         "",
-        "Scores that shift, found in pairs of the same requests and by two samples of different ones: requests of the",
-        f"challenger at a margin of {pairs.MARGIN:g} and the level {pairs.ALPHA:g}, by z-tests of a power of 90 %",
-        "that look once, and by the judge's test at any time (median, and what that one saves).",
+        *wrap(PAIRS, 110),
         "",
-        *pairs.table(pairs.savings()),
+        *_markdown(pairs_table(paired)),
         "",
     ]
     return "\n".join(lines)

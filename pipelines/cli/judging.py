@@ -78,7 +78,8 @@ def rollout(
 ) -> None:
     """How often equal versions are rolled back, and how soon worse ones: by the judge, and by what others do.
 
-    Beside it three challengers at a time, a quarter as often, where the plan is for several.
+    Beside it what a shadow saves by comparing scores of the same requests, whatever the plan is; and three challengers
+    at a time, a quarter as often, where the plan is for several.
     """
     from pipelines.tasks import simulating
 
@@ -96,11 +97,14 @@ def rollout(
         )
         bar.update(task, description="simulated experiments", total=None)
         beside = simulating.simulate_experiments(planned, rollouts, rate, look_every, seed)
+        bar.update(task, description="scores in pairs")
+        paired = simulating.savings(seed)
     if as_json:
-        show(simulating.study_values(alarms, found, beside), as_json)
+        show(simulating.study_values(alarms, found, beside, paired), as_json)
         return
     out.print(_table("Equal versions that were rolled back", simulating.alarms_table(alarms)))
     out.print(_table("Versions that are worse: 0.5 % of failures become more", simulating.detection_table(found)))
+    out.print(_table(simulating.PAIRS, simulating.pairs_table(paired)))
     if beside:
         out.print(_table("Three challengers at a time, alpha shared out", simulating.experiments_table(beside)))
     else:

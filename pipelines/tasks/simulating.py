@@ -1,6 +1,7 @@
 """Simulated rollouts for people: the study of `pipelines.rollout.simulation` as values and as tables."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,17 @@ import msgspec.yaml
 
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.simulation.experiments import Experiments, experiments, experiments_table
+from pipelines.rollout.simulation.pairs import ALPHA, MARGIN, Saving, pairs_table, savings
 from pipelines.rollout.simulation.peers import PEERS
 from pipelines.rollout.simulation.study import JUDGE, Detection, FalseAlarms, Progress, detections, false_alarms
 
-__all__ = ["alarms_table", "detection_table", "experiments_table", "read_plan", "simulate_experiments"]
-__all__ += ["simulate_rollouts", "study_values"]
+__all__ = ["PAIRS", "alarms_table", "detection_table", "experiments_table", "pairs_table", "read_plan"]
+__all__ += ["savings", "simulate_experiments", "simulate_rollouts", "study_values"]
+PAIRS = (
+    "Scores that shift, found in pairs of the same requests and by two samples of different ones: requests of the "
+    f"challenger at a margin of {MARGIN:g} and the level {ALPHA:g}, by z-tests of a power of 90 % that look once, and "
+    "by the judge's test at any time (median, and what that one saves)."
+)
 METHODS = (JUDGE, *(peer.name for peer in PEERS))
 
 
@@ -51,7 +58,10 @@ def simulate_experiments(
 
 
 def study_values(
-    alarms: Sequence[FalseAlarms], found: Sequence[Detection], beside: Sequence[Experiments]
+    alarms: Sequence[FalseAlarms],
+    found: Sequence[Detection],
+    beside: Sequence[Experiments],
+    paired: Sequence[Saving],
 ) -> dict[str, Any]:
     """All tables as JSON values."""
     return {
@@ -71,6 +81,7 @@ def study_values(
             for each in alarms
         ],
         "detection": [{**each._asdict(), "ratio": each.ratio} for each in found],
+        "pairs": [{**asdict(each), "saved": each.saved} for each in paired],
     }
 
 

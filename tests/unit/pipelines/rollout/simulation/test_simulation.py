@@ -12,6 +12,7 @@ from contracts.slots import HardLimits
 from contracts.strata import UNIT_METRICS
 from pipelines.cli import app
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.simulation.pairs import pairs_table, savings
 from pipelines.rollout.simulation.peers import PEERS, ArgoRollouts, Flagger, RepeatedZTest
 from pipelines.rollout.simulation.study import (
     FAILURE_RATES,
@@ -103,6 +104,17 @@ def test_a_comparison_needs_more_than_who_knows_both_rates_and_the_more_the_larg
 
 
 @pytest.mark.slow
+def test_pairs_take_fewer_requests_than_two_samples_and_the_fewer_the_more_the_answers_have_in_common() -> None:
+    found = savings(1)
+    assert [len(row) for row in pairs_table(found)] == [7] * (1 + len(found))
+    assert all(each.pairs < each.samples and each.fixed_pairs < each.fixed_samples for each in found)
+    assert all(each.fixed_pairs < each.pairs for each in found), "to look at any time takes more than to look once"
+    alike, noisy = found[::2], found[1::2]
+    assert all(one.correlation > other.correlation for one, other in zip(alike, noisy, strict=True))
+    assert all(one.saved > other.saved for one, other in zip(alike, noisy, strict=True))
+
+
+@pytest.mark.slow
 def test_the_command_prints_the_tables_and_the_same_seed_gives_the_same(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("steps: [{share: 0.5, minimum_requests: 20, minimum_s: 1}, {share: 1.0, minimum_requests: 20}]")
@@ -111,11 +123,11 @@ def test_the_command_prints_the_tables_and_the_same_seed_gives_the_same(tmp_path
     assert one == again
     told = json.loads(one)
     assert {name: len(rows) for name, rows in told.items()} == {
-        "false_rollbacks": 12, "detection": 12, "experiments": 3
+        "false_rollbacks": 12, "detection": 12, "experiments": 3, "pairs": 6
     }  # fmt: skip
     assert set(told["false_rollbacks"][0]["rolled_back"]) == {JUDGE, *(peer.name for peer in PEERS)}
     printed = CliRunner().invoke(app, words, catch_exceptions=False).stdout
-    for title in ("Equal versions", "Versions that are worse", "Three challengers at a time"):
+    for title in ("Equal versions", "Versions that are worse", "Scores that shift", "Three challengers at a time"):
         assert title in printed
 
 
