@@ -101,6 +101,7 @@ def test_a_registry_that_does_not_answer_hides_nobody_who_has_led(
         ("status", "flight_delay"),
         ("rollout", "show", "flight_delay"),
         ("rollout", "pause", "flight_delay", "--reason", "looks odd"),
+        ("rollout", "share", "flight_delay", "0.05", "--reason", "few servers"),
         ("investigation", "list", "flight_delay"),
         ("lineage", "flight_delay:1"),
         ("card", "flight_delay"),
