@@ -159,6 +159,11 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 f"{key}.holdout: maximum_days is {held.maximum_days}, and the first outcome is known after "
                 f"{self.label.delay_days} days (label.delay_days): give it more"
             )
+        if plan.quality is not None and self.label.delay_days > 0:
+            raise ValueError(
+                f"{key}.quality: the first outcome is known after {self.label.delay_days} days (label.delay_days), and "
+                "quality asks for those of a rollout that still runs: the holdout sees the later ones"
+            )
         segment = plan.coverage.segment
         if segment is not None and segment not in [
             field.name for field in self.schema.fields if field.kind in ("category", "boolean") and not field.personal

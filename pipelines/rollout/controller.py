@@ -40,6 +40,7 @@ from pipelines.rollout.machine import (
     State,
     Unreachable,
 )
+from pipelines.rollout.outcome_reading import OutcomesBeside, ReadOutcomes
 from pipelines.rollout.patience import Patience
 from pipelines.rollout.plan import Plan
 from pipelines.rollout.platforms.port import Platform, PlatformUnreachableError, SlotRefusedError
@@ -73,6 +74,7 @@ async def run_rollout(
     on_look: Callable[[Observation], None] | None = None,
     should_stop: Callable[[], str | None] | None = None,
     coverage: ReadCoverage | None = None,
+    outcomes: ReadOutcomes | None = None,
     contest: Contest | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -82,8 +84,8 @@ async def run_rollout(
     `plan` is that of a new rollout; one that has begun keeps its own. `on_look` sees every observation; `should_stop`
     is asked before every look (in a thread, it may block), and a reason from it rolls the challenger back. `coverage`
     reads how much of the usual traffic the challenger has seen (blocking, in a thread beside the looks), for the steps
-    that ask. `contest` says whether one of several challengers goes on alone, which waits for that. `clock` is in
-    seconds since the epoch.
+    that ask; `outcomes` in the same way those of the rollout's own predictions. `contest` says whether one of several
+    challengers goes on alone, which waits for that. `clock` is in seconds since the epoch.
 
     Raises:
         ValueError: the ledger has another version under this rollout's name.
@@ -97,8 +99,9 @@ async def run_rollout(
     if (recorded := await patience.ask(story.outcome)) is not None:
         return msgspec.convert(recorded, Outcome)
     state, actions = await patience.ask(story.begin, plan, clock())
-    beside = CoverageBeside(coverage, clock)
-    run = _Run(platform, ledger, story, beside, contest, on_look, clock, sleep, patience)
+    covering, outcoming = CoverageBeside(coverage, clock), OutcomesBeside(outcomes, clock)
+    readable = covering.features | outcoming.features
+    run = _Run(platform, ledger, story, readable, contest, on_look, clock, sleep, patience)
     event: Event | None = None
     while not state.is_final:
         was_commanded = isinstance(event, Commanded)
@@ -108,7 +111,8 @@ async def run_rollout(
             await sleep(0 if was_commanded else state.plan.look_every_s)
             # a look follows each command, so that many of them do not keep the judge or the lease waiting
             wish = None if was_commanded else await run.wish(should_stop, story, state)
-            event = wish or await run.ranked(state) or beside.onto(await run.look(), state)
+            event = wish or await run.ranked(state) or await run.look()
+            event = outcoming.onto(covering.onto(event, state), state)
         state, actions = await patience.ask(story.record, state, event)
         _give_up(state, clock())
     is_dropped = await run.drop(offer, state.plan, actions)
@@ -125,7 +129,7 @@ class _Run:
         platform: Platform,
         ledger: Ledger,
         story: Story,
-        beside: CoverageBeside,
+        readable: frozenset[str],
         contest: Contest | None,
         on_look: Callable[[Observation], None] | None,
         clock: Callable[[], float],
@@ -135,7 +139,7 @@ class _Run:
         self._platform = platform
         self._ledger = ledger
         self._story = story
-        self._beside = beside
+        self._readable = readable
         self._contest = contest
         self._is_lone = False  # on the server, at the last look
         self._on_look = on_look
@@ -209,7 +213,7 @@ class _Run:
         offer = state.offer
         assert offer is not None  # there is no action before an offer
         if isinstance(action, Load):
-            supported = self._platform.supports() | self._beside.features
+            supported = self._platform.supports() | self._readable
             if (reason := features.refusal(state.plan, supported)) is not None:
                 return LoadRefused(reason=reason, at_s=self._clock())
             try:

@@ -7,6 +7,7 @@ import msgspec
 from contracts.slots import HardLimits, Lane, Observation
 from pipelines.rollout.coverage import Covered
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.quality import Graded
 
 CommandName = Literal["pause", "resume", "advance", "share", "abort", "rollback", "approve", "reject"]
 LEAST_SHARE = 0.0001  # what a platform can divide by: a hundredth of a percent
@@ -59,12 +60,13 @@ class ShareRefused(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class Looked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """What both slots show. `at_s` of all events is the controller's clock, seconds since the epoch.
 
-    `coverage` is what was read from the prediction log meanwhile; None: nothing new.
+    `coverage` and `outcomes` are what was read from the prediction log meanwhile; None: nothing new.
     """
 
     observation: Observation
     at_s: float
     coverage: Covered | None = None
+    outcomes: Graded | None = None
 
 
 class Unreachable(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -16,6 +16,8 @@ PAIRS = "pairs of answers"
 CHALLENGERS = "several challengers"  # a platform says so by itself: it is no part of what each has to be able to do
 COVERAGE = "coverage"  # of whoever runs the rollout and can read the prediction log, and of no platform
 
+OUTCOMES = "outcomes"  # the same, of who can read the outcome store as well
+
 _Asks = Callable[[Plan], Any]
 _SLOW = ("slow_p50", "slow_p95", "slow_p99")
 # field of the plan, the feature that it needs, and whether this plan asks for it
@@ -27,6 +29,8 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("shadow.maximum_shift", PAIRS, lambda plan: _compares_scores(plan)),
     ("steps", SHARE, lambda plan: any(step.share < 1 for step in plan.steps)),
     ("steps.coverage", COVERAGE, lambda plan: any(step.coverage is not None for step in plan.steps)),
+    ("quality", OUTCOMES, lambda plan: plan.quality is not None),
+    ("quality.loss", PAIRS, lambda plan: plan.quality is not None),  # the log says which rows are of the rollout
     ("challengers", CHALLENGERS, lambda plan: plan.challengers > 1),
     ("lease_s", LEASE, lambda plan: True),
     ("hard_limits", HARD_LIMITS, lambda plan: True),
@@ -39,7 +43,7 @@ _NEEDS: tuple[tuple[str, str, _Asks], ...] = (
     ("holdout", HOLDOUT, lambda plan: plan.holdout is not None),
     ("latency_floor_ms", LATENCY, lambda plan: plan.latency_floor_ms > 0),
 )
-FEATURES = frozenset(feature for _, feature, _ in _NEEDS) - {COVERAGE, CHALLENGERS}
+FEATURES = frozenset(feature for _, feature, _ in _NEEDS) - {COVERAGE, OUTCOMES, CHALLENGERS}
 # what the machine, the judge and the controller do by themselves, whatever the platform
 _HELD_HERE = frozenset(
     {

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from pipelines.rollout.comparisons import Finding, finding, limit_of
-from pipelines.rollout.plan import Holdout
+from pipelines.rollout.plan import Holdout, Quality
 from pipelines.statistics import betting
 from pipelines.statistics.betting import Floats
 from pipelines.statistics.split import SplitEvidence
@@ -51,7 +51,7 @@ class HoldoutJudgement(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
 
 
-def losses(scores: Floats, outcomes: Floats, plan: Holdout) -> Floats:
+def losses(scores: Floats, outcomes: Floats, plan: Holdout | Quality) -> Floats:
     """The loss of each prediction, from 0 to 1: its Brier score, or its log loss by the largest that there can be."""
     if plan.loss == "brier":
         return (np.clip(scores, 0, 1) - outcomes) ** 2

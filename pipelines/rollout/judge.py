@@ -27,6 +27,7 @@ from pipelines.rollout.comparisons import (
 )
 from pipelines.rollout.coverage import Covered
 from pipelines.rollout.plan import Plan, ShadowStep, Step
+from pipelines.rollout.quality import Outcomes
 from pipelines.statistics import paired_shift, single_rate
 from pipelines.statistics.mean_difference import MeanEvidence
 
@@ -114,6 +115,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     phase_reference_requests: int = 0
     phase_pairs: int = 0
     coverage: Covered | None = None
+    outcomes: Outcomes = Outcomes()
 
     @classmethod
     def fresh(cls, plan: Plan) -> Self:
@@ -129,7 +131,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     def next_phase(self) -> Self:
         """The memory at the start of another phase: the evidence stays, the phase's own counts start anew."""
-        return msgspec.structs.replace(self, phase_requests=0, phase_reference_requests=0, phase_pairs=0)
+        return msgspec.structs.replace(
+            self, phase_requests=0, phase_reference_requests=0, phase_pairs=0, outcomes=Outcomes()
+        )
 
     @property
     def errors(self) -> UnitComparison:
@@ -187,6 +191,10 @@ def judge_step(memory: Memory, step: Step, plan: Plan, seconds: float) -> Judgem
             lacks = True
     # no data never advances, nor does traffic that is not the usual one
     holds = "no request at all" if requests == 0 or (reference_minimum > 0 and reference == 0) else None
+    # as above: at 100 % nobody is left to compare with
+    if plan.quality is not None and step.share < 1 and (missing := memory.outcomes.lacking(plan.quality)):
+        seen, lacks = f"{seen}, {missing}", True
+        holds = holds or (None if memory.outcomes.is_known else "no outcome to judge by")
     if step.coverage is not None:
         bears_no_reference = plan.coverage.without_reference == "ignore"
         if missing := coverage.lacking(memory.coverage, step.coverage, bears_no_reference=bears_no_reference):
@@ -206,7 +214,10 @@ def judge_shadow(memory: Memory, shadow: ShadowStep, plan: Plan, seconds: float)
     if bad := _bad(findings):
         return Judgement(verdict="rollback", reason=bad, findings=findings)
     seen = f"{memory.phase_pairs:,} of {shadow.minimum_pairs:,} pairs in {seconds:.1f} s"
-    if memory.phase_pairs < shadow.minimum_pairs:
+    missing = None if plan.quality is None else memory.outcomes.lacking(plan.quality)
+    if missing is not None:
+        seen = f"{seen}, {missing}"
+    if memory.phase_pairs < shadow.minimum_pairs or missing is not None:
         if seconds < shadow.maximum_s:
             return Judgement(verdict="wait", reason=seen, findings=findings)
         reason = f"{seen}, at most {shadow.maximum_s:g} s: too little traffic to judge by"
@@ -310,7 +321,15 @@ def _findings(memory: Memory, plan: Plan) -> tuple[Finding, ...]:
         *(each.finding(alpha * getattr(shares, each.metric), phase_share) for each in memory.units),
         *(each.finding(scores * _RANK_SHARE) for each in memory.ranks),
         memory.bins.finding(scores * _BINS_SHARE),
+        *_outcomes(memory, plan),
     )
+
+
+def _outcomes(memory: Memory, plan: Plan) -> tuple[Finding, ...]:
+    """By the outcomes of this phase, with an equal part for each phase."""
+    if plan.quality is None:
+        return ()
+    return (memory.outcomes.finding(plan.quality, plan.alpha * plan.alpha_shares.quality / _phases(plan)),)
 
 
 def _paired(memory: Memory, plan: Plan) -> Finding:
@@ -325,7 +344,8 @@ def _paired(memory: Memory, plan: Plan) -> Finding:
 def _shadow_findings(memory: Memory, shadow: ShadowStep, plan: Plan) -> tuple[Finding, ...]:
     slices = () if shadow.slice_by is None else (_slices(memory, shadow, plan),)
     latency = latency_in_pairs(memory.shadow_latency, memory.shadow_champion_latency)
-    return _paired(memory, plan), _flips(memory, shadow, plan), *_shifts(memory, shadow, plan), *slices, latency
+    shifts, outcomes = _shifts(memory, shadow, plan), _outcomes(memory, plan)
+    return _paired(memory, plan), _flips(memory, shadow, plan), *shifts, *slices, *outcomes, latency
 
 
 def _pairs_alpha(plan: Plan) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Set
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from contracts.slots import Observation, SlotCounts
 from contracts.strata import ERRORS, SLOW_P50, SLOW_P95, SLOW_P99, UNIT_SCORE_BINS, Exposure, Stratum, UnitCounts
@@ -16,8 +17,10 @@ from pipelines.rollout.comparisons import asked_limit
 from pipelines.rollout.coverage import Covered
 from pipelines.rollout.judge import Judgement, Memory
 from pipelines.rollout.plan import Plan
+from pipelines.rollout.quality import graded
 
 MAXIMUM_COUNT = 10_000_000  # of a look: of more the exact test would take minutes, and two looks say the same
+Loss = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAXIMUM_COUNT)]
 _CHAMPION, _CHALLENGER, _ROLLOUT = "champion", "challenger", "looks"
 
@@ -71,10 +74,18 @@ class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         )
 
 
+class Losses(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The loss of each entity of a step whose outcome is known, by chance in their order; a log loss by log(100)."""
+
+    champion: tuple[Loss, ...]
+    challenger: tuple[Loss, ...]
+
+
 class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One look: `t` in seconds since the rollout began, the challenger's share, and both sides.
 
-    `coverage` is how much of the usual traffic the challenger has seen by now, for a plan that asks.
+    `coverage` is how much of the usual traffic the challenger has seen by now, for a plan that asks. `outcomes` is for
+    one with `quality`: what is known by now of this step.
     """
 
     t: Annotated[float, msgspec.Meta(ge=0)]
@@ -82,6 +93,7 @@ class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     champion: Side
     challenger: Side
     coverage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    outcomes: Losses | None = None
 
     @property
     def metrics(self) -> frozenset[str]:
@@ -142,6 +154,10 @@ def ask(asked: Asked, look: Look, plan: Plan) -> tuple[Asked, Judgement]:
     memory = judge.learn(asked.memory, _observation(asked, (stratum,)), plan)
     if look.coverage is not None:
         memory = msgspec.structs.replace(memory, coverage=Covered(share=look.coverage, words="as the look says"))
+    if look.outcomes is not None and plan.quality is not None:
+        mine, theirs = np.array(look.outcomes.challenger), np.array(look.outcomes.champion)
+        found = graded(plan.quality, look.share, mine, theirs, in_pairs=False)
+        memory = msgspec.structs.replace(memory, outcomes=memory.outcomes.after(found))
     return msgspec.structs.replace(asked, memory=memory), judge.judge_step(memory, step, plan, look.t - asked.phase_t)
 
 

@@ -170,6 +170,8 @@ def _looked(state: State, event: Looked) -> Decision:
     memory = judge.learn(before, observation, plan)
     if event.coverage is not None:
         memory = msgspec.structs.replace(memory, coverage=event.coverage)
+    if event.outcomes is not None and event.outcomes.share == state.share:  # else read for the phase before
+        memory = msgspec.structs.replace(memory, outcomes=memory.outcomes.after(event.outcomes))
     if observation.tripped is not None:
         state = msgspec.structs.replace(state, memory=memory, tripped=observation.tripped)
         return _roll_back(state, observation.tripped.reason, event.at_s)

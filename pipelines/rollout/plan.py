@@ -136,7 +136,8 @@ class AlphaShares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """How the plan's alpha is shared out over what the judge compares; at most 1 together. A share of 0 asks nothing.
 
     `slow_p50`, `slow_p95` and `slow_p99` are answers slower than the champion's quantiles, `split` is whether entities
-    are divided as configured, `flips` are decisions that turn over in the shadow.
+    are divided as configured, `flips` are decisions that turn over in the shadow. `quality` is for a plan that compares
+    by outcomes, which takes it from another share.
     """
 
     errors: float = 0.45
@@ -146,6 +147,7 @@ class AlphaShares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     scores: float = 0.15
     flips: float = 0.1
     split: float = 0.1
+    quality: float = 0.0
 
     def __post_init__(self) -> None:
         found = [getattr(self, name) for name in self.__struct_fields__]
@@ -196,6 +198,25 @@ class RateMargin(NamedTuple):
     usual: float | None = None
 
 
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What outcomes that arrive within the rollout must say of the shadow and of each step below 100 %.
+
+    Compared is the mean `loss` of an entity, as in the holdout: of the same requests in the shadow, of entities that
+    come to either version by chance in a step. A phase ends well only when the challenger is shown to be at most
+    `margin` worse (in units of the loss), and it is rolled back when it is shown to be worse at all, and not to be
+    within the margin. Outcomes are read every `every_s` seconds.
+    """
+
+    loss: Literal["brier", "log_loss"] = "brier"
+    margin: float = 0.05
+    every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 1:
+            raise ValueError(f"quality.margin lies in (0, 1), found {self.margin}")
+        _at_least("quality.every_s", self.every_s, 1)
+
+
 DEFAULT_STEPS = tuple(Step(share=share) for share in (0.05, 0.1, 0.25, 0.5, 1.0))
 
 
@@ -214,6 +235,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `maximum_pause_s` how long a rollout stays paused before it is rolled back. `when_busy` says what a new offer does
     while another rollout of the project has not ended: it waits, ends that one, or is refused. `preflight` says whether
     a plan is begun with a phase that cannot reach its verdict at the traffic that there is.
+    With `quality` outcomes are compared during the rollout, with the share `alpha_shares.quality`: for a project that
+    knows them within minutes.
     With a `holdout` the last step stops short of its share, and the old champion keeps it until outcomes have matured.
     `challengers` is how many are rolled out beside each other in an experiment (docs/experiments.md), which `among`
     fills in: each has the steps' shares of its own lane, an equal part of the entities.
@@ -240,6 +263,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     unreachable_s: float = 60.0
     maximum_pause_s: float = 86_400.0
     when_busy: Literal["queue", "supersede", "refuse"] = "queue"
+    quality: Quality | None = None
     holdout: Holdout | None = None
     challengers: int = 1
 
@@ -297,6 +321,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             )
         if self.maximum_pause_s <= 0:
             raise ValueError(f"maximum_pause_s is above 0, found {self.maximum_pause_s}")
+        if self.quality is not None and self.alpha_shares.quality == 0:
+            raise ValueError("quality needs a part of alpha: give alpha_shares.quality some of another share; found 0")
+        if self.quality is not None and self.challengers > 1:
+            raise ValueError("quality compares one challenger with the champion: leave it out for several")
         if self.holdout is not None and len(shares) > 1 and shares[-2] >= 1 - self.holdout.share:
             raise ValueError(
                 f"steps before the last leave the holdout's share of {self.holdout.share:g}, found {shares[-2]:g}"

@@ -16,16 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from contracts.assignment import unit
-from contracts.bundle import read_bundle
-from pipelines.monitoring.outcomes import OUTCOME
 from pipelines.monitoring.predictions import read_holdout
 from pipelines.projects import Project
 from pipelines.rollout import holdouts
-from pipelines.rollout.holdout import Side, judge_holdout, losses
+from pipelines.rollout.holdout import Side, judge_holdout
 from pipelines.rollout.holdouts import Begun
 from pipelines.rollout.platforms.port import PlatformUnreachableError
-from pipelines.tasks import labelling, offering
+from pipelines.tasks import grading, offering
 from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.putting_back import put_back
 from pipelines.tasks.sites import Site, open_site
@@ -161,27 +158,14 @@ def measure(found: Project, site: Site, begun: Begun, as_of: str) -> Measured:
         days = max(0, (today - begun.since.date()).days)
         return Measured(Side(begun.new, 0, np.empty(0)), Side(begun.old, 0, np.empty(0)), days)
     first = min(datetime.fromisoformat(text).date() for text in log.table["event_time"].to_pylist())
-    labelled = _labelled(found, site, log.table, first, today)
+    labelled = grading.labelled(found, site.ledger, log.table, first, today)
     new = _side(labelled, begun, "champion", begun.new)
     old = _side(labelled, begun, "holdout", begun.old)
     return Measured(new, old, max(0, (today - first).days))
 
 
-def _labelled(found: Project, site: Site, rows: pa.Table, first: date, today: date) -> pa.Table:
-    champion = site.ledger.champion(site.project)
-    if champion is None:
-        raise LookupError(f"{site.project} has no champion")
-    schema = read_bundle(home().bundles / champion.bundle, champion.bundle).schema
-    return labelling.label(found, schema, rows, first, today).table
-
-
 def _side(labelled: pa.Table, begun: Begun, slot: str, version: str) -> Side:
     mine = labelled.filter(pc.equal(labelled["slot"], slot))
-    known = mine.filter(pc.and_(pc.is_valid(mine[OUTCOME]), pc.is_valid(mine["score"])))
-    scores, outcomes = (known[name].cast(pa.float64()).to_numpy() for name in ("score", OUTCOME))
-    each = pa.table({"entity": known["entity"], "loss": losses(scores, outcomes, begun.plan)})
-    means = each.group_by("entity").aggregate([("loss", "mean")])
-    # the order is by chance and always the same: batches of entities are compared
-    order = np.argsort(np.array([unit(begun.rollout, name) for name in means["entity"].to_pylist()], dtype=np.uint64))
+    found = grading.in_chance_order(grading.by_entity(mine, begun.plan), begun.rollout)
     entities = pc.count_distinct(mine["entity"]).as_py()
-    return Side(version, entities, means["loss_mean"].to_numpy()[order])
+    return Side(version, entities, found["loss_mean"].to_numpy())

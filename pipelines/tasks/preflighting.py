@@ -60,7 +60,9 @@ def refusal(site: Site, rollout: str, version: str) -> str | None:
 
 
 def _unsupported(plan: Plan, supports: Callable[[], Set[str]] | None) -> str | None:
-    return None if supports is None else features.refusal(plan, supports() | {features.COVERAGE})  # we read the log
+    if supports is None:
+        return None
+    return features.refusal(plan, supports() | {features.COVERAGE, features.OUTCOMES})  # we read the log and the store
 
 
 def _check(project: str, plan: Plan, root: Path, days: int, harm: float, at: datetime) -> dict[str, Any]:

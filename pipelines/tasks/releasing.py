@@ -22,6 +22,7 @@ from pipelines.tasks import experimenting, offering
 from pipelines.tasks.aligning import align_aliases, align_servers
 from pipelines.tasks.covering import coverage_reader
 from pipelines.tasks.flags import audit
+from pipelines.tasks.grading import outcome_reader
 from pipelines.tasks.investigating import try_to_investigate
 from pipelines.tasks.offering import Opened
 from pipelines.tasks.putting_back import put_back
@@ -109,7 +110,10 @@ async def _roll_out(
     async def run(each: Offer) -> Outcome:
         async with open_platform(found, each.rollout) as platform:
             reader = coverage_reader(home().predictions(project), ledger)
-            return await run_rollout(platform, ledger, plan, each, on_look=on_look, coverage=reader, contest=contest)
+            outcomes = outcome_reader(found, ledger)
+            return await run_rollout(
+                platform, ledger, plan, each, on_look=on_look, coverage=reader, outcomes=outcomes, contest=contest
+            )
 
     outcomes = [
         {"rollout": each.rollout, "version": each.version, **msgspec.to_builtins(outcome)}

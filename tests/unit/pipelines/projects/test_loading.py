@@ -141,6 +141,12 @@ def test_a_wrong_value_is_refused_with_its_key_and_what_was_found(
     assert problem in error.problem
 
 
+def test_a_plan_that_compares_by_outcomes_is_for_a_label_without_delay(folder: Path) -> None:
+    change(folder, "rollout.alpha_shares", {"errors": 0.25, "quality": 0.2})
+    change(folder, "rollout.quality", {"every_s": 60})
+    assert "quality: the first outcome is known after 1 days (label.delay_days)" in str(refusal(folder))
+
+
 def test_a_missing_key_is_named(folder: Path) -> None:
     file = folder / "project.yaml"
     file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("owner:")))

@@ -114,3 +114,19 @@ def test_a_plan_that_asks_for_coverage_takes_it_from_the_looks(tmp_path: Path) -
     lacking, unsaid, enough = asked(covering(11, 0.4), look(12), covering(13, 0.85), plan=plan)
     assert [each["verdict"] for each in (lacking, unsaid, enough)] == ["wait", "wait", "advance"]
     assert "covers 0.40 of the usual traffic, asked 0.80" in unsaid["reason"]
+
+
+def test_a_plan_that_compares_by_outcomes_takes_the_losses_from_the_looks(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("{quality: {margin: 0.1}, alpha_shares: {errors: 0.4, quality: 0.05}, shadow: null}")
+
+    def judging(t: float, *losses: float) -> str:
+        outcomes = {"champion": [0.2, 0.1] * 100, "challenger": list(losses) * 100}
+        return json.dumps({**json.loads(look(t, n=300)), "outcomes": outcomes})
+
+    unsaid, equal = asked(look(11, n=300), judging(12, 0.1, 0.2), plan=plan)
+    assert [each["verdict"] for each in (unsaid, equal)] == ["wait", "advance"]
+    assert "outcomes: none was read yet" in unsaid["reason"]
+    (worse,) = asked(judging(12, 0.7, 0.8), plan=plan)
+    assert worse["verdict"] == "rollback"
+    assert worse["reason"].startswith("mean Brier score of an entity 0.7500 (n = 200) against 0.1500 (n = 200), worse")
