@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -373,14 +375,36 @@ def test_a_worker_that_does_not_do_what_all_do_is_replaced(server: ModelServerPr
     assert f"worker {0 if silent < other else 1} is killed" in server.log.read_text()
 
 
-def test_what_no_worker_can_start_with_ends_the_server_with_a_reason(model_servers: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["predictions", "state"])
+def test_a_folder_that_no_worker_can_use_is_named_before_there_is_one(
+    model_servers: Start, tmp_path: Path, setting: str
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises((AssertionError, httpx.HTTPError)):
-        model_servers(workers="2", predictions=str(tmp_path / "file"))
-    (log,) = tmp_path.glob("server-*.log")
-    wait_until(lambda: "before any could serve: the server ends" in log.read_text())
-    wait_until(lambda: "all workers have ended" in log.read_text())
-    assert "File exists" in log.read_text() or "Not a directory" in log.read_text()
+    named = rf"(?s)ended with 2.*PACELINE_SERVING_{setting.upper()} is {tmp_path}/file, which cannot be"
+    with pytest.raises(AssertionError, match=named):
+        model_servers(workers="2", log_policy="fail", **{setting: str(tmp_path / "file")})
+
+
+def test_workers_that_end_before_any_could_serve_end_the_server_with_their_reason(tmp_path: Path) -> None:
+    broken = (
+        "import sys\nfrom serving import __main__ as server\nfrom serving.workers import supervisor\n"
+        "def run_worker(*_): raise MemoryError('no room for a worker')\n"
+        "supervisor.run_worker = run_worker\nsys.exit(server.main())"
+    )
+    settings = {"PROJECT": "flight_delay", "PORT": "0", "WORKERS": "2"}
+    folders = {name: str(tmp_path / name) for name in ("STATE", "PREDICTIONS")}
+    ended = subprocess.run(
+        [sys.executable, "-c", broken],
+        env=os.environ | {f"PACELINE_SERVING_{name}": value for name, value in {**settings, **folders}.items()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "no room for a worker" in ended.stderr
+    assert "before any could serve: the server ends" in ended.stderr
+    assert "all workers have ended" in ended.stderr
 
 
 def test_a_busy_port_is_named_also_for_workers(server: ModelServerProcess, model_servers: Start) -> None:

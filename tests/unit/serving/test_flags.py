@@ -49,9 +49,10 @@ def strata_of(parts: Parts) -> list[Any]:
 
 
 def units_seen(parts: Parts) -> tuple[int, int]:
-    """Of how many units the champion and the challenger are counted for the judge since the last look."""
+    """How many units the champion and the challenger are counted for since the last look, whatever second it was."""
     found = strata_of(parts)
-    return sum(len(each.arms[0]) for each in found), sum(len(each.arms[1]) for each in found)
+    champion, challenger = (set().union(*(each.arms[arm] for each in found)) for arm in (0, 1))
+    return len(champion), len(challenger)
 
 
 def test_a_denied_client_always_gets_the_champion_and_is_in_no_count_of_the_judge(parts: Parts) -> None:

@@ -89,6 +89,7 @@ def test_few_requests_with_large_bodies_fill_the_buffer_as_well_and_leave_it_whe
 
 def test_rows_wait_while_the_disk_refuses_and_are_written_when_it_does_not(tmp_path: Path) -> None:
     root = tmp_path / "log"
+    root.mkdir()
     log = writer(root, flush_every_s=0.01)
     log.start()
     blocked = root / "day=2013-08-01"
@@ -241,6 +242,7 @@ def test_around_midnight_rows_of_both_days_go_to_one_segment_each(tmp_path: Path
 
 def test_a_buffer_that_the_disk_does_not_empty_drops_rows_and_asks_again_without_a_rush(tmp_path: Path) -> None:
     root = tmp_path / "log"
+    root.mkdir()
     log = writer(root, maximum_rows=5000, flush_every_s=0.05)
     log.start()
     (root / "day=2013-08-01").write_text("a file where the folder should be")
