@@ -6,11 +6,15 @@ FROM ${BASE} AS install
 ARG PIP_OPTIONS=""
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
-COPY docker/requirements-pipelines.txt ./
+COPY docker/requirements-pipelines.txt docker/requirements-build.txt ./
 # hadolint ignore=SC2086
 RUN python3.11 -m venv /opt/paceline \
- && /opt/paceline/bin/pip install --no-cache-dir --no-deps --extra-index-url ${TORCH_INDEX} \
-    ${PIP_OPTIONS} -r requirements-pipelines.txt
+ && grep '^torch==' requirements-pipelines.txt > torch.txt \
+ && grep -v '^torch==' requirements-pipelines.txt > others.txt \
+ && /opt/paceline/bin/pip install --no-cache-dir --no-deps ${PIP_OPTIONS} -r others.txt -r requirements-build.txt
+# PyTorch comes from its index alone, with what its build for a GPU brings: that of PyPI no CPU can load
+# hadolint ignore=SC2086
+RUN /opt/paceline/bin/pip install --no-cache-dir ${PIP_OPTIONS} --index-url ${TORCH_INDEX} -r torch.txt
 # the code stays a folder, beside the lock that a bundle names and the migrations of the ledger
 WORKDIR /opt/code
 COPY docker/install-code docker/requirements-build.txt pyproject.toml README.md requirements.txt ./
