@@ -257,7 +257,8 @@ def test_the_hard_limit_holds_over_all_workers_and_trips_once(server: ModelServe
     assert observed["challenger"]["requests"] == observed["challenger"]["errors"]
     assert (observed["share"], observed["tripped"]["cause"]) == (0.0, "hard_limit")
     assert "in the last" in observed["tripped"]["reason"]
-    assert observed["tripped"]["challenger_requests_since_first_error"] in (5, 6)
+    # one more as above, or one less: that the other worker counted before the first had read its error's position
+    assert observed["tripped"]["challenger_requests_since_first_error"] in (4, 5, 6)
     with each_worker(server) as clients:
         for client in clients.values():
             assert client.get("/control/observation").json()["tripped"] == observed["tripped"]

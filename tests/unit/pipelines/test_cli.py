@@ -74,7 +74,7 @@ def test_before_anything_has_run_nothing_is_made_by_reading(tmp_path: Path) -> N
     for words in (("status", "flight_delay"), ("investigation", "list", "flight_delay")):
         ended = paceline(tmp_path, *words)
         assert (ended.returncode, ended.stderr.count("there is no ledger at")) == (0, 1), ended.stderr
-        assert "paceline ingest PROJECT" in ended.stderr.replace("\n", " ")
+        assert "paceline ingest PROJECT" in " ".join(ended.stderr.split())
     assert list(tmp_path.iterdir()) == []
 
 
