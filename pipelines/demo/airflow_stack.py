@@ -44,6 +44,9 @@ def environment(folder: Path, port: int) -> dict[str, str]:
         "AIRFLOW__API__SECRET_KEY": _secret(folder / "api.secret"),
         "AIRFLOW__API_AUTH__JWT_SECRET": _secret(folder / "jwt.secret"),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        # how late a task's supervisor may notice that it was deferred: an answer of a person that resumes the task
+        # before that takes it for one that has failed, and asks again
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "60",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
