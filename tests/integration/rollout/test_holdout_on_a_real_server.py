@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from pipelines.monitoring.predictions import read_holdout
 from pipelines.rollout import holdouts
 from pipelines.tasks import holding, releasing
 from pipelines.wiring import REPOSITORY, home, open_ledger, open_registry
-from tests.fixtures.bundles import CARRIERS, tiny_bundle, tiny_record
+from tests.fixtures.bundles import CARRIERS, tiny_bundle
+from tests.fixtures.late_with_distance import BETTER, ENTITIES, FLIGHTS, HONEST, SOURCE, SWAPPED
 from tests.fixtures.model_servers import ModelServerProcess
 
 PROJECT = "flight_delay"
 AS_OF = "2013-07-03"  # outcomes of events of the first of July are known
-ENTITIES = 900
 STEP = {"minimum_requests": 20, "minimum_s": 0.1, "maximum_s": 300}
 ROLLOUT = {
     # its decisions turn over by right: in this world nobody may know that before outcomes do
@@ -41,27 +41,6 @@ ROLLOUT = {
     "lease_s": 10,
     "holdout": {"share": 0.05, "margin": 0.2, "minimum_outcomes": 20, "maximum_days": 3, "alpha": 0.1},
 }
-SOURCE = """
-def ingest(warehouse, progress):
-    return {}
-
-def events(connection, warehouse):
-    return connection.read_parquet(str(warehouse / "outcomes.parquet"))
-"""
-HONEST = {"bias": -5.0, "slope": 0.01}  # late with distance: half of the planes fly farther than 500 miles
-BETTER = {"bias": -5.5, "slope": 0.011}
-SWAPPED = {"bias": 5.0, "slope": -0.01}  # the same scores, of the other planes
-
-
-def flight(number: int) -> dict[str, Any]:
-    """One flight of a plane of its own; distances are spread evenly from 100 to 900 miles."""
-    scheduled = datetime(2013, 7, 1) + timedelta(minutes=number)
-    return tiny_record(
-        number, tailnum=f"N{number}", scheduled=scheduled.isoformat(), distance=100.0 + 800 * (number * 0.618 % 1)
-    )
-
-
-FLIGHTS = [flight(number) for number in range(ENTITIES)]
 
 
 @pytest.fixture

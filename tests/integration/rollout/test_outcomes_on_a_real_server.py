@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from pipelines.rollout.course import retell
 from pipelines.rollout.story import EVENT, lengthen
 from pipelines.tasks import labelling, releasing
 from pipelines.wiring import REPOSITORY, home, open_ledger, open_registry
-from tests.fixtures.bundles import tiny_bundle, tiny_record
+from tests.fixtures.bundles import tiny_bundle
+from tests.fixtures.late_with_distance import BETTER, ENTITIES, FLIGHTS, HONEST, SOURCE, SWAPPED
 from tests.fixtures.model_servers import ModelServerProcess
 
 PROJECT = "flight_delay"
-ENTITIES = 900
 STEP = {"minimum_requests": 20, "minimum_s": 0.1, "maximum_s": 300}
 ROLLOUT = {
     "shadow": None,
@@ -39,27 +39,6 @@ ROLLOUT = {
 SHADOW = {
     "minimum_pairs": 20, "minimum_s": 0.1, "maximum_s": 300, "maximum_flip_share": 1.0, "maximum_shift": None
 }  # fmt: skip
-SOURCE = """
-def ingest(warehouse, progress):
-    return {}
-
-def events(connection, warehouse):
-    return connection.read_parquet(str(warehouse / "outcomes.parquet"))
-"""
-HONEST = {"bias": -5.0, "slope": 0.01}  # late with distance: half of the planes fly farther than 500 miles
-BETTER = {"bias": -5.5, "slope": 0.011}
-SWAPPED = {"bias": 5.0, "slope": -0.01}  # the same scores, of the other planes
-
-
-def flight(number: int) -> dict[str, Any]:
-    """One flight of a plane of its own; distances are spread evenly from 100 to 900 miles."""
-    scheduled = datetime(2013, 7, 1) + timedelta(minutes=number)
-    return tiny_record(
-        number, tailnum=f"N{number}", scheduled=scheduled.isoformat(), distance=100.0 + 800 * (number * 0.618 % 1)
-    )
-
-
-FLIGHTS = [flight(number) for number in range(ENTITIES)]
 RANDOM = np.random.default_rng(4)
 LATE = [bool(RANDOM.random() < 1 / (1 + np.exp(5 - 0.01 * each["distance"]))) for each in FLIGHTS]
 
